@@ -1,0 +1,291 @@
+//! The thread that owns the TUN device, the UDP sockets and the data worker.
+//!
+//! It waits, reads until nothing is left, lets the worker judge its timers only then (so that nobody is blamed for
+//! our own delay), writes, and goes back to waiting. The engine leaves orders in a mailbox and rings; what the
+//! worker has to say goes into a bounded channel. No lock is taken on the way of a packet: the mailbox is opened
+//! only when it was rung.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, oneshot};
+use wattle_dataplane::{Forwarding, TunBatch, TxBatch};
+use wattle_host::{
+    Clock, RecvBatch, Sources, Tun, TunCounters, UdpCounters, UdpSockets, Wake, wait,
+};
+use wattle_model::{Instant, Micros};
+use wattle_worker::{Command, Event, Peers, Status, Worker};
+
+/// Events on their way to the engine: at most 1.2 KiB each.
+pub(crate) const EVENT_QUEUE: usize = 1024;
+/// The thread's name, by which the kernel's accounting is found.
+pub(crate) const NAME: &str = "wattle-data";
+/// Orders that wait for the worker: routing messages of at most 1,152 bytes.
+const MAX_ORDERS: usize = 1024;
+/// Questions for the counters that wait.
+const MAX_QUESTIONS: usize = 32;
+/// Rounds of reading one source before the other has its turn.
+const UDP_ROUNDS: usize = 4;
+/// Packets read from the device before the sockets have their turn: each may be a super-packet of 64 KiB.
+const TUN_READS: usize = 64;
+/// Largest packet that the device hands out.
+const SUPER_PACKET: usize = 65_536;
+/// An answer about counters takes microseconds; a worker that needs longer than this hangs.
+const STATUS_PATIENCE: Duration = Duration::from_secs(1);
+
+/// Counters of the thread and its cores, taken at one moment.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct WorkerReport {
+    /// The worker's own.
+    pub(crate) worker: Status,
+    /// The sockets'.
+    pub(crate) udp: UdpCounters,
+    /// The device's.
+    pub(crate) tun: TunCounters,
+    /// Orders that found the mailbox full.
+    pub(crate) orders_dropped: u64,
+}
+
+/// Orders for the worker. Snapshots replace each other: only the last one counts.
+#[derive(Default)]
+struct Mailbox {
+    peers: Option<Arc<Peers>>,
+    forwarding: Option<Arc<Forwarding>>,
+    fingerprint: Option<u64>,
+    orders: VecDeque<Command>,
+    questions: Vec<oneshot::Sender<WorkerReport>>,
+    dropped: u64,
+    stop: bool,
+}
+
+/// The way to the data thread.
+#[derive(Clone)]
+pub(crate) struct WorkerHandle {
+    mailbox: Arc<Mutex<Mailbox>>,
+    wake: Wake,
+}
+
+impl WorkerHandle {
+    /// Leaves an order and rings.
+    pub(crate) fn order(&self, command: Command) {
+        let mut mailbox = self.open();
+        match command {
+            Command::SetPeers(peers) => mailbox.peers = Some(peers),
+            Command::SetForwarding(forwarding) => mailbox.forwarding = Some(forwarding),
+            Command::SetFingerprint(fingerprint) => mailbox.fingerprint = Some(fingerprint),
+            Command::SendControl { .. } if mailbox.orders.len() >= MAX_ORDERS => {
+                // Flooding repeats what is not acknowledged.
+                mailbox.dropped += 1;
+            }
+            Command::SendControl { .. } | Command::DropPeer(_) => mailbox.orders.push_back(command),
+        }
+        drop(mailbox);
+        self.wake.wake();
+    }
+
+    /// Asks for the counters; `None` if the worker does not answer.
+    pub(crate) async fn status(&self) -> Option<WorkerReport> {
+        let (question, answer) = oneshot::channel();
+        {
+            let mut mailbox = self.open();
+            if mailbox.questions.len() >= MAX_QUESTIONS {
+                return None;
+            }
+            mailbox.questions.push(question);
+        }
+        self.wake.wake();
+        tokio::time::timeout(STATUS_PATIENCE, answer).await.ok()?.ok()
+    }
+
+    /// Ends the thread.
+    pub(crate) fn stop(&self) {
+        self.open().stop = true;
+        self.wake.wake();
+    }
+
+    fn open(&self) -> MutexGuard<'_, Mailbox> {
+        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What the thread owns.
+pub(crate) struct DataThread {
+    worker: Worker,
+    tun: Tun,
+    udp: UdpSockets,
+    wake: Wake,
+    mailbox: Arc<Mutex<Mailbox>>,
+    events: mpsc::Sender<Event>,
+    clock: Clock,
+    received: RecvBatch,
+    packet: Vec<u8>,
+    tx: TxBatch,
+    tun_out: TunBatch,
+}
+
+impl DataThread {
+    /// The thread's belongings, the way to it, and where its events come out.
+    pub(crate) fn new(
+        worker: Worker,
+        tun: Tun,
+        udp: UdpSockets,
+    ) -> io::Result<(Self, WorkerHandle, mpsc::Receiver<Event>)> {
+        let wake = Wake::new()?;
+        let mailbox = Arc::new(Mutex::new(Mailbox::default()));
+        let (events, events_end) = mpsc::channel(EVENT_QUEUE);
+        let handle = WorkerHandle { mailbox: Arc::clone(&mailbox), wake: wake.clone() };
+        let tun_out = TunBatch::new(tun.coalescing());
+        let thread = Self {
+            worker,
+            tun,
+            udp,
+            wake,
+            mailbox,
+            events,
+            clock: Clock,
+            received: RecvBatch::default(),
+            packet: vec![0; SUPER_PACKET],
+            tx: TxBatch::new(),
+            tun_out,
+        };
+        Ok((thread, handle, events_end))
+    }
+
+    /// Starts the thread. It ends by order, or with the error that took the device away.
+    pub(crate) fn start(self) -> io::Result<JoinHandle<io::Result<()>>> {
+        std::thread::Builder::new().name(NAME.to_owned()).spawn(move || self.run())
+    }
+
+    fn run(mut self) -> io::Result<()> {
+        let mut more = false;
+        loop {
+            let ready = wait(&self.sources(), Some(self.patience(more)))?;
+            if ready.wake && self.obey() == Obeyed::Stop {
+                return Ok(());
+            }
+            // Always both: reading what is there costs one call, a link judged dead too early costs a route.
+            more = self.read_sockets() | self.read_device()?;
+            self.worker.handle_timeout(self.clock.now(), &mut self.tx, &mut self.tun_out);
+            self.flush();
+            self.tell();
+        }
+    }
+
+    fn sources(&self) -> Sources<'_> {
+        Sources { tun: Some(&self.tun), udp: &self.udp, wake: &self.wake }
+    }
+
+    /// How long there is nothing to do by ourselves.
+    fn patience(&self, more: bool) -> Micros {
+        match self.worker.poll_timeout() {
+            _ if more => Micros(0),
+            Instant::NEVER => Micros(u64::MAX),
+            due => due.since(self.clock.now()),
+        }
+    }
+
+    /// Carries out what lies in the mailbox.
+    fn obey(&mut self) -> Obeyed {
+        self.wake.drain();
+        let mailbox = {
+            let mut open = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner);
+            let dropped = open.dropped;
+            let emptied = Mailbox { dropped, ..Mailbox::default() };
+            std::mem::replace(&mut *open, emptied)
+        };
+        let now = self.clock.now();
+        let snapshots = [
+            mailbox.peers.map(Command::SetPeers),
+            mailbox.forwarding.map(Command::SetForwarding),
+            mailbox.fingerprint.map(Command::SetFingerprint),
+        ];
+        for command in snapshots.into_iter().flatten().chain(mailbox.orders) {
+            self.worker.handle_command(now, command, &mut self.tx);
+            if self.tx.is_nearly_full() {
+                self.udp.send(&mut self.tx);
+            }
+        }
+        self.flush();
+        for question in mailbox.questions {
+            let _ = question.send(self.report(mailbox.dropped));
+        }
+        if mailbox.stop { Obeyed::Stop } else { Obeyed::GoOn }
+    }
+
+    fn report(&self, orders_dropped: u64) -> WorkerReport {
+        WorkerReport {
+            worker: self.worker.status(),
+            udp: self.udp.counters(),
+            tun: self.tun.counters(),
+            orders_dropped,
+        }
+    }
+
+    /// Reads datagrams for some rounds; whether there may be more.
+    fn read_sockets(&mut self) -> bool {
+        for _ in 0..UDP_ROUNDS {
+            let now = self.clock.now();
+            let Self { worker, udp, received, tx, tun_out, tun, .. } = self;
+            let messages = udp.receive(received, |udp, from, datagrams, segment| {
+                if tx.is_nearly_full() {
+                    udp.send(tx);
+                }
+                if tun_out.is_nearly_full() {
+                    tun.write(tun_out);
+                }
+                worker.handle_udp(now, from, datagrams, segment, tx, tun_out);
+            });
+            self.flush();
+            if messages == 0 {
+                return false;
+            }
+        }
+        true
+    }
+
+    /// Reads packets from the device; whether there may be more.
+    fn read_device(&mut self) -> io::Result<bool> {
+        let now = self.clock.now();
+        for _ in 0..TUN_READS {
+            let Some((header, length)) = self.tun.read(&mut self.packet)? else {
+                self.flush();
+                return Ok(false);
+            };
+            let packet = &mut self.packet[..length];
+            self.worker.handle_tun(now, header, packet, &mut self.tx, &mut self.tun_out);
+            if self.tx.is_nearly_full() || self.tun_out.is_nearly_full() {
+                self.flush();
+            }
+        }
+        self.flush();
+        Ok(true)
+    }
+
+    fn flush(&mut self) {
+        if !self.tx.is_empty() {
+            self.udp.send(&mut self.tx);
+        }
+        if !self.tun_out.is_empty() {
+            self.tun.write(&mut self.tun_out);
+        }
+    }
+
+    /// Hands events to the engine as far as there is room; the rest waits in the worker, which is bounded too.
+    fn tell(&mut self) {
+        while let Ok(room) = self.events.try_reserve() {
+            match self.worker.poll_event() {
+                Some(event) => room.send(event),
+                None => return,
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Obeyed {
+    GoOn,
+    Stop,
+}

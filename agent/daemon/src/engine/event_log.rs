@@ -1,0 +1,108 @@
+//! What happened, for operators: kept for a while, told to whoever follows.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use serde_json::Value;
+use tokio::sync::broadcast;
+use wattle_control::{EventReport, NodeRef};
+use wattle_model::{LinkId, UnixTime};
+
+use crate::query::EventFeed;
+
+/// Events kept; each is a few hundred bytes.
+const KEPT: usize = 1024;
+/// Events that a slow follower may be behind before it loses the oldest.
+const FOLLOWER_QUEUE: usize = 256;
+
+/// The last events, and those who follow them.
+pub(super) struct EventLog {
+    kept: VecDeque<EventReport>,
+    next_sequence: u64,
+    followers: broadcast::Sender<EventReport>,
+}
+
+/// One event about to be logged.
+pub(super) struct Happening {
+    event: &'static str,
+    text: String,
+    node: Option<NodeRef>,
+    link: Option<LinkId>,
+    fields: BTreeMap<String, Value>,
+}
+
+impl Happening {
+    /// An event of this kind, with one line for people.
+    pub(super) fn new(event: &'static str, text: String) -> Self {
+        Self { event, text, node: None, link: None, fields: BTreeMap::new() }
+    }
+
+    /// The event is about this node.
+    pub(super) fn node(mut self, node: NodeRef) -> Self {
+        self.node = Some(node);
+        self
+    }
+
+    /// The event is about this link.
+    pub(super) fn link(mut self, link: LinkId) -> Self {
+        self.link = Some(link);
+        self
+    }
+
+    /// A detail for programs.
+    pub(super) fn field(mut self, name: &str, value: impl Into<Value>) -> Self {
+        self.fields.insert(name.to_owned(), value.into());
+        self
+    }
+}
+
+impl EventLog {
+    /// An empty log.
+    pub(super) fn new() -> Self {
+        let (followers, _) = broadcast::channel(FOLLOWER_QUEUE);
+        Self { kept: VecDeque::with_capacity(KEPT), next_sequence: 1, followers }
+    }
+
+    /// Keeps an event, logs it, and tells everybody who follows.
+    pub(super) fn record(&mut self, at: UnixTime, happening: Happening) {
+        let Happening { event, text, node, link, fields } = happening;
+        tracing::info!(event, "{text}");
+        let sequence = self.next_sequence;
+        self.next_sequence += 1;
+        let event = event.to_owned();
+        let report = EventReport { sequence, at_unix_ms: at.0, event, node, link, text, fields };
+        if self.kept.len() == KEPT {
+            self.kept.pop_front();
+        }
+        self.kept.push_back(report.clone());
+        let _nobody_follows = self.followers.send(report);
+    }
+
+    /// The kept events, and the ones to come.
+    pub(super) fn feed(&self) -> EventFeed {
+        EventFeed { kept: self.kept.iter().cloned().collect(), coming: self.followers.subscribe() }
+    }
+
+    /// Events so far.
+    pub(super) const fn count(&self) -> u64 {
+        self.next_sequence - 1
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_follower_gets_what_was_kept_and_then_what_comes_without_a_gap() {
+        let mut log = EventLog::new();
+        for n in 0..KEPT + 3 {
+            log.record(UnixTime(n as u64), Happening::new("link_up", n.to_string()));
+        }
+        let mut feed = log.feed();
+        assert_eq!((feed.kept.len(), feed.kept[0].sequence), (KEPT, 4));
+        log.record(UnixTime(9), Happening::new("link_down", "x".into()).link(LinkId(3)));
+        let next = feed.coming.try_recv().unwrap();
+        assert_eq!(next.sequence, feed.kept.last().unwrap().sequence + 1);
+        assert_eq!(next.link, Some(LinkId(3)));
+    }
+}

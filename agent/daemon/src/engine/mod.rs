@@ -1,0 +1,590 @@
+//! The engine: the one task that owns the router, the membership and the event log.
+//!
+//! It translates. Worker events become inputs of the router; the router's outputs become orders for the worker,
+//! wishes for the kernel, records for the coordinator, events for people. It decides nothing that a core could.
+//!
+//! | queue | from | to | bound |
+//! |---|---|---|---|
+//! | events | data thread | engine | `data_thread::EVENT_QUEUE`, the rest waits in the worker |
+//! | orders | engine | data thread | a mailbox: last snapshot of each kind, bounded routing messages |
+//! | queries | local socket, metrics | engine | `query::QUERY_QUEUE`, refused as busy when full |
+//! | wishes | engine | kernel task | the last one |
+//! | uplink | engine | coordinator task | bounded both ways, said anew after reconnecting |
+
+mod event_log;
+mod forwarding;
+mod membership;
+mod paths;
+mod reports;
+mod telemetry;
+
+use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, watch};
+use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_until};
+use wattle_api::agent::ToCoordinator;
+use wattle_control::{CoordinatorState, HealthLevel, HealthLine, Reply, Request};
+use wattle_host::{Clock, Monitor, Netlink, Wanted};
+use wattle_model::{Instant, Prefix};
+use wattle_routing::{Health, Input, Output, Router};
+use wattle_wire::record::{Record, RecordKind};
+use wattle_worker::{Command, Event};
+
+use crate::config::Config;
+use crate::coordinator::{FromCoordinator, Uplink};
+use crate::data_thread::{WorkerHandle, WorkerReport};
+use crate::health::LoadWatch;
+use crate::notify::{Notifier, watchdog_interval};
+use crate::query::{Caller, Query};
+use crate::state::{Keys, Network, StateDir};
+
+use event_log::{EventLog, Happening};
+pub(crate) use membership::{Destination, Membership};
+
+/// Between two looks at the host's health and at grants that end.
+const CHORES: Duration = Duration::from_secs(5);
+/// Records in one message to the coordinator.
+const RECORDS_PER_MESSAGE: usize = 64;
+/// Addresses that are told to the coordinator.
+const MAX_CANDIDATES: usize = 16;
+/// Addresses at which peers see us, kept at most.
+const MAX_REFLEXIVE: usize = 8;
+
+/// What the engine is made with.
+pub(crate) struct Setting {
+    /// The configuration.
+    pub(crate) config: Config,
+    /// The UDP port in use.
+    pub(crate) listen_port: u16,
+    /// Index of the TUN device.
+    pub(crate) interface_index: u32,
+    /// The state directory, locked.
+    pub(crate) state: StateDir,
+    /// The node's keys.
+    pub(crate) keys: Keys,
+    /// The network.
+    pub(crate) network: Network,
+    /// The members.
+    pub(crate) membership: Membership,
+    /// How often the agent has started.
+    pub(crate) epoch: u32,
+}
+
+/// What comes in.
+pub(crate) struct Inputs {
+    /// From the data thread.
+    pub(crate) events: mpsc::Receiver<Event>,
+    /// From local clients.
+    pub(crate) queries: mpsc::Receiver<Query>,
+    /// From the coordinator, if there is one.
+    pub(crate) uplink: Option<Uplink>,
+    /// Word that interfaces changed.
+    pub(crate) monitor: Monitor,
+    /// For looking at interfaces.
+    pub(crate) netlink: Netlink,
+    /// SIGTERM and SIGINT.
+    pub(crate) interrupts: [Signal; 2],
+    /// The service manager.
+    pub(crate) notifier: Notifier,
+}
+
+/// How the engine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Ended {
+    /// It was told to.
+    Stopped,
+    /// The data thread ended by itself.
+    WorkerGone,
+}
+
+/// Whether the engine goes on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stopping {
+    GoesOn,
+    Stops,
+    Leaves,
+}
+
+/// What is known of the connection to the coordinator.
+struct CoordinatorView {
+    state: CoordinatorState,
+    heard: Option<Instant>,
+    error: Option<String>,
+}
+
+/// The engine.
+pub(crate) struct Engine {
+    setting: Setting,
+    router: Router,
+    worker: WorkerHandle,
+    wishes: watch::Sender<Wanted>,
+    clock: Clock,
+    started: Instant,
+    log: EventLog,
+    load: LoadWatch,
+    coordinator: CoordinatorView,
+    /// Records accepted since the coordinator was last told.
+    fresh_records: Vec<Record>,
+    /// On-link prefixes of the host's other interfaces.
+    on_link: BTreeSet<Prefix>,
+    interface_addresses: BTreeSet<IpAddr>,
+    reflexive: Vec<SocketAddr>,
+    candidates_changed: bool,
+    /// Configured prefixes that were not granted.
+    refused_prefixes: BTreeSet<Prefix>,
+    /// What keeps bothering until it is repaired, by code.
+    troubles: Vec<HealthLine>,
+    counters: Counters,
+    stopping: Stopping,
+}
+
+/// What the engine counts by itself.
+#[derive(Debug, Default)]
+struct Counters {
+    events: u64,
+    peer_sets_accepted: u64,
+    peer_sets_refused: u64,
+    records_up: u64,
+    uplink_dropped: u64,
+}
+
+impl Engine {
+    /// An engine that has not told anybody anything yet.
+    pub(crate) fn new(setting: Setting, worker: WorkerHandle, wishes: watch::Sender<Wanted>) -> Self {
+        let clock = Clock;
+        let now = clock.now();
+        let router = wattle_routing::Config {
+            identity: setting.keys.identity().clone(),
+            epoch: setting.epoch,
+            seed: random_u64(),
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            time: clock.wall(),
+        };
+        let router = Router::new(router, setting.membership.routing_members(), now);
+        Self {
+            setting,
+            router,
+            worker,
+            wishes,
+            clock,
+            started: now,
+            log: EventLog::new(),
+            load: LoadWatch::default(),
+            coordinator: CoordinatorView {
+                state: CoordinatorState::Away,
+                heard: None,
+                error: None,
+            },
+            fresh_records: Vec::new(),
+            on_link: BTreeSet::new(),
+            interface_addresses: BTreeSet::new(),
+            reflexive: Vec::new(),
+            candidates_changed: false,
+            refused_prefixes: BTreeSet::new(),
+            troubles: Vec::new(),
+            counters: Counters::default(),
+            stopping: Stopping::GoesOn,
+        }
+    }
+
+    /// Runs until it is told to stop or the data thread is gone.
+    pub(crate) async fn run(mut self, mut inputs: Inputs) -> Ended {
+        self.look_at_interfaces(&inputs.netlink).await;
+        self.members_changed();
+        self.removals_from_set();
+        self.obey_router(inputs.uplink.as_mut());
+        inputs.notifier.ready(&format!("{} peers", self.membership().others().count()));
+        let mut chores = interval(CHORES);
+        chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut watchdog = interval(watchdog_interval().unwrap_or(CHORES));
+        let [terminate, interrupt] = &mut inputs.interrupts;
+        while self.stopping == Stopping::GoesOn {
+            let due = self.tokio_instant(self.router.poll_timeout());
+            tokio::select! {
+                event = inputs.events.recv() => match event {
+                    Some(event) => self.worker_event(event),
+                    None => return Ended::WorkerGone,
+                },
+                () = sleep_until(due) => self.router.handle_timeout(self.clock.now()),
+                Some(query) = inputs.queries.recv() => self.answer(query),
+                word = hear(inputs.uplink.as_mut()) => {
+                    self.coordinator_says(word, inputs.uplink.as_mut());
+                }
+                () = inputs.monitor.changed() => {
+                    self.look_at_interfaces(&inputs.netlink).await;
+                    self.want();
+                }
+                _ = chores.tick() => self.chores(),
+                _ = watchdog.tick() => inputs.notifier.alive(),
+                _ = terminate.recv() => self.stopping = Stopping::Stops,
+                _ = interrupt.recv() => self.stopping = Stopping::Stops,
+            }
+            self.obey_router(inputs.uplink.as_mut());
+            if std::mem::take(&mut self.candidates_changed) {
+                self.tell_candidates(inputs.uplink.as_mut());
+            }
+        }
+        inputs.notifier.stopping();
+        self.say_goodbye(inputs.uplink.as_mut());
+        tracing::info!("Stopping");
+        Ended::Stopped
+    }
+
+    fn membership(&self) -> &Membership {
+        &self.setting.membership
+    }
+
+    // --- from the data thread --------------------------------------------------------------------
+
+    fn worker_event(&mut self, event: Event) {
+        self.counters.events += 1;
+        let now = self.clock.now();
+        match event {
+            Event::Link { link, peer, carrier, state, measurement, .. } => {
+                let input = Input::Link { link, neighbour: peer, carrier, state, measurement };
+                self.router.handle(input, now);
+            }
+            Event::Control { from, payload, .. } => {
+                self.router.handle(Input::Message { from, payload }, now);
+            }
+            Event::Fingerprint { from, fingerprint, .. } => {
+                self.router.handle(Input::Fingerprint { from, fingerprint }, now);
+            }
+            Event::Session { peer, .. } => {
+                tracing::debug!(peer = %self.membership().node_ref(peer).name, "Session established");
+            }
+            Event::Reflexive { address, .. } => self.seen_at(address),
+        }
+    }
+
+    /// A neighbour sees this node at an address: behind a NAT, others may have a chance there too.
+    fn seen_at(&mut self, address: SocketAddr) {
+        if !self.reflexive.contains(&address) {
+            self.reflexive.insert(0, address);
+            self.reflexive.truncate(MAX_REFLEXIVE);
+            self.candidates_changed = true;
+        }
+    }
+
+    // --- from the router -------------------------------------------------------------------------
+
+    fn obey_router(&mut self, uplink: Option<&mut Uplink>) {
+        let mut routes_changed = false;
+        while let Some(output) = self.router.poll_output() {
+            match output {
+                Output::Send { link, payload, .. } => {
+                    self.worker.order(Command::SendControl { link, payload });
+                }
+                Output::Routes(_) => routes_changed = true,
+                Output::Fingerprint(fingerprint) => {
+                    self.worker.order(Command::SetFingerprint(fingerprint));
+                }
+                Output::Accepted(record) => self.record_accepted(record),
+                Output::Expired(_) => {}
+                Output::Event(event) => self.log_routing(&event),
+            }
+        }
+        if routes_changed {
+            self.forward();
+            self.want();
+        }
+        self.tell_records(uplink);
+    }
+
+    fn record_accepted(&mut self, record: Record) {
+        if record.key().kind == RecordKind::Removal && self.setting.membership.remove(&record) {
+            let node = record.origin();
+            let name = self.membership().node_ref(node);
+            self.worker.order(Command::DropPeer(node));
+            let text = format!("{} was removed from the network", name.name);
+            self.happened(Happening::new("member_removed", text).node(name));
+            self.members_changed();
+        }
+        self.fresh_records.push(record);
+    }
+
+    /// Hands the data thread a new forwarding snapshot.
+    fn forward(&self) {
+        let forwarding = forwarding::snapshot(self.membership(), self.router.routes());
+        self.worker.order(Command::SetForwarding(Arc::new(forwarding)));
+    }
+
+    /// Tells the kernel task what there should be.
+    fn want(&self) {
+        let plan = [self.setting.network.ipv4, self.setting.network.ipv6];
+        let wanted = forwarding::wanted(
+            self.membership(),
+            self.router.topology(),
+            plan.into_iter().flatten(),
+            &self.on_link,
+        );
+        self.wishes.send_if_modified(|current| {
+            let changed = *current != wanted;
+            *current = wanted;
+            changed
+        });
+    }
+
+    /// Whoever is in or out, and what they own: everybody who cares is told.
+    fn members_changed(&mut self) {
+        let (now, wall) = (self.clock.now(), self.clock.wall());
+        self.worker.order(Command::SetPeers(self.membership().worker_peers(wall)));
+        self.router.handle(Input::Members(self.membership().routing_members()), now);
+        let (announced, refused) = self.membership().announceable(&self.setting.config.prefixes);
+        for prefix in refused.difference(&self.refused_prefixes) {
+            tracing::warn!(%prefix, "This prefix is configured but not granted; it is not announced");
+        }
+        self.refused_prefixes = refused;
+        self.router.handle(Input::Prefixes(announced.into_iter().collect()), now);
+        self.forward();
+        self.want();
+    }
+
+    // --- from the coordinator --------------------------------------------------------------------
+
+    fn coordinator_says(&mut self, word: FromCoordinator, uplink: Option<&mut Uplink>) {
+        let now = self.clock.now();
+        match word {
+            FromCoordinator::Connecting => self.coordinator.state = CoordinatorState::Connecting,
+            FromCoordinator::Connected { revision } => {
+                self.coordinator_heard(now);
+                self.coordinator.state = CoordinatorState::Connected;
+                self.coordinator.error = None;
+                self.relieve("removed");
+                tracing::info!(revision, "Coordinator connected");
+                self.tell_everything(uplink);
+            }
+            FromCoordinator::Away(error) => {
+                if self.coordinator.error.as_ref() != Some(&error) {
+                    tracing::warn!(%error, "Coordinator away; the mesh goes on without it");
+                }
+                self.coordinator.state = CoordinatorState::Away;
+                self.coordinator.error = Some(error);
+            }
+            FromCoordinator::Heard => self.coordinator_heard(now),
+            FromCoordinator::PeerSet(signed) => {
+                self.coordinator_heard(now);
+                self.peer_set_offered(&signed, uplink);
+            }
+            FromCoordinator::Records(records) => {
+                self.coordinator_heard(now);
+                for record in records {
+                    self.router.handle(Input::Removal(record), now);
+                }
+            }
+            FromCoordinator::Refused { message, hint } => {
+                self.coordinator_heard(now);
+                self.coordinator.error = Some(format!("{message}; {hint}"));
+                self.trouble(HealthLevel::Error, "removed", format!("the coordinator refused this node: {message}; {hint}"));
+            }
+        }
+    }
+
+    fn coordinator_heard(&mut self, now: Instant) {
+        self.coordinator.heard = Some(now);
+    }
+
+    /// A peer set is stored before it is used and acknowledged; a refused one changes nothing.
+    fn peer_set_offered(&mut self, signed: &[u8], uplink: Option<&mut Uplink>) {
+        let mut membership = self.setting.membership.clone();
+        match membership.accept(signed) {
+            Err(refused) => {
+                self.counters.peer_sets_refused += 1;
+                let text = format!("a peer set of the coordinator was refused: {refused}");
+                self.happened(Happening::new("peer_set_refused", text.clone()));
+                self.trouble(HealthLevel::Error, "peer_set_refused", text);
+            }
+            Ok(changed) => {
+                if let Err(error) = self.setting.state.store_peers(signed) {
+                    // Used all the same; not acknowledged, so it comes again.
+                    self.trouble(HealthLevel::Error, "state_not_written", error.to_string());
+                } else {
+                    self.relieve("state_not_written");
+                    if let Some(uplink) = uplink {
+                        uplink.holds(membership.revision());
+                        uplink.say(ToCoordinator::Ack { revision: membership.revision() });
+                    }
+                }
+                self.relieve("peer_set_refused");
+                self.counters.peer_sets_accepted += 1;
+                if changed {
+                    self.setting.membership = membership;
+                    let revision = self.membership().revision();
+                    let text = format!("peer set {revision} is in use");
+                    let event = Happening::new("peer_set_changed", text);
+                    self.happened(event.field("revision", revision));
+                    self.removals_from_set();
+                    self.members_changed();
+                }
+            }
+        }
+    }
+
+    /// Removals that the set carries travel through the mesh too, to those whom the coordinator does not reach.
+    fn removals_from_set(&mut self) {
+        let now = self.clock.now();
+        let removals: Vec<_> = self.membership().removals().map(|r| r.bytes().to_vec()).collect();
+        for removal in removals {
+            self.router.handle(Input::Removal(removal), now);
+        }
+    }
+
+    fn tell_everything(&mut self, uplink: Option<&mut Uplink>) {
+        let Some(uplink) = uplink else { return };
+        let database = self.router.database();
+        self.fresh_records = database.iter().map(|(_, entry)| entry.record.clone()).collect();
+        self.tell_candidates(Some(&mut *uplink));
+        self.tell_records(Some(uplink));
+    }
+
+    fn tell_records(&mut self, uplink: Option<&mut Uplink>) {
+        let fresh = std::mem::take(&mut self.fresh_records);
+        let Some(uplink) = uplink else { return };
+        if self.coordinator.state != CoordinatorState::Connected {
+            return;
+        }
+        for records in fresh.chunks(RECORDS_PER_MESSAGE) {
+            self.counters.records_up += records.len() as u64;
+            let records = records.iter().map(|record| record.bytes().into()).collect();
+            uplink.say(ToCoordinator::Records { records });
+        }
+        self.counters.uplink_dropped = uplink.dropped();
+    }
+
+    fn tell_candidates(&mut self, uplink: Option<&mut Uplink>) {
+        if let Some(uplink) = uplink
+            && self.coordinator.state == CoordinatorState::Connected
+        {
+            uplink.say(ToCoordinator::Candidates { candidates: self.candidates() });
+        }
+    }
+
+    /// Where others may dial this node: what the operator said, the host's own addresses, where neighbours see it.
+    fn candidates(&self) -> Vec<SocketAddr> {
+        let configured = self.setting.config.endpoints.iter().copied();
+        let own_prefixes = self.membership().own_grant();
+        let inside = |address: &IpAddr| own_prefixes.is_some_and(|g| g.addresses.contains(address));
+        let port = self.setting.listen_port;
+        let found = self.interface_addresses.iter().filter(|address| !inside(address));
+        let found = found.map(|address| SocketAddr::new(*address, port));
+        let mut all: Vec<SocketAddr> = Vec::new();
+        for candidate in configured.chain(found).chain(self.reflexive.iter().copied()) {
+            if !all.contains(&candidate) && all.len() < MAX_CANDIDATES {
+                all.push(candidate);
+            }
+        }
+        all
+    }
+
+    /// Who leaves for good says so; who is merely stopped is noticed by the silence.
+    fn say_goodbye(&self, uplink: Option<&mut Uplink>) {
+        if let (Stopping::Leaves, Some(uplink)) = (self.stopping, uplink) {
+            uplink.say(ToCoordinator::Leave);
+        }
+    }
+
+    // --- from the host ---------------------------------------------------------------------------
+
+    async fn look_at_interfaces(&mut self, netlink: &Netlink) {
+        match netlink.dialable_addresses(Some(self.setting.interface_index)).await {
+            Ok(found) => {
+                let addresses = found.iter().map(|found| found.address).collect();
+                self.candidates_changed |= addresses != self.interface_addresses;
+                self.interface_addresses = addresses;
+                let on_link = found.iter().filter_map(|f| Prefix::new(f.address, f.prefix_length));
+                self.on_link = on_link.filter(|prefix| !prefix.is_host()).collect();
+            }
+            Err(error) => tracing::warn!(%error, "The host's addresses cannot be read"),
+        }
+    }
+
+    fn chores(&mut self) {
+        let now = self.clock.now();
+        self.router.handle(Input::Time(self.clock.wall()), now);
+        let health = Health { load: self.load.percent(), ..self.router.health() };
+        if health != self.router.health() {
+            self.router.handle(Input::Health(health), now);
+        }
+        let peers = self.membership().worker_peers(self.clock.wall());
+        let valid = peers.peers.len();
+        if valid + 1 < self.membership().members().count() {
+            // Grants ended: their holders must not be talked to any longer.
+            self.worker.order(Command::SetPeers(peers));
+        }
+    }
+
+    // --- from local clients ----------------------------------------------------------------------
+
+    fn answer(&mut self, query: Query) {
+        match query {
+            Query::Events(reply) => drop(reply.send(self.log.feed())),
+            Query::Local { request, caller, worker, reply } => {
+                let answer = self.reply(&request, caller, worker.as_deref());
+                let _client_gone = reply.send(answer);
+            }
+        }
+    }
+
+    fn reply(&mut self, request: &Request, caller: Caller, worker: Option<&WorkerReport>) -> Reply {
+        match request {
+            Request::Leave {} => self.leave(caller),
+            Request::Metrics {} => self.metrics(worker),
+            other => self.report(other, caller, worker),
+        }
+    }
+
+    fn leave(&mut self, caller: Caller) -> Reply {
+        tracing::warn!(uid = caller.uid, "Leaving the network");
+        match self.setting.state.forget_network() {
+            Ok(()) => {
+                self.stopping = Stopping::Leaves;
+                Reply::Done
+            }
+            Err(error) => reports::failure("the network was not left", error.to_string()),
+        }
+    }
+
+    // --- words -----------------------------------------------------------------------------------
+
+    fn happened(&mut self, happening: Happening) {
+        self.log.record(self.clock.wall(), happening);
+    }
+
+    fn log_routing(&mut self, event: &wattle_routing::Event) {
+        let happening = telemetry::happening(self.membership(), event);
+        self.log.record(event.time, happening);
+    }
+
+    fn trouble(&mut self, level: HealthLevel, code: &str, text: String) {
+        self.relieve(code);
+        self.troubles.push(HealthLine { level, code: code.to_owned(), text });
+    }
+
+    fn relieve(&mut self, code: &str) {
+        self.troubles.retain(|line| line.code != code);
+    }
+
+    fn tokio_instant(&self, at: Instant) -> TokioInstant {
+        // A day is as good as for ever.
+        const DAY: u64 = 86_400_000_000;
+        let wait = at.since(self.clock.now()).0.min(DAY);
+        TokioInstant::now() + Duration::from_micros(wait)
+    }
+}
+
+async fn hear(uplink: Option<&mut Uplink>) -> FromCoordinator {
+    match uplink {
+        Some(uplink) => uplink.hear().await,
+        None => std::future::pending().await,
+    }
+}
+
+fn random_u64() -> u64 {
+    let mut bytes = [0; 8];
+    getrandom::fill(&mut bytes).expect("a Linux kernel always has random numbers");
+    u64::from_be_bytes(bytes)
+}

@@ -1,0 +1,238 @@
+//! The ways to a destination as people read them: hop by hop, with what each hop costs.
+
+use std::collections::BTreeMap;
+
+use wattle_control::{CostParts, ExplainReport, HopReport, PathReport, PathRole, WayReport};
+use wattle_model::{Carrier, Cost, LinkState, NodeId};
+use wattle_routing::graph::Graph;
+use wattle_routing::spf::Tree;
+use wattle_routing::{Explanation, Router, Verdict, Way};
+use wattle_wire::record::{Body, LinkEntry};
+
+use super::{Destination, Membership};
+
+/// Everything that a way is drawn from.
+pub(super) struct Map<'a> {
+    membership: &'a Membership,
+    router: &'a Router,
+    graph: Graph,
+    claims: BTreeMap<(NodeId, NodeId), LinkEntry>,
+}
+
+impl<'a> Map<'a> {
+    /// The map as the database describes it at the moment.
+    pub(super) fn new(membership: &'a Membership, router: &'a Router) -> Self {
+        let graph = router.topology().graph();
+        Self { membership, router, graph, claims: claims(router) }
+    }
+
+    /// All ways in use to a destination, then the backup; `None` if no route leads there.
+    pub(super) fn path(&self, to: Destination) -> Option<PathReport> {
+        let route = self.router.routes().routes.get(&to.node)?;
+        let shares: u32 = route.next.iter().map(|next| u32::from(next.weight)).sum();
+        let used = route.next.iter().filter_map(|next| {
+            let share = u64::from(next.weight) * 1_000_000 / u64::from(shares.max(1));
+            let nodes = self.nodes(next.neighbour, None, to.node)?;
+            Some(self.way(PathRole::Used, share as u32, &nodes))
+        });
+        let backup = route.backup.and_then(|backup| {
+            let nodes = self.nodes(backup.neighbour, backup.waypoint, to.node)?;
+            Some(self.way(PathRole::Backup, 0, &nodes))
+        });
+        Some(PathReport {
+            destination: self.membership.node_ref(to.node),
+            prefix: to.prefix,
+            ways: used.chain(backup).collect(),
+        })
+    }
+
+    /// Why packets go where they go; `None` if no route leads there.
+    pub(super) fn explain(&self, to: Destination) -> Option<ExplainReport> {
+        let chosen = self.path(to)?.ways.into_iter().next()?;
+        let explanation = self.router.explain(to.node)?;
+        let is_other = |way: &&Way| !matches!(way.verdict, Verdict::Preferred);
+        let other = explanation.ways.iter().filter(is_other).min_by_key(|way| way.cost);
+        let runner_up = other.and_then(|way| {
+            let nodes = self.nodes(way.neighbour, None, to.node)?;
+            let role = match way.verdict {
+                Verdict::Preferred | Verdict::Shared => PathRole::Used,
+                Verdict::Backup => PathRole::Backup,
+                Verdict::Dearer | Verdict::NotNearer => PathRole::Spare,
+            };
+            Some(self.way(role, 0, &nodes))
+        });
+        Some(ExplainReport {
+            destination: self.membership.node_ref(to.node),
+            prefix: to.prefix,
+            cost: sum(chosen.hops.iter().map(|hop| hop.cost)),
+            margin_us: runner_up.as_ref().map(|way| way.cost_us.saturating_sub(chosen.cost_us)),
+            runner_up,
+            hold_ms: None,
+            notes: self.notes(&explanation),
+            chosen,
+        })
+    }
+
+    /// The price of the way to a node's neighbours' measure: round trip and loss summed over the preferred way.
+    pub(super) fn quality(&self, to: NodeId) -> Option<(u64, u32)> {
+        let first = self.router.routes().routes.get(&to)?.next.first()?.neighbour;
+        let nodes = self.nodes(first, None, to)?;
+        let mut rtt = 0;
+        let mut arrives = 1.0;
+        for ends in nodes.windows(2) {
+            let claim = self.claims.get(&(ends[0], ends[1]))?;
+            rtt += claim.rtt.0;
+            arrives *= 1.0 - f64::from(claim.loss.0) / 1e6;
+        }
+        Some((rtt, ((1.0 - arrives) * 1e6).round() as u32))
+    }
+
+    fn notes(&self, explanation: &Explanation) -> Vec<String> {
+        let notes = explanation.ways.iter().map(|way| {
+            let name = self.membership.node_ref(way.neighbour).name;
+            let verdict = match way.verdict {
+                Verdict::Preferred => "preferred",
+                Verdict::Shared => "shares the flows",
+                Verdict::Backup => "backup, used while the others are silent",
+                Verdict::Dearer => "costs more",
+                Verdict::NotNearer => "is not nearer to the destination, packets could come back",
+            };
+            let settling = match way.advertised != way.link_cost {
+                true => format!("; this end asks {}, both agree on {}", way.advertised, way.link_cost),
+                false => String::new(),
+            };
+            format!("via {name}: cost {}, {} hops, {verdict}{settling}", way.cost, way.hops)
+        });
+        notes.collect()
+    }
+
+    /// The nodes of the way that begins with `neighbour`, this node first.
+    fn nodes(
+        &self,
+        neighbour: NodeId,
+        waypoint: Option<NodeId>,
+        to: NodeId,
+    ) -> Option<Vec<NodeId>> {
+        let mut nodes = vec![self.membership.own()];
+        let mut at = neighbour;
+        for stop in waypoint.into_iter().chain([to]) {
+            let tree = Tree::of(&self.graph, self.graph.vertex(at)?);
+            let leg = tree.path(self.graph.vertex(stop)?)?;
+            let leg = leg.into_iter().map(|vertex| self.graph.node(vertex));
+            nodes.extend(leg.skip(usize::from(nodes.len() > 1)));
+            at = stop;
+        }
+        Some(nodes)
+    }
+
+    fn way(&self, role: PathRole, weight_ppm: u32, nodes: &[NodeId]) -> WayReport {
+        let last = nodes.last().copied();
+        let hops: Vec<HopReport> = nodes
+            .windows(2)
+            .map(|ends| self.hop(ends[0], ends[1], Some(ends[1]) == last))
+            .collect();
+        let cost = sum(hops.iter().map(|hop| hop.cost)).total_us;
+        WayReport { role, weight_ppm, cost_us: cost, hops }
+    }
+
+    fn hop(&self, from: NodeId, to: NodeId, is_last: bool) -> HopReport {
+        let ends = self.graph.vertex(from).zip(self.graph.vertex(to));
+        let link = ends.map_or(Cost::INFINITE, |(a, b)| self.graph.cost(a, b));
+        let transit = match (is_last, ends) {
+            (false, Some((_, to))) => self.graph.transit(to),
+            _ => Cost(0),
+        };
+        let claim = self.claims.get(&(from, to));
+        let parts = match from == self.membership.own() {
+            true => self.own_parts(to, link),
+            false => CostParts { total_us: link.0, ..CostParts::default() },
+        };
+        HopReport {
+            from: self.membership.node_ref(from),
+            to: self.membership.node_ref(to),
+            carrier: claim.map(|claim| claim.carrier),
+            cost: CostParts {
+                health_us: transit.0,
+                total_us: parts.total_us.saturating_add(transit.0),
+                ..parts
+            },
+            rtt_us: claim.map(|claim| claim.rtt.0),
+            loss_ppm: claim.map(|claim| claim.loss.0),
+        }
+    }
+
+    /// What the price of our own link is made of; what damping and the other end add stands under policy.
+    fn own_parts(&self, neighbour: NodeId, agreed: Cost) -> CostParts {
+        let links = self.router.links().values();
+        let best = links
+            .filter(|link| link.neighbour == neighbour && link.state != LinkState::Down)
+            .min_by_key(|link| link.advertised());
+        match best {
+            Some(link) => control_parts(link.parts(), agreed),
+            None => CostParts { total_us: agreed.0, ..CostParts::default() },
+        }
+    }
+}
+
+/// Routing's parts in the local socket's words; what they do not explain of `agreed` stands under policy.
+pub(super) fn control_parts(parts: wattle_routing::CostParts, agreed: Cost) -> CostParts {
+    let micros = |span: wattle_model::Micros| u32::try_from(span.0).unwrap_or(u32::MAX);
+    let sum = parts.total().0;
+    // A price that fell is believed late, one that rose is told in steps: within those the parts are scaled by nothing.
+    let total_us = agreed.0.max(sum);
+    CostParts {
+        total_us,
+        base_us: micros(parts.base),
+        rtt_us: micros(parts.propagation).saturating_add(micros(parts.queueing)),
+        jitter_us: micros(parts.jitter),
+        loss_us: micros(parts.loss),
+        health_us: 0,
+        policy_us: total_us - sum,
+    }
+}
+
+fn sum(parts: impl Iterator<Item = CostParts>) -> CostParts {
+    parts.fold(CostParts::default(), |a, b| CostParts {
+        total_us: a.total_us.saturating_add(b.total_us),
+        base_us: a.base_us.saturating_add(b.base_us),
+        rtt_us: a.rtt_us.saturating_add(b.rtt_us),
+        jitter_us: a.jitter_us.saturating_add(b.jitter_us),
+        loss_us: a.loss_us.saturating_add(b.loss_us),
+        health_us: a.health_us.saturating_add(b.health_us),
+        policy_us: a.policy_us.saturating_add(b.policy_us),
+    })
+}
+
+/// The cheapest claim of each direction.
+fn claims(router: &Router) -> BTreeMap<(NodeId, NodeId), LinkEntry> {
+    let mut claims: BTreeMap<(NodeId, NodeId), LinkEntry> = BTreeMap::new();
+    for (from, link) in all_claims(router) {
+        let best = claims.entry((from, link.neighbour)).or_insert(link);
+        if link.cost < best.cost {
+            *best = link;
+        }
+    }
+    claims
+}
+
+/// Every link that a member reports, in order.
+pub(super) fn all_claims(router: &Router) -> Vec<(NodeId, LinkEntry)> {
+    let mut all = Vec::new();
+    for (key, entry) in router.database().iter() {
+        match &entry.body {
+            Body::Links(body) => all.extend(body.links.iter().map(|link| (key.origin, *link))),
+            Body::Node(_) | Body::Prefixes(_) | Body::Removal(_) => {}
+        }
+    }
+    all
+}
+
+/// The price that both ends agree on, by ends and carrier.
+pub(super) fn agreed(router: &Router) -> BTreeMap<(NodeId, NodeId, Carrier), Cost> {
+    let links = router.topology().links.iter();
+    links
+        .flat_map(|link| {
+            [(link.a, link.b), (link.b, link.a)].map(|(a, b)| ((a, b, link.carrier), link.cost))
+        })
+        .collect()
+}

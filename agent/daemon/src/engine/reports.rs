@@ -1,0 +1,463 @@
+//! What operators are told: the engine's state in the shapes of the local socket.
+
+use std::collections::BTreeMap;
+
+use wattle_control::{
+    CoordinatorReport, ErrorCode, HealthLevel, HealthLine, LinkReport, LinksReport, NetworkRef,
+    NextHopReport, PathRole, PeerReport, PeerState, PeersReport, Reply, Request, RouteReport,
+    RouteSource, RouteView, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
+    VersionReport, WhoamiReport,
+};
+use wattle_model::{Instant, LinkState, NodeId, Prefix};
+use wattle_routing::Route;
+use wattle_wire::grant::{Grant, Peer};
+use wattle_worker::{LinkStatus, SessionStatus};
+
+use super::paths::{Map, agreed, all_claims, control_parts};
+use super::{Destination, Engine, forwarding};
+use crate::data_thread::WorkerReport;
+use crate::query::Caller;
+
+/// Versions are of the whole workspace.
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+/// Below this a node's clock or grant wants attention: a week.
+const GRANT_ENDS_SOON_MS: u64 = 7 * 24 * 3_600_000;
+
+impl Engine {
+    /// Answers a question that changes nothing.
+    pub(super) fn report(
+        &self,
+        request: &Request,
+        caller: Caller,
+        worker: Option<&WorkerReport>,
+    ) -> Reply {
+        match request {
+            Request::Status {} => Reply::Status(Box::new(self.status(worker))),
+            Request::Peers {} => Reply::Peers(self.peers(worker)),
+            Request::Links { name } => self.links(name.as_deref(), worker),
+            Request::Routes { view } => Reply::Routes(self.routes(*view)),
+            Request::Topo {} => Reply::Topo(self.topo()),
+            Request::Path { dst } => {
+                self.along(dst, |map, to| map.path(to).map(Reply::Path))
+            }
+            Request::Explain { dst } => {
+                self.along(dst, |map, to| map.explain(to).map(|r| Reply::Explain(Box::new(r))))
+            }
+            Request::Whoami {} => Reply::Whoami(self.whoami(caller)),
+            Request::Version {} => Reply::Version(VersionReport { version: VERSION.to_owned() }),
+            Request::Ping { .. } | Request::Events { .. } | Request::Leave {} | Request::Metrics {} => {
+                failure("not answered", "this request is answered elsewhere".to_owned())
+            }
+        }
+    }
+
+    // --- status ----------------------------------------------------------------------------------
+
+    fn status(&self, worker: Option<&WorkerReport>) -> StatusReport {
+        let own = self.membership().own_grant();
+        let links = self.link_reports(worker);
+        let up = links.iter().filter(|link| link.state == LinkState::Up);
+        let total = self.membership().others().count();
+        let waiting_for = self.waiting_for(&links);
+        let config = &self.setting.config;
+        StatusReport {
+            node: self.membership().node_ref(self.membership().own()),
+            network: self.network(),
+            addresses: own.map(|grant| grant.addresses.clone()).unwrap_or_default(),
+            prefixes: self.membership().announceable(&config.prefixes).0.into_iter().collect(),
+            version: VERSION.to_owned(),
+            pid: std::process::id(),
+            uptime_ms: self.clock.now().since(self.started).as_millis(),
+            interface: config.interface.clone(),
+            mtu_bytes: config.mtu,
+            listen_port: self.setting.listen_port,
+            ready: own.is_some(),
+            converged: own.is_some() && waiting_for.is_empty(),
+            waiting_for,
+            coordinator: self.coordinator_report(),
+            peer_set_revision: self.membership().revision(),
+            peers_total: count(total),
+            peers_reachable: count(self.membership().others().filter(|p| self.reaches(p)).count()),
+            links_total: count(links.len()),
+            links_up: count(up.clone().count()),
+            routes_total: count(self.routes(RouteView::Rib).routes.len()),
+            worst_link: up.max_by_key(|link| link.cost.map(|cost| cost.total_us)).cloned(),
+            health: self.health_lines(worker),
+        }
+    }
+
+    fn reaches(&self, peer: &Peer) -> bool {
+        self.router.routes().routes.contains_key(&peer.node())
+    }
+
+    fn waiting_for(&self, links: &[LinkReport]) -> Vec<String> {
+        let unreachable = self.membership().others().filter(|peer| !self.reaches(peer));
+        let unreachable = unreachable.map(|peer| format!("{} is not reachable", peer.grant.grant().name));
+        let settling = links.iter().filter(|link| link.state == LinkState::Probing);
+        let settling = settling.map(|link| format!("the link to {} is settling", link.peer.name));
+        unreachable.chain(settling).collect()
+    }
+
+    fn coordinator_report(&self) -> Option<CoordinatorReport> {
+        let address = self.setting.network.coordinator.as_ref()?;
+        let heard = self.coordinator.heard;
+        Some(CoordinatorReport {
+            url: format!("https://{}", address.addresses.first().map_or("", String::as_str)),
+            state: self.coordinator.state,
+            last_heard_ms: heard.map(|at| self.clock.now().since(at).as_millis()),
+            last_error: self.coordinator.error.clone(),
+        })
+    }
+
+    fn health_lines(&self, worker: Option<&WorkerReport>) -> Vec<HealthLine> {
+        let line = |level, code: &str, text: String| HealthLine { level, code: code.into(), text };
+        let mut lines = self.troubles.clone();
+        if self.membership().own_grant().is_none() {
+            let text = "this node is no member of its network; join again with a fresh token";
+            lines.push(line(HealthLevel::Error, "not_a_member", text.to_owned()));
+        }
+        for prefix in &self.refused_prefixes {
+            let text = format!("{prefix} is configured but not granted, so it is not announced");
+            lines.push(line(HealthLevel::Warning, "prefix_not_granted", text));
+        }
+        if let Some(left) = self.grant_left_ms().filter(|left| *left < GRANT_ENDS_SOON_MS) {
+            let text = format!("the grant of this node ends in {} hours", left / 3_600_000);
+            lines.push(line(HealthLevel::Warning, "grant_ends_soon", text));
+        }
+        if worker.is_none() {
+            let text = "the data thread does not answer".to_owned();
+            lines.push(line(HealthLevel::Error, "worker_silent", text));
+        }
+        let isolated = self.router.routes().routes.is_empty();
+        if isolated && self.membership().others().next().is_some() {
+            let text = "no other node is reachable; see `wattle links` and the UDP port";
+            lines.push(line(HealthLevel::Warning, "isolated", text.to_owned()));
+        }
+        lines
+    }
+
+    fn grant_left_ms(&self) -> Option<u64> {
+        let end = self.membership().own_grant()?.not_after;
+        Some(end.0.saturating_sub(self.clock.wall().0))
+    }
+
+    // --- peers -----------------------------------------------------------------------------------
+
+    fn peers(&self, worker: Option<&WorkerReport>) -> PeersReport {
+        let sessions: BTreeMap<NodeId, &SessionStatus> = worker
+            .map(|report| report.worker.sessions.iter().map(|s| (s.peer, s)).collect())
+            .unwrap_or_default();
+        let map = Map::new(self.membership(), &self.router);
+        let own = self.membership().own();
+        let others = self.membership().members().filter(|peer| peer.node() != own);
+        let mut peers: Vec<PeerReport> =
+            others.map(|peer| self.peer(peer.grant.grant(), &map, &sessions)).collect();
+        peers.sort_by(|a, b| a.node.name.cmp(&b.node.name));
+        PeersReport { peers }
+    }
+
+    fn peer(
+        &self,
+        grant: &Grant,
+        map: &Map<'_>,
+        sessions: &BTreeMap<NodeId, &SessionStatus>,
+    ) -> PeerReport {
+        // A leaf is reached as its host is.
+        let via = grant.leaf_of().unwrap_or(grant.node);
+        let route = self.router.routes().routes.get(&via);
+        let session = sessions.get(&grant.node);
+        let now = self.clock.now();
+        let is_own_leaf = via == self.membership().own();
+        let handshake = session.and_then(|session| session.handshake_at);
+        let state = match route {
+            _ if is_own_leaf && handshake.is_some() => PeerState::Direct,
+            Some(route) if is_direct(route, via) => PeerState::Direct,
+            Some(_) => PeerState::Relayed,
+            None => PeerState::Unreachable,
+        };
+        let quality = map.quality(via);
+        let first = route.and_then(|route| route.next.first());
+        PeerReport {
+            node: self.membership().node_ref(grant.node),
+            public_key: grant.wireguard,
+            addresses: grant.addresses.clone(),
+            prefixes: grant.prefixes.clone(),
+            state,
+            leaf_of: grant.leaf_of().map(|host| self.membership().node_ref(host)),
+            next_hop: first.map(|next| self.membership().node_ref(next.neighbour)),
+            hops: route.map(|route| route.hops),
+            cost_us: route.map(|route| route.cost.0),
+            rtt_us: quality.map(|(rtt, _)| rtt),
+            loss_ppm: quality.map(|(_, loss)| loss),
+            relayed: state == PeerState::Relayed,
+            rx_bytes: session.map_or(0, |session| session.rx_bytes),
+            tx_bytes: session.map_or(0, |session| session.tx_bytes),
+            handshake_age_ms: handshake.map(|at| now.since(at).as_millis()),
+        }
+    }
+
+    // --- links -----------------------------------------------------------------------------------
+
+    fn links(&self, name: Option<&str>, worker: Option<&WorkerReport>) -> Reply {
+        let mut links = self.link_reports(worker);
+        if let Some(name) = name {
+            let wanted = |link: &LinkReport| {
+                link.peer.name == name
+                    || link.peer.id.to_string() == name
+                    || link.link.0.to_string() == name
+            };
+            links.retain(wanted);
+            if links.is_empty() {
+                return unknown("link", name, "no link leads to a neighbour of that name", "wattle links");
+            }
+        }
+        Reply::Links(LinksReport { links })
+    }
+
+    fn link_reports(&self, worker: Option<&WorkerReport>) -> Vec<LinkReport> {
+        let Some(worker) = worker else { return Vec::new() };
+        let handshakes: BTreeMap<NodeId, Instant> = worker
+            .worker
+            .sessions
+            .iter()
+            .filter_map(|session| Some((session.peer, session.handshake_at?)))
+            .collect();
+        let mut links: Vec<LinkReport> = worker
+            .worker
+            .links
+            .iter()
+            .map(|link| self.link_report(link, handshakes.get(&link.peer).copied()))
+            .collect();
+        links.sort_by(|a, b| (&a.peer.name, a.carrier).cmp(&(&b.peer.name, b.carrier)));
+        links
+    }
+
+    fn link_report(&self, link: &LinkStatus, handshake: Option<Instant>) -> LinkReport {
+        let routed = self.router.links().get(&link.link);
+        let advertised = routed.map(wattle_routing::Link::advertised).filter(|cost| cost.is_finite());
+        let measured = link.measurement.rtt.0 > 0;
+        let cost = routed.zip(advertised).map(|(l, cost)| control_parts(l.parts(), cost));
+        LinkReport {
+            link: link.link,
+            peer: self.membership().node_ref(link.peer),
+            carrier: link.carrier,
+            endpoint: link.endpoint,
+            state: link.state,
+            rtt_us: measured.then_some(link.measurement.rtt.0),
+            min_rtt_us: measured.then_some(link.measurement.min_rtt.0),
+            jitter_us: measured.then_some(link.measurement.jitter.0),
+            loss_ppm: measured.then_some(link.measurement.loss.0),
+            mtu_bytes: Some(self.setting.config.mtu),
+            reason: cost.map(|cost| reason(&cost, link)).unwrap_or_default(),
+            cost,
+            handshake_age_ms: handshake.map(|at| self.clock.now().since(at).as_millis()),
+            rx_bytes: 0,
+            tx_bytes: 0,
+        }
+    }
+
+    // --- routes ----------------------------------------------------------------------------------
+
+    fn routes(&self, view: RouteView) -> RoutesReport {
+        match view {
+            RouteView::Rib | RouteView::Fib => self.mesh_routes(),
+            RouteView::Kernel => self.kernel_routes(),
+        }
+    }
+
+    fn mesh_routes(&self) -> RoutesReport {
+        let own = self.membership().own();
+        let announced = self.router.routes().prefixes.iter();
+        let announced = announced.map(|(prefix, node)| (*prefix, (*node, RouteSource::Announced)));
+        let granted = self.membership().members().flat_map(|peer| {
+            let grant = peer.grant.grant();
+            let source = match (grant.node == own, grant.leaf_of()) {
+                (true, _) => RouteSource::Local,
+                (false, Some(_)) => RouteSource::Leaf,
+                (false, None) => RouteSource::Address,
+            };
+            let prefixes = grant.addresses.iter().map(|address| Prefix::host(*address));
+            prefixes.map(move |prefix| (prefix, (grant.node, source)))
+        });
+        let local = self.membership().announceable(&self.setting.config.prefixes).0;
+        let local = local.into_iter().map(|prefix| (prefix, (own, RouteSource::Local)));
+        let all: BTreeMap<Prefix, (NodeId, RouteSource)> =
+            announced.chain(granted).chain(local).collect();
+        let routes = all.into_iter().map(|(prefix, (node, source))| self.route(prefix, node, source));
+        RoutesReport { routes: routes.collect() }
+    }
+
+    fn route(&self, prefix: Prefix, node: NodeId, source: RouteSource) -> RouteReport {
+        let via = self.membership().grant(node).and_then(Grant::leaf_of).unwrap_or(node);
+        let route = self.router.routes().routes.get(&via);
+        RouteReport {
+            prefix,
+            node: Some(self.membership().node_ref(node)),
+            source,
+            cost_us: route.map(|route| route.cost.0),
+            next_hops: route.map(|route| self.next_hops(route)).unwrap_or_default(),
+            device: None,
+            table: None,
+        }
+    }
+
+    fn next_hops(&self, route: &Route) -> Vec<NextHopReport> {
+        let shares: u64 = route.next.iter().map(|next| u64::from(next.weight)).sum();
+        let used = route.next.iter().map(|next| NextHopReport {
+            via: self.membership().node_ref(next.neighbour),
+            link: next.link,
+            role: PathRole::Used,
+            weight_ppm: (u64::from(next.weight) * 1_000_000 / shares.max(1)) as u32,
+            cost_us: Some(route.cost.0),
+        });
+        let backup = route.backup.map(|backup| NextHopReport {
+            via: self.membership().node_ref(backup.neighbour),
+            link: backup.link,
+            role: PathRole::Backup,
+            weight_ppm: 0,
+            cost_us: None,
+        });
+        used.chain(backup).collect()
+    }
+
+    fn kernel_routes(&self) -> RoutesReport {
+        let plan = [self.setting.network.ipv4, self.setting.network.ipv6];
+        let topology = self.router.topology();
+        let plan = plan.into_iter().flatten();
+        let wanted = forwarding::wanted(self.membership(), topology, plan, &self.on_link);
+        let routes = wanted.routes.into_iter().map(|prefix| RouteReport {
+            prefix,
+            node: None,
+            source: RouteSource::Kernel,
+            cost_us: None,
+            next_hops: Vec::new(),
+            device: Some(self.setting.config.interface.clone()),
+            table: Some(self.setting.config.routing_table),
+        });
+        RoutesReport { routes: routes.collect() }
+    }
+
+    // --- topology --------------------------------------------------------------------------------
+
+    fn topo(&self) -> TopoReport {
+        let own = self.membership().own();
+        let topology = self.router.topology();
+        let mut nodes: Vec<TopoNode> = self
+            .membership()
+            .members()
+            .filter(|peer| peer.grant.grant().leaf_of().is_none())
+            .map(|peer| {
+                let grant = peer.grant.grant();
+                let route = self.router.routes().routes.get(&grant.node);
+                let announced = topology.prefixes.iter();
+                let announced = announced.filter(|(_, origins)| origins.contains(&grant.node));
+                TopoNode {
+                    node: self.membership().node_ref(grant.node),
+                    is_self: grant.node == own,
+                    addresses: grant.addresses.clone(),
+                    prefixes: announced.map(|(prefix, _)| *prefix).collect(),
+                    site: grant.site.as_ref().map(ToString::to_string),
+                    tags: grant.tags.iter().map(ToString::to_string).collect(),
+                    reachable: grant.node == own || route.is_some(),
+                    cost_us: if grant.node == own { Some(0) } else { route.map(|r| r.cost.0) },
+                }
+            })
+            .collect();
+        nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
+        TopoReport { nodes, links: self.topo_links() }
+    }
+
+    fn topo_links(&self) -> Vec<TopoLink> {
+        let agreed = agreed(&self.router);
+        let mut links: Vec<TopoLink> = all_claims(&self.router)
+            .into_iter()
+            .map(|(from, link)| TopoLink {
+                from: self.membership().node_ref(from),
+                to: self.membership().node_ref(link.neighbour),
+                carrier: link.carrier,
+                cost_us: agreed.get(&(from, link.neighbour, link.carrier)).map(|cost| cost.0),
+                rtt_us: Some(link.rtt.0),
+                jitter_us: Some(link.jitter.0),
+                loss_ppm: Some(link.loss.0),
+            })
+            .collect();
+        links.sort_by(|a, b| {
+            (&a.from.name, &a.to.name, a.carrier).cmp(&(&b.from.name, &b.to.name, b.carrier))
+        });
+        links
+    }
+
+    // --- one destination -------------------------------------------------------------------------
+
+    fn along(
+        &self,
+        dst: &str,
+        answer: impl FnOnce(&Map<'_>, Destination) -> Option<Reply>,
+    ) -> Reply {
+        let Some(found) = self.membership().find(dst) else {
+            let why = "no node has this name, id or address";
+            return unknown("destination", dst, why, "wattle peers");
+        };
+        if found.node == self.membership().own() {
+            return unknown("way", dst, "that is this node itself", "wattle whoami");
+        }
+        let leaf_of = self.membership().grant(found.node).and_then(Grant::leaf_of);
+        let to = Destination { node: leaf_of.unwrap_or(found.node), ..found };
+        let map = Map::new(self.membership(), &self.router);
+        answer(&map, to).unwrap_or_else(|| {
+            let why = "no link-state record leads there at the moment";
+            unknown("route to", dst, why, "wattle links")
+        })
+    }
+
+    fn whoami(&self, caller: Caller) -> WhoamiReport {
+        let own = self.membership().own_grant();
+        WhoamiReport {
+            node: self.membership().node_ref(self.membership().own()),
+            network: self.network(),
+            addresses: own.map(|grant| grant.addresses.clone()).unwrap_or_default(),
+            identity_key: self.setting.keys.identity_public().to_string(),
+            public_key: self.setting.keys.wireguard_public(),
+            grant_not_after_unix_ms: own.map(|grant| grant.not_after.0).filter(|end| *end != u64::MAX),
+            caller_uid: caller.uid,
+            caller_role: caller.role,
+        }
+    }
+
+    fn network(&self) -> NetworkRef {
+        let network = &self.setting.network;
+        NetworkRef { id: network.network, name: network.name.clone() }
+    }
+}
+
+/// What weighs most in a price, in words.
+fn reason(cost: &wattle_control::CostParts, link: &LinkStatus) -> String {
+    let loss = f64::from(link.measurement.loss.0) / 10_000.0;
+    let parts = [
+        (cost.loss_us, format!("loss {loss:.1} %")),
+        (cost.rtt_us, "rtt".to_owned()),
+        (cost.jitter_us, "jitter".to_owned()),
+        (cost.policy_us, "held until it has been better for long enough".to_owned()),
+        (cost.base_us, "hop".to_owned()),
+    ];
+    parts.into_iter().max_by_key(|(part, _)| *part).map(|(_, words)| words).unwrap_or_default()
+}
+
+fn is_direct(route: &Route, node: NodeId) -> bool {
+    route.next.iter().all(|next| next.neighbour == node)
+}
+
+fn count(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
+}
+
+fn unknown(kind: &str, word: &str, why: &str, next: &str) -> Reply {
+    // What a client said comes back quoted, so that nothing in it reaches a terminal raw.
+    let what = format!("no {kind} {word:?}");
+    crate::local_api::refusal(ErrorCode::NotFound, &what, why.to_owned(), next)
+}
+
+/// An order that did not work out.
+pub(super) fn failure(what: &str, why: String) -> Reply {
+    crate::local_api::refusal(ErrorCode::Failure, what, why, "journalctl -u wattled")
+}

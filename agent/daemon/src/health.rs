@@ -1,0 +1,87 @@
+//! How well this host is, as far as transit through it is concerned.
+//!
+//! CPU: the share of time in which the data thread runs or waits for a CPU, by the kernel's own accounting
+//! (`Documentation/scheduler/sched-stats.rst`): a busy machine whose data thread is served at once is well. Memory: the
+//! share of time in which everything waits for it (`Documentation/accounting/psi.rst`). What it costs is routing's business.
+
+use std::fs;
+use std::time::Instant;
+
+/// Reported load is a multiple of this, so that noise does not become news.
+const STEP: f64 = 10.0;
+/// Weight of the newest look in the moving average: with a look every five seconds, about half a minute counts.
+const NEWEST: f64 = 0.2;
+
+/// Watches the load of the host.
+#[derive(Debug, Default)]
+pub(crate) struct LoadWatch {
+    last: Option<Look>,
+    busy: f64,
+}
+
+/// The data thread's time on and in wait for a CPU, as of some moment.
+#[derive(Debug, Clone, Copy)]
+struct Look {
+    at: Instant,
+    wanted_ns: u64,
+}
+
+impl LoadWatch {
+    /// The load in percent, given the CPU time that the data thread has wanted so far.
+    pub(crate) fn percent(&mut self) -> u8 {
+        let look = data_thread_time().map(|wanted_ns| Look { at: Instant::now(), wanted_ns });
+        if let (Some(last), Some(look)) = (self.last, look) {
+            let wanted = look.wanted_ns.saturating_sub(last.wanted_ns) as f64;
+            let passed = look.at.duration_since(last.at).as_nanos().max(1) as f64;
+            self.busy += NEWEST * ((wanted / passed).min(1.0) * 100.0 - self.busy);
+        }
+        self.last = look;
+        rounded(self.busy.max(memory_pressure().unwrap_or(0.0)))
+    }
+}
+
+fn rounded(percent: f64) -> u8 {
+    ((percent.clamp(0.0, 100.0) / STEP).round() * STEP) as u8
+}
+
+/// Nanoseconds that the data thread ran or waited to run; `None` where the kernel does not count them.
+fn data_thread_time() -> Option<u64> {
+    let mut tasks = fs::read_dir("/proc/self/task").ok()?.flatten().map(|entry| entry.path());
+    let is_data = |path: &std::path::PathBuf| {
+        fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == crate::data_thread::NAME)
+    };
+    parse_schedstat(&fs::read_to_string(tasks.find(is_data)?.join("schedstat")).ok()?)
+}
+
+fn parse_schedstat(text: &str) -> Option<u64> {
+    let mut fields = text.split_whitespace().map(str::parse::<u64>);
+    Some(fields.next()?.ok()?.saturating_add(fields.next()?.ok()?))
+}
+
+fn memory_pressure() -> Option<f64> {
+    parse_pressure(&fs::read_to_string("/proc/pressure/memory").ok()?)
+}
+
+fn parse_pressure(text: &str) -> Option<f64> {
+    let full = text.lines().find_map(|line| line.strip_prefix("full "))?;
+    full.split(' ').find_map(|field| field.strip_prefix("avg60="))?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernels_figures_are_read() {
+        assert_eq!(parse_schedstat("700 50 3\n"), Some(750));
+        assert_eq!(parse_schedstat("x"), None);
+        let text = "some avg10=90.00 avg60=42.50 total=1\nfull avg10=0.00 avg60=7.00 total=0\n";
+        assert_eq!(parse_pressure(text), Some(7.0));
+        assert_eq!(parse_pressure(""), None);
+    }
+
+    #[test]
+    fn load_moves_in_steps() {
+        assert_eq!((rounded(3.0), rounded(42.5), rounded(99.0), rounded(400.0)), (0, 40, 100, 100));
+    }
+}

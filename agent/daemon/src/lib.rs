@@ -1,0 +1,17 @@
+//! The agent `wattled`: wiring of the cores to the kernel, the disk, the operator and the coordinator.
+//!
+//! Decisions live in the cores (`wattle-worker`, `wattle-routing`); this crate owns threads, tasks, channels and files.
+
+pub mod config;
+pub mod coordinator;
+mod data_thread;
+mod engine;
+mod health;
+mod kernel;
+mod local_api;
+mod metrics;
+mod notify;
+mod ping;
+mod query;
+pub mod startup;
+pub mod state;

@@ -1,0 +1,266 @@
+//! Buffers between the worker and the kernel: datagrams on their way to the UDP socket, packets on their way to the TUN.
+//!
+//! Both are filled in place and emptied by the shell in few system calls. Neither allocates once it has its size;
+//! what does not fit is refused, and the caller counts it.
+
+use std::net::SocketAddr;
+use std::ops::Range;
+
+use crate::coalesce::OpenPacket;
+use crate::vnet::{VNET_HEADER_LENGTH, VnetHeader};
+
+/// Most datagrams of one [`Transmit`]: `UDP_MAX_SEGMENTS` of kernels before 6.8.
+pub const MAX_SEGMENTS: usize = 64;
+/// Most bytes of one [`Transmit`]: an IPv4 packet with its headers has at most 65535.
+pub const MAX_TRANSMIT: usize = 65_000;
+/// Bytes of a batch for the socket: a relay sends on what one system call received, 32 messages of 64 KiB, before
+/// the shell comes to send. Only pages that were touched are real.
+const TX_CAPACITY: usize = 3 << 20;
+/// Bytes of a batch for the device, which the shell empties between messages.
+const TUN_CAPACITY: usize = 1 << 20;
+/// What one further input may add in the worst case: a super-packet of 64 KiB in small datagrams, each with its
+/// envelope. With less room than this, a batch is to be emptied first.
+const RESERVE: usize = 256 << 10;
+
+/// Equal datagrams to one address: one send with `UDP_SEGMENT`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Transmit {
+    /// Where to.
+    pub to: SocketAddr,
+    /// The bytes in the batch.
+    pub range: Range<usize>,
+    /// Bytes of each datagram; the last may have fewer. Equal to the length of the range for a single one.
+    pub segment: usize,
+}
+
+/// Datagrams to be sent, in order.
+#[derive(Debug)]
+pub struct TxBatch {
+    bytes: Vec<u8>,
+    used: usize,
+    transmits: Vec<Transmit>,
+}
+
+impl Default for TxBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl TxBatch {
+    /// An empty batch.
+    pub fn new() -> Self {
+        Self {
+            bytes: vec![0; TX_CAPACITY],
+            used: 0,
+            transmits: Vec::with_capacity(64),
+        }
+    }
+
+    /// Room for one datagram of at most `length` bytes; `None` if the batch is full. Counts once it is committed.
+    pub fn space(&mut self, length: usize) -> Option<&mut [u8]> {
+        self.bytes.get_mut(self.used..self.used + length)
+    }
+
+    /// The first `length` bytes of the space are a datagram for `to`.
+    pub fn commit(&mut self, to: SocketAddr, length: usize) {
+        let range = self.used..self.used + length;
+        self.used = range.end;
+        match self.transmits.last_mut() {
+            Some(last) if last.takes(to, length) => last.range.end = range.end,
+            _ => self.transmits.push(Transmit {
+                to,
+                range,
+                segment: length,
+            }),
+        }
+    }
+
+    /// Copies a finished datagram in; whether there was room.
+    #[must_use]
+    pub fn push(&mut self, to: SocketAddr, datagram: &[u8]) -> bool {
+        let Some(space) = self.space(datagram.len()) else {
+            return false;
+        };
+        space.copy_from_slice(datagram);
+        self.commit(to, datagram.len());
+        true
+    }
+
+    /// Whether the batch should be sent before the worker is given further input.
+    pub fn is_nearly_full(&self) -> bool {
+        self.bytes.len() - self.used < RESERVE
+    }
+
+    /// Whether there is nothing to send.
+    pub fn is_empty(&self) -> bool {
+        self.transmits.is_empty()
+    }
+
+    /// What to send, in order.
+    pub fn transmits(&self) -> &[Transmit] {
+        &self.transmits
+    }
+
+    /// The bytes of a transmit.
+    pub fn bytes(&self, transmit: &Transmit) -> &[u8] {
+        &self.bytes[transmit.range.clone()]
+    }
+
+    /// Every datagram by itself, in order.
+    pub fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
+        self.transmits.iter().flat_map(|transmit| {
+            let bytes = self.bytes(transmit);
+            bytes
+                .chunks(transmit.segment.max(1))
+                .map(|datagram| (transmit.to, datagram))
+        })
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.used = 0;
+        self.transmits.clear();
+    }
+}
+
+impl Transmit {
+    /// How many datagrams these are.
+    pub fn segments(&self) -> usize {
+        self.range.len().div_ceil(self.segment.max(1))
+    }
+
+    fn takes(&self, to: SocketAddr, length: usize) -> bool {
+        self.to == to
+            && length <= self.segment
+            && self.range.len().is_multiple_of(self.segment)
+            && self.segments() < MAX_SEGMENTS
+            && self.range.len() + length <= MAX_TRANSMIT
+    }
+}
+
+/// Whether packets for the TUN device may be joined into super-packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Coalescing {
+    /// Consecutive segments of one TCP flow become one super-packet.
+    On,
+    /// The kernel refuses super-packets.
+    Off,
+}
+
+/// Packets for the TUN device, in order, each behind its virtio-net header.
+#[derive(Debug)]
+pub struct TunBatch {
+    bytes: Vec<u8>,
+    used: usize,
+    packets: Vec<Range<usize>>,
+    coalescing: Coalescing,
+    /// The last packet, as long as it may still grow.
+    open: Option<OpenPacket>,
+}
+
+impl TunBatch {
+    /// An empty batch.
+    pub fn new(coalescing: Coalescing) -> Self {
+        Self {
+            bytes: vec![0; TUN_CAPACITY],
+            used: 0,
+            packets: Vec::with_capacity(256),
+            coalescing,
+            open: None,
+        }
+    }
+
+    /// Sets whether packets may be joined from here on.
+    pub fn set_coalescing(&mut self, coalescing: Coalescing) {
+        self.coalescing = coalescing;
+    }
+
+    /// Room for one packet of at most `length` bytes; `None` if the batch is full. Counts once it is committed.
+    pub fn space(&mut self, length: usize) -> Option<&mut [u8]> {
+        let start = self.used + VNET_HEADER_LENGTH;
+        self.bytes.get_mut(start..start + length)
+    }
+
+    /// The first `length` bytes of the space are a packet; it may be joined to the one before.
+    pub fn commit(&mut self, length: usize) {
+        let start = self.used + VNET_HEADER_LENGTH;
+        let end = start + length;
+        if let Some(open) = &mut self.open {
+            let range = self.packets.last().cloned().unwrap_or_default();
+            let (before, new) = self.bytes[..end].split_at_mut(self.used);
+            if let Some(payload) = open.joins(
+                &mut before[range.start + VNET_HEADER_LENGTH..],
+                &new[VNET_HEADER_LENGTH..],
+            ) {
+                let payload_start = end - payload;
+                self.bytes.copy_within(payload_start..end, self.used);
+                self.used += payload;
+                if let Some(range) = self.packets.last_mut() {
+                    range.end = self.used;
+                }
+                return;
+            }
+            self.close();
+        }
+        self.bytes[self.used..start].copy_from_slice(&VnetHeader::default().to_bytes());
+        self.packets.push(self.used..end);
+        self.used = end;
+        if self.coalescing == Coalescing::On {
+            self.open = OpenPacket::of(&self.bytes[start..end]);
+        }
+    }
+
+    /// Copies a finished packet in, with its header; whether there was room.
+    #[must_use]
+    pub fn push(&mut self, header: VnetHeader, packet: &[u8]) -> bool {
+        self.close();
+        let Some(space) = self.space(packet.len()) else {
+            return false;
+        };
+        space.copy_from_slice(packet);
+        let start = self.used + VNET_HEADER_LENGTH;
+        self.bytes[self.used..start].copy_from_slice(&header.to_bytes());
+        self.packets.push(self.used..start + packet.len());
+        self.used = start + packet.len();
+        true
+    }
+
+    /// Whether the batch should be written before the worker is given further input.
+    pub fn is_nearly_full(&self) -> bool {
+        self.bytes.len() - self.used < RESERVE
+    }
+
+    /// Whether there is nothing to write.
+    pub fn is_empty(&self) -> bool {
+        self.packets.is_empty()
+    }
+
+    /// How many packets (super-packets count once) there are to write.
+    pub fn len(&self) -> usize {
+        self.packets.len()
+    }
+
+    /// The packets to write, each beginning with its ten-byte virtio-net header. Ends the joining.
+    pub fn packets(&mut self) -> impl Iterator<Item = &[u8]> {
+        self.close();
+        self.packets.iter().map(|range| &self.bytes[range.clone()])
+    }
+
+    /// Forgets everything.
+    pub fn clear(&mut self) {
+        self.used = 0;
+        self.open = None;
+        self.packets.clear();
+    }
+
+    /// Writes the lengths, the checksum and the virtio-net header of what was joined.
+    fn close(&mut self) {
+        if let (Some(open), Some(range)) = (self.open.take(), self.packets.last()) {
+            let (header, packet) = self.bytes[range.clone()].split_at_mut(VNET_HEADER_LENGTH);
+            if let Some(finished) = open.finish(packet) {
+                header.copy_from_slice(&finished.to_bytes());
+            }
+        }
+    }
+}

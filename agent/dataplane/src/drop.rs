@@ -1,0 +1,154 @@
+//! Why packets are dropped. Every drop has a name, and packets in = packets out + the sum of the names.
+
+use serde::{Deserialize, Serialize};
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $variant:ident = $name:literal,)*) => {
+        /// Why a packet or datagram was dropped.
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+        #[serde(rename_all = "snake_case")]
+        pub enum DropReason {
+            $($(#[$doc])* $variant,)*
+        }
+
+        impl DropReason {
+            /// Every reason.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The reason as a metric's label.
+            pub const fn name(self) -> &'static str {
+                match self { $(Self::$variant => $name,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Not an IPv4 or IPv6 packet, or one whose lengths contradict each other.
+    Malformed = "malformed",
+    /// The source of a packet from the TUN device is not this node's.
+    ForeignSource = "foreign_source",
+    /// The source of a packet from a session is not its sender's.
+    SpoofedSource = "spoofed_source",
+    /// The destination of a packet from a session is not this node's.
+    ForeignDestination = "foreign_destination",
+    /// A link-local or multicast packet, which no node owns.
+    Unroutable = "unroutable",
+    /// No prefix holds the destination.
+    NoRoute = "no_route",
+    /// No link leads to the destination node.
+    NoPath = "no_path",
+    /// The destination is this node itself.
+    ToSelf = "to_self",
+    /// The packet does not fit the overlay's MTU and may not be cut.
+    TooBig = "too_big",
+    /// The packet has crossed too many relays.
+    HopLimit = "hop_limit",
+    /// The packet's time to live ended.
+    TtlExpired = "ttl_expired",
+    /// Too many packets wait for a session.
+    SessionQueueFull = "session_queue_full",
+    /// No session came about while the packet waited.
+    SessionTimeout = "session_timeout",
+    /// The peer is not known.
+    UnknownPeer = "unknown_peer",
+    /// No session has the datagram's receiver index.
+    UnknownSession = "unknown_session",
+    /// The datagram is of no known type.
+    UnknownType = "unknown_type",
+    /// A session refused a datagram: forged, damaged, or of an older session.
+    Unauthentic = "unauthentic",
+    /// A session refused a datagram that it has seen before, or that is older than its window.
+    Replayed = "replayed",
+    /// A counter so high that the session could not go on after it.
+    CounterExhausted = "counter_exhausted",
+    /// Handshakes come faster than they are answered.
+    RateLimited = "rate_limited",
+    /// A relay frame is malformed.
+    FrameMalformed = "frame_malformed",
+    /// A relay frame is sealed with a key that is not known.
+    FrameUnknownKey = "frame_unknown_key",
+    /// A relay frame is forged or damaged.
+    FrameUnauthentic = "frame_unauthentic",
+    /// A relay frame was seen before, or is older than the window.
+    FrameReplayed = "frame_replayed",
+    /// A relay frame would go back to where it came from.
+    FrameReturned = "frame_returned",
+    /// A relay frame names a source or waypoint that is not known.
+    FrameUnknownNode = "frame_unknown_node",
+    /// This node does not relay for others.
+    TransitRefused = "transit_refused",
+    /// The next hop has not acknowledged a link key yet.
+    NoLinkKey = "no_link_key",
+    /// The link has no endpoint.
+    NoEndpoint = "no_endpoint",
+    /// A message between neighbours is malformed or from no neighbour.
+    ControlMalformed = "control_malformed",
+    /// The batch for the UDP socket is full.
+    TxBatchFull = "tx_batch_full",
+    /// The batch for the TUN device is full.
+    TunBatchFull = "tun_batch_full",
+    /// The engine does not take its messages fast enough.
+    EventQueueFull = "event_queue_full",
+}
+
+/// How often each reason occurred.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Drops([u64; DropReason::ALL.len()]);
+
+impl Default for Drops {
+    fn default() -> Self {
+        Self([0; DropReason::ALL.len()])
+    }
+}
+
+impl Drops {
+    /// Counts one drop.
+    pub fn count(&mut self, reason: DropReason) {
+        self.add(reason, 1);
+    }
+
+    /// Counts several drops.
+    pub fn add(&mut self, reason: DropReason, count: u64) {
+        self.0[reason as usize] += count;
+    }
+
+    /// How often `reason` occurred.
+    pub fn of(&self, reason: DropReason) -> u64 {
+        self.0[reason as usize]
+    }
+
+    /// All drops.
+    pub fn total(&self) -> u64 {
+        self.0.iter().sum()
+    }
+
+    /// Every reason with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
+        DropReason::ALL
+            .iter()
+            .map(|reason| (*reason, self.of(*reason)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_reason_counts_under_its_own_name() {
+        let mut drops = Drops::default();
+        for (position, reason) in DropReason::ALL.iter().enumerate() {
+            drops.add(*reason, position as u64 + 1);
+        }
+        let names: std::collections::BTreeSet<_> =
+            drops.iter().map(|(reason, _)| reason.name()).collect();
+        assert_eq!(names.len(), DropReason::ALL.len());
+        assert!(
+            drops
+                .iter()
+                .enumerate()
+                .all(|(position, (_, count))| count == position as u64 + 1)
+        );
+    }
+}

@@ -1,0 +1,24 @@
+//! What happens to inner packets between the TUN device and the cipher: looked at, looked up, cut, joined, counted.
+//!
+//! Pure: buffers in, buffers out. Knows nothing of sessions, links, sockets or clocks, and never fails on a
+//! stranger's bytes: what cannot be used has a [`DropReason`].
+
+pub mod batch;
+pub mod checksum;
+pub mod coalesce;
+pub mod drop;
+pub mod fib;
+pub mod flow;
+pub mod forwarding;
+pub mod guard;
+pub mod icmp;
+pub mod packet;
+pub mod segment;
+pub mod vnet;
+
+pub use batch::{Coalescing, Transmit, TunBatch, TxBatch};
+pub use drop::{DropReason, Drops};
+pub use forwarding::{Backup, Forwarding, NextLink, Path};
+pub use guard::Ownership;
+pub use packet::Packet;
+pub use vnet::VnetHeader;

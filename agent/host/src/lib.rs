@@ -1,0 +1,20 @@
+//! Everything the kernel sees: the TUN device, UDP sockets, netlink, clocks, waiting.
+//!
+//! The only room with `unsafe`, each block naming the kernel contract it stands on. It takes no decisions:
+//! which address, which route, which peer is said by its callers, and what it cannot do it reports or counts.
+
+mod clock;
+mod interfaces;
+mod poll;
+mod routes;
+mod tun;
+mod udp;
+mod wake;
+
+pub use clock::Clock;
+pub use interfaces::{InterfaceAddress, Monitor};
+pub use poll::{Ready, Sources, wait};
+pub use routes::{Installed, MARK, Netlink, NetlinkError, PROTOCOL, TABLE, Wanted};
+pub use tun::{Offload, Tun, TunCounters, TunError};
+pub use udp::{RecvBatch, UdpCounters, UdpError, UdpOptions, UdpSockets};
+pub use wake::Wake;

@@ -1,0 +1,695 @@
+//! The worker's UDP sockets: batches received with `recvmmsg` and `UDP_GRO`, sent with `sendmmsg` and `UDP_SEGMENT`.
+//!
+//! Nothing is allocated per batch. A datagram that the kernel will not send is dropped and counted by kind, never an
+//! error: the network is allowed to lose packets, and the probes notice. Does not know what the datagrams are.
+
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+
+use nix::errno::Errno;
+use nix::libc;
+use nix::sys::socket::{setsockopt, sockopt};
+use socket2::{Domain, Protocol, Socket, Type};
+use wattle_dataplane::{Transmit, TxBatch};
+
+/// Messages of one system call.
+const BATCH: usize = 32;
+/// Room for one received message: the largest UDP payload, or that many bytes of coalesced datagrams.
+const SLOT: usize = 65_536;
+/// Kernel buffer of a socket: half a second at 100 Mbit/s, a few milliseconds at 10 Gbit/s.
+const SOCKET_BUFFER: usize = 7 << 20;
+
+/// How the sockets are to be made.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct UdpOptions {
+    /// Port of both sockets; 0 lets the kernel choose one that is free for both.
+    pub port: u16,
+    /// Mark on every datagram sent, if the process may set one.
+    pub mark: Option<u32>,
+    /// Whether to use `UDP_SEGMENT` and `UDP_GRO` where the kernel has them.
+    pub segmentation: bool,
+}
+
+/// Why there are no sockets.
+#[derive(Debug, thiserror::Error)]
+pub enum UdpError {
+    /// The port is taken.
+    #[error(
+        "UDP port {0} is in use by another process: choose another with `listen_port = …` or --listen-port, or 0 for any"
+    )]
+    InUse(u16),
+    /// The port is a privileged one.
+    #[error(
+        "not permitted to listen on UDP port {0}: choose one above 1023, or give the agent CAP_NET_BIND_SERVICE"
+    )]
+    Privilege(u16),
+    /// The mark could not be set, without which the agent's own datagrams could be routed into the mesh.
+    #[error("not permitted to mark datagrams: run as root or give the agent CAP_NET_ADMIN")]
+    Mark,
+    /// Anything else.
+    #[error("cannot {what} a UDP socket: {source}")]
+    Kernel {
+        /// What was tried.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
+    },
+}
+
+/// What happened at the sockets so far.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct UdpCounters {
+    /// Datagrams received.
+    pub received_packets: u64,
+    /// Bytes received.
+    pub received_bytes: u64,
+    /// Datagrams sent.
+    pub sent_packets: u64,
+    /// Bytes sent.
+    pub sent_bytes: u64,
+    /// Not sent: the kernel's buffer was full.
+    pub drop_buffer_full: u64,
+    /// Not sent: no route, or the network or host is down.
+    pub drop_unreachable: u64,
+    /// Not sent: forbidden by a firewall or policy of this host.
+    pub drop_forbidden: u64,
+    /// Not sent: larger than the path carries.
+    pub drop_too_big: u64,
+    /// Not sent: no socket of that address family.
+    pub drop_no_socket: u64,
+    /// Not sent: any other reason.
+    pub drop_other: u64,
+    /// Received but cut, since larger than any datagram can be.
+    pub drop_truncated: u64,
+    /// Errors of earlier datagrams reported by the kernel at a receive.
+    pub reported_errors: u64,
+}
+
+/// Two sockets, one per address family, on the same port.
+#[derive(Debug)]
+pub struct UdpSockets {
+    v4: Option<UdpSocket>,
+    v6: Option<UdpSocket>,
+    counters: UdpCounters,
+    port: u16,
+}
+
+#[derive(Debug)]
+struct UdpSocket {
+    socket: Socket,
+    /// Whether `UDP_SEGMENT` works; switched off for good when the kernel or its device cannot.
+    segmentation: bool,
+}
+
+impl UdpSockets {
+    /// Binds both sockets to the wildcard addresses. A host without IPv6, or without IPv4, gets the other one alone.
+    pub fn bind(options: UdpOptions) -> Result<Self, UdpError> {
+        // With port 0 the kernel chooses for one family and the other may be taken: try again.
+        for _ in 0..16 {
+            match Self::bind_once(options) {
+                Err(UdpError::InUse(_)) if options.port == 0 => {}
+                other => return other,
+            }
+        }
+        Err(UdpError::InUse(0))
+    }
+
+    fn bind_once(options: UdpOptions) -> Result<Self, UdpError> {
+        let v6 = UdpSocket::bind(Domain::IPV6, options.port, options)?;
+        let port = v6.as_ref().map_or(options.port, UdpSocket::port);
+        let v4 = UdpSocket::bind(Domain::IPV4, port, options)?;
+        let port = v4.as_ref().or(v6.as_ref()).map_or(port, UdpSocket::port);
+        if v4.is_none() && v6.is_none() {
+            let source = io::Error::from(Errno::EAFNOSUPPORT);
+            return Err(UdpError::Kernel {
+                what: "open",
+                source,
+            });
+        }
+        Ok(Self {
+            v4,
+            v6,
+            counters: UdpCounters::default(),
+            port,
+        })
+    }
+
+    /// The port of both.
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
+    /// What happened so far.
+    pub fn counters(&self) -> UdpCounters {
+        self.counters
+    }
+
+    /// The descriptors to wait for, IPv4 first.
+    pub fn descriptors(&self) -> [Option<BorrowedFd<'_>>; 2] {
+        [&self.v4, &self.v6].map(|socket| socket.as_ref().map(|socket| socket.socket.as_fd()))
+    }
+
+    /// Sends the batch, in order, and clears it.
+    pub fn send(&mut self, batch: &mut TxBatch) {
+        let mut rest = batch.transmits();
+        while let Some(first) = rest.first() {
+            let same_family = |to: SocketAddr| to.is_ipv4() == first.to.is_ipv4();
+            let run = rest
+                .iter()
+                .take(BATCH)
+                .take_while(|transmit| same_family(transmit.to))
+                .count();
+            let (now, later) = rest.split_at(run);
+            rest = later;
+            let socket = if first.to.is_ipv4() {
+                &mut self.v4
+            } else {
+                &mut self.v6
+            };
+            match socket {
+                Some(socket) => socket.send(batch, now, &mut self.counters),
+                None => {
+                    let datagrams: usize = now.iter().map(Transmit::segments).sum();
+                    self.counters.drop_no_socket += datagrams as u64;
+                }
+            }
+        }
+        batch.clear();
+    }
+
+    /// Receives what is there, at most one batch per family, and hands each message to `each`: the sockets (an answer
+    /// may have to be sent before there is room for the next one), sender, bytes, and the length of the datagrams they
+    /// consist of (the last may be shorter). Returns how many messages there were; zero when there is nothing to read.
+    pub fn receive(
+        &mut self,
+        batch: &mut RecvBatch,
+        mut each: impl FnMut(&mut Self, SocketAddr, &mut [u8], usize),
+    ) -> usize {
+        let mut messages = 0;
+        for is_v6 in [false, true] {
+            let Self { v4, v6, counters, .. } = self;
+            let Some(socket) = (if is_v6 { v6 } else { v4 }) else { continue };
+            let received = socket.receive(batch, counters);
+            messages += received;
+            for (slot, message) in batch.bytes.chunks_mut(SLOT).zip(&batch.received[..received]) {
+                if let Some(from) = self.counters.admit(message) {
+                    each(self, from, &mut slot[..message.length], message.segment);
+                }
+            }
+        }
+        messages
+    }
+}
+
+impl UdpSocket {
+    /// `None` if the host does not have the address family.
+    fn bind(domain: Domain, port: u16, options: UdpOptions) -> Result<Option<Self>, UdpError> {
+        let socket = match Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP)) {
+            Ok(socket) => socket,
+            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(None),
+            Err(source) => {
+                return Err(UdpError::Kernel {
+                    what: "open",
+                    source,
+                });
+            }
+        };
+        let any: SocketAddr = if domain == Domain::IPV6 {
+            socket.set_only_v6(true).map_err(failed("set options of"))?;
+            (Ipv6Addr::UNSPECIFIED, port).into()
+        } else {
+            (Ipv4Addr::UNSPECIFIED, port).into()
+        };
+        if let Some(mark) = options.mark {
+            socket.set_mark(mark).map_err(|_| UdpError::Mark)?;
+        }
+        set_buffers(&socket);
+        never_fragment(&socket, domain);
+        match socket.bind(&any.into()) {
+            Ok(()) => {}
+            Err(error) => match error.raw_os_error() {
+                Some(libc::EADDRINUSE) => return Err(UdpError::InUse(port)),
+                Some(libc::EACCES | libc::EPERM) => return Err(UdpError::Privilege(port)),
+                Some(libc::EADDRNOTAVAIL) if domain == Domain::IPV6 => return Ok(None),
+                _ => {
+                    return Err(UdpError::Kernel {
+                        what: "bind",
+                        source: error,
+                    });
+                }
+            },
+        }
+        let segmentation = options.segmentation && {
+            // Receiving coalesced is a matter of its own: where it is missing, datagrams come one by one.
+            let _one_by_one = setsockopt(&socket, sockopt::UdpGroSegment, &true);
+            setsockopt(&socket, sockopt::UdpGsoSegment, &0).is_ok()
+        };
+        Ok(Some(Self {
+            socket,
+            segmentation,
+        }))
+    }
+
+    fn port(&self) -> u16 {
+        let address = self
+            .socket
+            .local_addr()
+            .ok()
+            .and_then(|address| address.as_socket());
+        address.map_or(0, |address| address.port())
+    }
+
+    /// Sends at most [`BATCH`] transmits of this socket's family.
+    fn send(&mut self, batch: &TxBatch, transmits: &[Transmit], counters: &mut UdpCounters) {
+        let mut rest = transmits;
+        while !rest.is_empty() {
+            if !self.segmentation && rest[0].segments() > 1 {
+                self.send_one_by_one(batch, &rest[0], counters);
+                rest = &rest[1..];
+                continue;
+            }
+            let run = if self.segmentation {
+                rest.len()
+            } else {
+                rest.iter()
+                    .take_while(|transmit| transmit.segments() == 1)
+                    .count()
+            };
+            match sys::sendmmsg(self.socket.as_fd(), batch, &rest[..run]) {
+                Ok(sent) => {
+                    for transmit in &rest[..sent] {
+                        counters.sent_packets += transmit.segments() as u64;
+                        counters.sent_bytes += transmit.range.len() as u64;
+                    }
+                    rest = &rest[sent..];
+                }
+                Err(Errno::EINTR) => {}
+                Err(Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE) if rest[0].segments() > 1 => {
+                    // EIO: the device cannot checksum segments. The others: no UDP_SEGMENT, or a segment over the
+                    // MTU (which of the two depends on the kernel); sending one by one tells them apart.
+                    if self.send_one_by_one(batch, &rest[0], counters) == Sent::All {
+                        self.segmentation = false;
+                    }
+                    rest = &rest[1..];
+                }
+                Err(errno) => {
+                    counters.count(errno, rest[0].segments() as u64);
+                    rest = &rest[1..];
+                }
+            }
+        }
+    }
+
+    fn send_one_by_one(
+        &self,
+        batch: &TxBatch,
+        transmit: &Transmit,
+        counters: &mut UdpCounters,
+    ) -> Sent {
+        let to = transmit.to.into();
+        let mut outcome = Sent::All;
+        for datagram in batch.bytes(transmit).chunks(transmit.segment.max(1)) {
+            match self.socket.send_to(datagram, &to) {
+                Ok(length) => {
+                    counters.sent_packets += 1;
+                    counters.sent_bytes += length as u64;
+                }
+                Err(error) => {
+                    outcome = Sent::Partly;
+                    counters.count(Errno::from_raw(error.raw_os_error().unwrap_or(0)), 1);
+                }
+            }
+        }
+        outcome
+    }
+
+    /// Fills the batch; how many messages there are.
+    fn receive(&self, batch: &mut RecvBatch, counters: &mut UdpCounters) -> usize {
+        match sys::recvmmsg(self.socket.as_fd(), batch) {
+            Ok(received) => received,
+            Err(Errno::EAGAIN | Errno::EINTR) => 0,
+            Err(_) => {
+                // An ICMP answer to an earlier datagram, reported here; the next receive goes on.
+                counters.reported_errors += 1;
+                0
+            }
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Sent {
+    All,
+    Partly,
+}
+
+impl UdpCounters {
+    /// Counts a received message; its sender, if it is to be looked at.
+    fn admit(&mut self, message: &Received) -> Option<SocketAddr> {
+        if message.truncated {
+            self.drop_truncated += 1;
+            return None;
+        }
+        let from = message.from.filter(|_| message.length > 0)?;
+        self.received_packets += message.length.div_ceil(message.segment) as u64;
+        self.received_bytes += message.length as u64;
+        Some(from)
+    }
+
+    fn count(&mut self, errno: Errno, datagrams: u64) {
+        let counter = match errno {
+            Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => &mut self.drop_buffer_full,
+            Errno::ENETUNREACH
+            | Errno::EHOSTUNREACH
+            | Errno::ENETDOWN
+            | Errno::EHOSTDOWN
+            | Errno::ECONNREFUSED
+            | Errno::EADDRNOTAVAIL
+            | Errno::ENODEV => &mut self.drop_unreachable,
+            Errno::EPERM | Errno::EACCES => &mut self.drop_forbidden,
+            Errno::EMSGSIZE => &mut self.drop_too_big,
+            _ => &mut self.drop_other,
+        };
+        *counter += datagrams;
+    }
+}
+
+/// Where received messages are put; made once per worker.
+pub struct RecvBatch {
+    bytes: Box<[u8]>,
+    received: [Received; BATCH],
+}
+
+impl std::fmt::Debug for RecvBatch {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("RecvBatch")
+            .field("bytes", &self.bytes.len())
+            .finish_non_exhaustive()
+    }
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Received {
+    from: Option<SocketAddr>,
+    length: usize,
+    segment: usize,
+    truncated: bool,
+}
+
+impl Default for RecvBatch {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl RecvBatch {
+    /// Room for one batch: 2 MiB of address space, of which only touched pages become memory.
+    pub fn new() -> Self {
+        let nothing = Received {
+            from: None,
+            length: 0,
+            segment: 1,
+            truncated: false,
+        };
+        Self {
+            bytes: vec![0; BATCH * SLOT].into_boxed_slice(),
+            received: [nothing; BATCH],
+        }
+    }
+}
+
+/// Asks for large buffers, beyond the system's limit if the process may; a refusal leaves the default.
+fn set_buffers(socket: &Socket) {
+    if setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
+        let _default = socket.set_recv_buffer_size(SOCKET_BUFFER);
+    }
+    if setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER).is_err() {
+        let _default = socket.set_send_buffer_size(SOCKET_BUFFER);
+    }
+}
+
+/// Sets don't-fragment without believing ICMP: what the path carries is found by our own probes (RFC 8899).
+fn never_fragment(socket: &Socket, domain: Domain) {
+    let _fragments = if domain == Domain::IPV6 {
+        sys::set_int(
+            socket.as_fd(),
+            libc::IPPROTO_IPV6,
+            libc::IPV6_MTU_DISCOVER,
+            libc::IPV6_PMTUDISC_PROBE,
+        )
+    } else {
+        sys::set_int(
+            socket.as_fd(),
+            libc::IPPROTO_IP,
+            libc::IP_MTU_DISCOVER,
+            libc::IP_PMTUDISC_PROBE,
+        )
+    };
+}
+
+fn failed(what: &'static str) -> impl FnOnce(io::Error) -> UdpError {
+    move |source| UdpError::Kernel { what, source }
+}
+
+/// The two batch system calls. nix wraps them, but gives all messages of a send the same control data, while
+/// every transmit has its own segment size.
+#[expect(unsafe_code, reason = "batch system calls")]
+mod sys {
+    use std::mem::{MaybeUninit, size_of, zeroed};
+
+    use wattle_dataplane::Transmit;
+
+    use super::{
+        AsRawFd, BATCH, BorrowedFd, Errno, Ipv4Addr, Ipv6Addr, Received, RecvBatch, SLOT,
+        SocketAddr, SocketAddrV4, SocketAddrV6, TxBatch, libc,
+    };
+
+    /// Room for one control message of an int, and some to spare: `CMSG_SPACE(4)` is 24.
+    #[repr(C, align(8))]
+    #[derive(Clone, Copy)]
+    struct Control([u8; 64]);
+
+    pub(super) fn set_int(
+        fd: BorrowedFd<'_>,
+        level: libc::c_int,
+        option: libc::c_int,
+        value: libc::c_int,
+    ) -> nix::Result<()> {
+        // SAFETY: setsockopt(2) reads `size_of::<c_int>()` bytes from the pointer during the call.
+        let result = unsafe {
+            libc::setsockopt(
+                fd.as_raw_fd(),
+                level,
+                option,
+                (&raw const value).cast(),
+                size_of::<libc::c_int>() as libc::socklen_t,
+            )
+        };
+        Errno::result(result).map(drop)
+    }
+
+    /// Sends the first [`BATCH`] transmits in one call; how many were taken.
+    pub(super) fn sendmmsg(
+        fd: BorrowedFd<'_>,
+        batch: &TxBatch,
+        transmits: &[Transmit],
+    ) -> nix::Result<usize> {
+        let count = transmits.len().min(BATCH);
+        let mut addresses = [const { MaybeUninit::<libc::sockaddr_storage>::uninit() }; BATCH];
+        let mut vectors = [libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        }; BATCH];
+        let mut controls = [const { MaybeUninit::<Control>::uninit() }; BATCH];
+        // SAFETY: mmsghdr is plain data of libc for which all zeroes (null pointers, no lengths) is a value.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+        for (i, transmit) in transmits[..count].iter().enumerate() {
+            let bytes = batch.bytes(transmit);
+            vectors[i] = libc::iovec {
+                iov_base: bytes.as_ptr().cast_mut().cast(),
+                iov_len: bytes.len(),
+            };
+            let header = &mut headers[i].msg_hdr;
+            header.msg_namelen = write_address(transmit.to, &mut addresses[i]);
+            header.msg_name = addresses[i].as_mut_ptr().cast();
+            header.msg_iov = &raw mut vectors[i];
+            header.msg_iovlen = 1;
+            if transmit.segments() > 1 {
+                let control = controls[i].write(Control([0; 64]));
+                write_segment(header, control, transmit.segment as u16);
+            }
+        }
+        // SAFETY: sendmmsg(2) reads `count` headers and what they point at: the addresses, vectors and controls
+        // above and the bytes of `batch`, all alive and unmoved until the call returns; it writes only `msg_len`.
+        let result = unsafe {
+            libc::sendmmsg(
+                fd.as_raw_fd(),
+                headers.as_mut_ptr(),
+                count as libc::c_uint,
+                0,
+            )
+        };
+        Errno::result(result).map(|sent| sent as usize)
+    }
+
+    /// Attaches `UDP_SEGMENT` to a message.
+    fn write_segment(header: &mut libc::msghdr, control: &mut Control, segment: u16) {
+        header.msg_control = control.0.as_mut_ptr().cast();
+        // SAFETY: CMSG_SPACE and CMSG_LEN only calculate. CMSG_FIRSTHDR gives a pointer into `control`, which is
+        // aligned for cmsghdr and has room for CMSG_SPACE(2) = 24 bytes; cmsg(3) puts the data at CMSG_DATA.
+        unsafe {
+            header.msg_controllen = libc::CMSG_SPACE(size_of::<u16>() as libc::c_uint) as usize;
+            let first = libc::CMSG_FIRSTHDR(header);
+            (*first).cmsg_level = libc::SOL_UDP;
+            (*first).cmsg_type = libc::UDP_SEGMENT;
+            (*first).cmsg_len = libc::CMSG_LEN(size_of::<u16>() as libc::c_uint) as usize;
+            libc::CMSG_DATA(first)
+                .cast::<u16>()
+                .write_unaligned(segment);
+        }
+    }
+
+    /// Receives up to [`BATCH`] messages in one call into the slots of `batch`; how many there were.
+    pub(super) fn recvmmsg(fd: BorrowedFd<'_>, batch: &mut RecvBatch) -> nix::Result<usize> {
+        let mut addresses = [const { MaybeUninit::<libc::sockaddr_storage>::uninit() }; BATCH];
+        let mut vectors = [libc::iovec {
+            iov_base: std::ptr::null_mut(),
+            iov_len: 0,
+        }; BATCH];
+        let mut controls = [const { MaybeUninit::<Control>::uninit() }; BATCH];
+        // SAFETY: mmsghdr is plain data of libc for which all zeroes (null pointers, no lengths) is a value.
+        let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+        for (i, slot) in batch.bytes.chunks_mut(SLOT).enumerate() {
+            vectors[i] = libc::iovec {
+                iov_base: slot.as_mut_ptr().cast(),
+                iov_len: slot.len(),
+            };
+            let header = &mut headers[i].msg_hdr;
+            header.msg_name = addresses[i].as_mut_ptr().cast();
+            header.msg_namelen = size_of::<libc::sockaddr_storage>() as libc::socklen_t;
+            header.msg_iov = &raw mut vectors[i];
+            header.msg_iovlen = 1;
+            header.msg_control = controls[i].as_mut_ptr().cast();
+            header.msg_controllen = size_of::<Control>();
+        }
+        // SAFETY: recvmmsg(2) writes at most `iov_len`, `msg_namelen` and `msg_controllen` bytes through the
+        // pointers of each header, which lead to the slots, addresses and controls above, all alive until it returns.
+        let result = unsafe {
+            libc::recvmmsg(
+                fd.as_raw_fd(),
+                headers.as_mut_ptr(),
+                BATCH as libc::c_uint,
+                libc::MSG_DONTWAIT,
+                std::ptr::null_mut(),
+            )
+        };
+        let count = Errno::result(result)? as usize;
+        for (i, header) in headers[..count].iter().enumerate() {
+            let length = header.msg_len as usize;
+            // SAFETY: the kernel filled `msg_namelen` bytes of this address and `msg_controllen` of its control.
+            let (from, segment) = unsafe {
+                (
+                    read_address(&addresses[i], header.msg_hdr.msg_namelen),
+                    read_segment(&header.msg_hdr),
+                )
+            };
+            batch.received[i] = Received {
+                from,
+                length,
+                segment: segment
+                    .filter(|segment| *segment > 0)
+                    .unwrap_or(length)
+                    .max(1),
+                truncated: header.msg_hdr.msg_flags & libc::MSG_TRUNC != 0,
+            };
+        }
+        Ok(count)
+    }
+
+    /// The size of coalesced datagrams, if the kernel coalesced any.
+    ///
+    /// # Safety
+    /// `header` is as recvmmsg(2) left it, its control buffer alive.
+    unsafe fn read_segment(header: &libc::msghdr) -> Option<usize> {
+        // SAFETY: CMSG_FIRSTHDR and CMSG_NXTHDR walk within `msg_controllen` bytes that the kernel wrote (cmsg(3));
+        // UDP_GRO carries an int.
+        unsafe {
+            let mut next = libc::CMSG_FIRSTHDR(header);
+            while !next.is_null() {
+                if (*next).cmsg_level == libc::SOL_UDP && (*next).cmsg_type == libc::UDP_GRO {
+                    let segment = libc::CMSG_DATA(next).cast::<libc::c_int>().read_unaligned();
+                    return usize::try_from(segment).ok();
+                }
+                next = libc::CMSG_NXTHDR(header, next);
+            }
+        }
+        None
+    }
+
+    fn write_address(
+        address: SocketAddr,
+        storage: &mut MaybeUninit<libc::sockaddr_storage>,
+    ) -> libc::socklen_t {
+        match address {
+            SocketAddr::V4(v4) => {
+                let raw = libc::sockaddr_in {
+                    sin_family: libc::AF_INET as libc::sa_family_t,
+                    sin_port: v4.port().to_be(),
+                    sin_addr: libc::in_addr {
+                        s_addr: u32::from_ne_bytes(v4.ip().octets()),
+                    },
+                    sin_zero: [0; 8],
+                };
+                // SAFETY: sockaddr_storage is made to hold and be aligned for any socket address.
+                unsafe { storage.as_mut_ptr().cast::<libc::sockaddr_in>().write(raw) };
+                size_of::<libc::sockaddr_in>() as libc::socklen_t
+            }
+            SocketAddr::V6(v6) => {
+                let raw = libc::sockaddr_in6 {
+                    sin6_family: libc::AF_INET6 as libc::sa_family_t,
+                    sin6_port: v6.port().to_be(),
+                    sin6_flowinfo: v6.flowinfo(),
+                    sin6_addr: libc::in6_addr {
+                        s6_addr: v6.ip().octets(),
+                    },
+                    sin6_scope_id: v6.scope_id(),
+                };
+                // SAFETY: as above.
+                unsafe { storage.as_mut_ptr().cast::<libc::sockaddr_in6>().write(raw) };
+                size_of::<libc::sockaddr_in6>() as libc::socklen_t
+            }
+        }
+    }
+
+    /// # Safety
+    /// The kernel has written `length` bytes of a socket address.
+    unsafe fn read_address(
+        storage: &MaybeUninit<libc::sockaddr_storage>,
+        length: libc::socklen_t,
+    ) -> Option<SocketAddr> {
+        let raw = storage.as_ptr();
+        if (length as usize) < size_of::<libc::sockaddr_in>() {
+            return None;
+        }
+        // SAFETY: a socket address of any family begins with its family.
+        let family = unsafe { raw.cast::<libc::sa_family_t>().read() };
+        match libc::c_int::from(family) {
+            libc::AF_INET => {
+                // SAFETY: the kernel wrote a whole sockaddr_in, as family and length say.
+                let v4 = unsafe { raw.cast::<libc::sockaddr_in>().read() };
+                let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
+                Some(SocketAddrV4::new(ip, u16::from_be(v4.sin_port)).into())
+            }
+            libc::AF_INET6 if length as usize >= size_of::<libc::sockaddr_in6>() => {
+                // SAFETY: the kernel wrote a whole sockaddr_in6, as family and length say.
+                let v6 = unsafe { raw.cast::<libc::sockaddr_in6>().read() };
+                let ip = Ipv6Addr::from(v6.sin6_addr.s6_addr);
+                let port = u16::from_be(v6.sin6_port);
+                // The flow label is left out: two datagrams of one sender are from one address.
+                Some(SocketAddrV6::new(ip, port, 0, v6.sin6_scope_id).into())
+            }
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,246 @@
+//! Whether the link lives, and when to ask.
+//!
+//! Any authenticated datagram is life; probes fill the gaps: one a second while nothing is sent, every 25 ms while data is.
+//! Silence makes the link *suspect* (local, reversible), more silence makes it *down*. What failed comes back
+//! only after a probation that doubles with every flap. Knows nothing of what a probe measures.
+
+use wattle_model::{Instant, LinkState, Micros};
+
+/// Between probes while nothing else is sent.
+const IDLE: Micros = Micros::from_secs(1);
+/// Between probes while data is sent, and in a burst.
+const ACTIVE: Micros = Micros::from_millis(25);
+/// How long a link counts as carrying data after the last datagram.
+const ACTIVE_FOR: Micros = Micros::from_secs(1);
+/// How long a burst lasts after an answer was missed on an idle link.
+const BURST: Micros = Micros::from_secs(1);
+/// Between probes of a suspect: a lossy link gets many chances to prove that it lives.
+const SUSPECT: Micros = Micros::from_millis(5);
+/// Intervals of silence that make a suspect.
+const SILENT_INTERVALS: u64 = 3;
+/// Further silence that ends the link.
+const DOWN_AFTER: Micros = Micros::from_millis(125);
+/// Between probes on probation, and the silence that ends it.
+const PROBATION: Micros = Micros::from_millis(50);
+const PROBATION_SILENCE: Micros = Micros::from_millis(500);
+/// Answers that bring up a link that never failed.
+const FIRST_REPLIES: u32 = 3;
+/// How long a link that failed once has to behave before it is trusted, doubled with every flap.
+const TRUST_AFTER: Micros = Micros::from_secs(2);
+const TRUST_AFTER_MOST: Micros = Micros::from_secs(300);
+/// A link that was up for this long has its flaps forgiven.
+const FORGIVEN_AFTER: Micros = Micros::from_secs(300);
+/// How long the other end may take to answer when no round trip is known.
+const UNKNOWN_PATIENCE: Micros = Micros::from_millis(300);
+
+/// The state machine of one link.
+#[derive(Debug, Clone)]
+pub(crate) struct Liveness {
+    state: LinkState,
+    /// When the state was entered.
+    since: Instant,
+    /// When probation was passed; a suspicion does not change it.
+    up_since: Instant,
+    last_heard: Option<Instant>,
+    data_until: Instant,
+    burst_until: Instant,
+    /// Since when probes have gone out at the active rate.
+    active_since: Instant,
+    /// The oldest probe without an answer, on an idle link.
+    unanswered: Option<Instant>,
+    next_probe: Instant,
+    replies: u32,
+    failures: u32,
+}
+
+impl Liveness {
+    /// A link that nothing has been heard on; it is probed at once.
+    pub(crate) fn new(now: Instant) -> Self {
+        Self {
+            state: LinkState::Probing,
+            since: now,
+            up_since: now,
+            last_heard: None,
+            data_until: Instant(0),
+            burst_until: Instant(0),
+            active_since: now,
+            unanswered: None,
+            next_probe: now,
+            replies: 0,
+            failures: 0,
+        }
+    }
+
+    /// The state.
+    pub(crate) fn state(&self) -> LinkState {
+        self.state
+    }
+
+    /// How often the link went down.
+    pub(crate) fn failures(&self) -> u32 {
+        self.failures
+    }
+
+    /// An authenticated datagram came.
+    pub(crate) fn heard(&mut self, now: Instant) {
+        self.last_heard = Some(now);
+        match self.state {
+            LinkState::Down => self.enter(LinkState::Probing, now),
+            LinkState::Suspect => self.enter(LinkState::Up, now),
+            LinkState::Probing | LinkState::Up => {}
+        }
+    }
+
+    /// The other end answered a probe.
+    pub(crate) fn answered(&mut self, now: Instant) {
+        self.unanswered = None;
+        self.replies = self.replies.saturating_add(1);
+        if self.state == LinkState::Probing && self.has_passed(now) {
+            self.enter(LinkState::Up, now);
+        }
+    }
+
+    /// A datagram that is worth protecting was sent.
+    pub(crate) fn sent_data(&mut self, now: Instant) {
+        if now >= self.active_until() {
+            self.activate(now);
+        }
+        self.data_until = now + ACTIVE_FOR;
+    }
+
+    /// This node itself was away for `span` until `now`: nobody else is blamed for it.
+    pub(crate) fn stalled(&mut self, now: Instant, span: Micros) {
+        for deadline in [
+            &mut self.data_until,
+            &mut self.burst_until,
+            &mut self.next_probe,
+        ] {
+            *deadline = *deadline + span;
+        }
+        // What was read from the sockets after waking up is not in the future.
+        [&mut self.since, &mut self.up_since, &mut self.active_since]
+            .into_iter()
+            .chain(&mut self.last_heard)
+            .chain(&mut self.unanswered)
+            .for_each(|past| *past = (*past + span).min(now));
+    }
+
+    /// Judges the silence; whether a probe is to be sent.
+    ///
+    /// `patience` is how long an answer may take by the measured round trip.
+    pub(crate) fn handle_timeout(&mut self, now: Instant, patience: Option<Micros>) -> bool {
+        let patience = patience.unwrap_or(UNKNOWN_PATIENCE);
+        if self.missed_at(patience) <= now {
+            self.burst_until = now + BURST + patience;
+            self.unanswered = None;
+            self.activate(now);
+        }
+        if self.silent_at(patience) <= now {
+            self.fell_silent(now);
+        }
+        if now < self.next_probe {
+            return false;
+        }
+        self.unanswered.get_or_insert(now);
+        self.next_probe = now + self.interval(now);
+        true
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub(crate) fn poll_timeout(&self, patience: Option<Micros>) -> Instant {
+        let patience = patience.unwrap_or(UNKNOWN_PATIENCE);
+        self.next_probe
+            .min(self.silent_at(patience))
+            .min(self.missed_at(patience))
+    }
+
+    fn fell_silent(&mut self, now: Instant) {
+        match self.state {
+            LinkState::Up => self.enter(LinkState::Suspect, now),
+            LinkState::Suspect => {
+                let forgiven = now.since(self.up_since) >= FORGIVEN_AFTER;
+                self.failures = if forgiven {
+                    1
+                } else {
+                    self.failures.saturating_add(1)
+                };
+                self.enter(LinkState::Down, now);
+            }
+            LinkState::Probing => self.enter(LinkState::Down, now),
+            LinkState::Down => {}
+        }
+    }
+
+    fn enter(&mut self, state: LinkState, now: Instant) {
+        if state == LinkState::Up && self.state == LinkState::Probing {
+            self.up_since = now;
+        }
+        self.state = state;
+        self.since = now;
+        self.replies = 0;
+        self.next_probe = match state {
+            LinkState::Down => now + IDLE,
+            LinkState::Probing | LinkState::Suspect => now,
+            LinkState::Up => now + ACTIVE,
+        };
+    }
+
+    fn activate(&mut self, now: Instant) {
+        self.active_since = now;
+        self.next_probe = self.next_probe.min(now);
+    }
+
+    fn active_until(&self) -> Instant {
+        self.data_until.max(self.burst_until)
+    }
+
+    fn interval(&self, now: Instant) -> Micros {
+        match self.state {
+            LinkState::Down => IDLE,
+            LinkState::Probing if self.failures == 0 && self.last_heard.is_some() => ACTIVE,
+            LinkState::Probing => PROBATION,
+            LinkState::Suspect => SUSPECT,
+            LinkState::Up if now < self.active_until() => ACTIVE,
+            LinkState::Up => IDLE,
+        }
+    }
+
+    /// When an idle link's answer is overdue.
+    fn missed_at(&self, patience: Micros) -> Instant {
+        match (self.state, self.unanswered) {
+            (LinkState::Up, Some(asked)) => (asked + patience.max(ACTIVE)).max(self.active_until()),
+            _ => Instant::NEVER,
+        }
+    }
+
+    /// When silence changes the state.
+    fn silent_at(&self, patience: Micros) -> Instant {
+        let heard = self.last_heard.unwrap_or(Instant(0));
+        match self.state {
+            LinkState::Down => Instant::NEVER,
+            LinkState::Probing => heard.max(self.since) + patience.max(PROBATION_SILENCE),
+            LinkState::Up => {
+                let intervals = Micros(SILENT_INTERVALS * ACTIVE.0);
+                let silent = heard.max(self.active_since) + patience.max(intervals);
+                if silent <= self.active_until() {
+                    silent
+                } else {
+                    Instant::NEVER
+                }
+            }
+            LinkState::Suspect => self.since + patience.max(DOWN_AFTER),
+        }
+    }
+
+    fn has_passed(&self, now: Instant) -> bool {
+        match self.failures {
+            0 => self.replies >= FIRST_REPLIES,
+            _ => self.replies >= FIRST_REPLIES && now.since(self.since) >= self.probation(),
+        }
+    }
+
+    fn probation(&self) -> Micros {
+        let doublings = self.failures.saturating_sub(1).min(10);
+        Micros(TRUST_AFTER.0 << doublings).min(TRUST_AFTER_MOST)
+    }
+}

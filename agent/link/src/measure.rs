@@ -1,0 +1,286 @@
+//! What the replies to our probes tell about the link: round trip, jitter, loss away from this node.
+//!
+//! Pure arithmetic over samples that are handed in; decides neither when to probe nor whether the link lives.
+//! RFC 6298 §2 (smoothed round trip), RFC 3550 §6.4.1 (jitter), Wilson 1927 (loss that is more than bad luck).
+
+use std::collections::VecDeque;
+
+use wattle_model::{Instant, Measurement, Micros, Ppm};
+
+/// Slices of the window of the smallest round trip, and how long each is: a minute together.
+const MINIMUM_SLICES: usize = 6;
+const MINIMUM_SLICE: Micros = Micros::from_secs(10);
+/// Loss is counted over at least this span …
+const LOSS_SPAN: Micros = Micros::from_secs(1);
+/// … and this many packets, so that one packet lost on a quiet link stays the accident it is …
+const LOSS_PACKETS: u64 = 200;
+/// … but over nothing older than this.
+const LOSS_MEMORY: Micros = Micros::from_secs(10);
+/// Fewer lost packets than this are no loss.
+const LOSS_LEAST: u64 = 3;
+/// Quantile of the normal distribution for a one-sided error of 0.5 %.
+const CONFIDENCE: f64 = 2.576;
+
+/// One answered probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Sample {
+    /// Round trip without the time that the other end held the probe.
+    pub(crate) round_trip: Micros,
+    /// Transit time away from this node plus the unknown difference of the two clocks.
+    pub(crate) transit: i64,
+    /// Datagrams that this node had sent on the link, the probe included.
+    pub(crate) sent: u64,
+    /// Datagrams that the other end had received on the link, the probe included.
+    pub(crate) received: u64,
+}
+
+/// All estimators of one link.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Estimators {
+    smoothed: Option<Smoothed>,
+    minimum: VecDeque<(Instant, Micros)>,
+    transit: Option<i64>,
+    /// Sixteen times the jitter, so that integer division loses nothing.
+    jitter_scaled: u64,
+    loss: Loss,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Smoothed {
+    rtt: u64,
+    deviation: u64,
+}
+
+impl Estimators {
+    /// Takes in an answered probe.
+    pub(crate) fn sample(&mut self, now: Instant, sample: Sample) {
+        self.round_trip(now, sample.round_trip);
+        self.transit(sample.transit);
+        self.loss.count(now, sample.sent, sample.received);
+    }
+
+    /// Forgets what belonged to a path that failed.
+    pub(crate) fn reset(&mut self) {
+        *self = Self::default();
+    }
+
+    /// The state of knowledge; `None` before the first sample.
+    pub(crate) fn measurement(&self) -> Option<Measurement> {
+        Some(Measurement {
+            rtt: Micros(self.smoothed?.rtt),
+            min_rtt: self.minimum.iter().map(|(_, least)| *least).min()?,
+            jitter: Micros(self.jitter_scaled / 16),
+            loss: self.loss.estimate(),
+        })
+    }
+
+    /// How long an answer may take before its absence means something: `srtt + 4 rttvar`.
+    pub(crate) fn patience(&self) -> Option<Micros> {
+        self.smoothed
+            .map(|smoothed| Micros(smoothed.rtt + 4 * smoothed.deviation))
+    }
+
+    fn round_trip(&mut self, now: Instant, rtt: Micros) {
+        self.smoothed = Some(match self.smoothed {
+            None => Smoothed {
+                rtt: rtt.0,
+                deviation: rtt.0 / 2,
+            },
+            Some(Smoothed {
+                rtt: smoothed,
+                deviation,
+            }) => Smoothed {
+                deviation: (3 * deviation + smoothed.abs_diff(rtt.0)) / 4,
+                rtt: (7 * smoothed + rtt.0) / 8,
+            },
+        });
+        match self.minimum.back_mut() {
+            Some((since, least)) if now.since(*since) < MINIMUM_SLICE => *least = rtt.min(*least),
+            _ => self.minimum.push_back((now, rtt)),
+        }
+        while self.minimum.len() > MINIMUM_SLICES {
+            self.minimum.pop_front();
+        }
+    }
+
+    fn transit(&mut self, transit: i64) {
+        if let Some(last) = self.transit.replace(transit) {
+            let change = transit.abs_diff(last);
+            self.jitter_scaled = (self.jitter_scaled + change) - self.jitter_scaled / 16;
+        }
+    }
+}
+
+/// Exact counts of what was sent and what arrived, over a sliding window.
+#[derive(Debug, Clone, Default)]
+struct Loss {
+    last: Option<(u64, u64)>,
+    window: VecDeque<Count>,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Count {
+    at: Instant,
+    sent: u64,
+    received: u64,
+}
+
+impl Loss {
+    fn count(&mut self, now: Instant, sent: u64, received: u64) {
+        let Some((sent_before, received_before)) = self.last else {
+            self.last = Some((sent, received));
+            return;
+        };
+        if received < received_before || sent < sent_before {
+            // The other end began to count anew, or this answer was overtaken by a later one.
+            let restarted = received < received_before && sent > sent_before;
+            if restarted {
+                self.last = Some((sent, received));
+            }
+            return;
+        }
+        self.last = Some((sent, received));
+        let (sent, received) = (sent - sent_before, received - received_before);
+        self.window.push_back(Count {
+            at: now,
+            sent,
+            received,
+        });
+        self.forget(now);
+    }
+
+    fn forget(&mut self, now: Instant) {
+        let mut packets: u64 = self.window.iter().map(|count| count.sent).sum();
+        while let Some(oldest) = self.window.front() {
+            let age = now.since(oldest.at);
+            let enough = age > LOSS_SPAN && packets - oldest.sent >= LOSS_PACKETS;
+            if !enough && age <= LOSS_MEMORY {
+                break;
+            }
+            packets -= oldest.sent;
+            self.window.pop_front();
+        }
+    }
+
+    /// The lower end of the Wilson interval: the loss that the counts prove.
+    fn estimate(&self) -> Ppm {
+        let sent: u64 = self.window.iter().map(|count| count.sent).sum();
+        let received: u64 = self.window.iter().map(|count| count.received).sum();
+        let lost = sent.saturating_sub(received);
+        if lost < LOSS_LEAST {
+            return Ppm(0);
+        }
+        let (n, p) = (sent as f64, lost as f64 / sent as f64);
+        let square = CONFIDENCE * CONFIDENCE;
+        let spread = (p * (1.0 - p) / n + square / (4.0 * n * n)).sqrt();
+        let lower = (p + square / (2.0 * n) - CONFIDENCE * spread) / (1.0 + square / n);
+        Ppm((lower.clamp(0.0, 1.0) * 1e6) as u32)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(millis: u64) -> Instant {
+        Instant(millis * 1_000)
+    }
+
+    fn sample(rtt: u64, sent: u64, received: u64) -> Sample {
+        Sample {
+            round_trip: Micros(rtt),
+            transit: rtt as i64 / 2,
+            sent,
+            received,
+        }
+    }
+
+    fn fed(rtts: impl IntoIterator<Item = u64>) -> Estimators {
+        let mut estimators = Estimators::default();
+        for (step, rtt) in rtts.into_iter().enumerate() {
+            let count = step as u64 + 1;
+            estimators.sample(at(count * 25), sample(rtt, count, count));
+        }
+        estimators
+    }
+
+    #[test]
+    fn the_round_trip_converges_and_patience_follows_its_deviation() {
+        let steady = fed([10_000; 100]);
+        assert_eq!(steady.measurement().unwrap().rtt, Micros(10_000));
+        assert!(steady.patience().unwrap() < Micros(10_100));
+        let shaky = fed((0..100).map(|step| 10_000 + step % 2 * 4_000));
+        assert!(shaky.patience().unwrap() > Micros(18_000));
+    }
+
+    #[test]
+    fn the_minimum_is_of_the_last_minute() {
+        let mut estimators = Estimators::default();
+        estimators.sample(at(0), sample(100, 1, 1));
+        for second in 1..=59 {
+            estimators.sample(at(second * 1_000), sample(500, 1 + second, 1 + second));
+        }
+        assert_eq!(estimators.measurement().unwrap().min_rtt, Micros(100));
+        estimators.sample(at(60_000), sample(500, 61, 61));
+        assert_eq!(estimators.measurement().unwrap().min_rtt, Micros(500));
+    }
+
+    #[test]
+    fn jitter_is_the_mean_deviation_of_the_transit_time() {
+        let jitter = fed((0..1_000).map(|step| 10_000 + step % 2 * 2_000))
+            .measurement()
+            .unwrap()
+            .jitter;
+        assert!((950..=1_050).contains(&jitter.0), "{jitter:?}");
+    }
+
+    #[test]
+    fn one_lost_packet_on_a_quiet_link_is_no_loss() {
+        let mut estimators = Estimators::default();
+        for second in 0..20 {
+            let lost = u64::from(second > 10);
+            estimators.sample(
+                at(second * 1_000),
+                sample(500, 2 * second, 2 * second - lost),
+            );
+            assert_eq!(estimators.measurement().unwrap().loss, Ppm(0));
+        }
+    }
+
+    #[test]
+    fn a_link_that_begins_to_lose_is_seen_within_half_a_second() {
+        let mut estimators = Estimators::default();
+        let mut received = 0;
+        for step in 0..80 {
+            received += if step < 40 {
+                5
+            } else {
+                3 + u64::from(step % 2 == 0)
+            };
+            estimators.sample(at(step * 25), sample(500, 5 * (step + 1), received));
+            let loss = estimators.measurement().unwrap().loss;
+            assert_eq!(loss == Ppm(0), step < 41, "step {step}: {loss:?}");
+            assert!(step < 60 || loss > Ppm(50_000), "step {step}: {loss:?}");
+        }
+        assert!(estimators.measurement().unwrap().loss > Ppm(200_000));
+    }
+
+    #[test]
+    fn overtaken_answers_and_a_restarted_peer_are_no_loss() {
+        let mut estimators = Estimators::default();
+        for (step, (sent, received)) in [
+            (100, 100),
+            (300, 300),
+            (200, 200),
+            (400, 400),
+            (500, 5),
+            (600, 105),
+        ]
+        .into_iter()
+        .enumerate()
+        {
+            estimators.sample(at(step as u64 * 25), sample(500, sent, received));
+        }
+        assert_eq!(estimators.measurement().unwrap().loss, Ppm(0));
+    }
+}

@@ -1,0 +1,356 @@
+//! Two ends of one link over an imagined wire: what each end concludes, and how soon.
+
+use std::collections::BTreeMap;
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore as _, SeedableRng as _};
+use wattle_link::{Input, Link, Output, Traffic};
+use wattle_model::{Instant, LinkState, Measurement, Micros, Ppm};
+
+const START: Instant = Instant(1_000_000_000);
+
+#[test]
+fn a_first_link_is_up_within_a_quarter_of_a_second() {
+    let mut pair = Pair::new(1);
+    pair.run(250);
+    assert_eq!(pair.states(), [LinkState::Up; 2]);
+    let measured = pair.ends[0].link.measurement().unwrap();
+    assert_eq!((measured.rtt, measured.loss), (Micros(1_000), Ppm(0)));
+}
+
+#[test]
+fn an_idle_link_costs_one_probe_and_one_reply_a_second_each_way() {
+    let mut pair = Pair::new(2);
+    pair.run(2_000);
+    let before = pair.carried;
+    pair.run(60_000);
+    let carried = pair.carried - before;
+    assert!((236..=244).contains(&carried), "{carried}");
+}
+
+#[test]
+fn a_silent_cut_under_traffic_is_suspected_in_100_ms_and_told_in_250() {
+    for seed in 0..50 {
+        let mut pair = Pair::new(seed);
+        pair.run(1_000 + seed * 7);
+        pair.stream = Some(Micros::from_millis(10));
+        pair.run(2_000);
+        pair.loss = 100;
+        let cut = pair.now;
+        pair.run(400);
+        let suspect = pair.ends[0].entered(LinkState::Suspect, cut).unwrap();
+        let down = pair.ends[0].entered(LinkState::Down, cut).unwrap();
+        assert!(
+            suspect <= Micros::from_millis(100),
+            "seed {seed}: {suspect:?}"
+        );
+        assert!(down <= Micros::from_millis(250), "seed {seed}: {down:?}");
+    }
+}
+
+#[test]
+fn a_silent_cut_of_an_idle_link_is_told_within_a_second_and_a_third() {
+    for seed in 0..50 {
+        let mut pair = Pair::new(seed);
+        pair.run(2_000 + seed * 37);
+        pair.loss = 100;
+        let cut = pair.now;
+        pair.run(2_000);
+        let down = pair.ends[0].entered(LinkState::Down, cut).unwrap();
+        assert!(down <= Micros::from_millis(1_330), "seed {seed}: {down:?}");
+    }
+}
+
+#[test]
+fn thirty_percent_loss_is_reported_within_a_second_of_traffic_and_does_not_end_the_link() {
+    for stream in [None, Some(Micros::from_millis(10))] {
+        for seed in 0..50 {
+            let mut pair = Pair::new(seed);
+            pair.stream = stream;
+            pair.run(5_000);
+            pair.loss = 30;
+            let began = pair.now;
+            pair.run(60_000);
+            for end in &pair.ends {
+                let seen = end.measured_after(began, |measured| measured.loss >= Ppm(50_000));
+                let limit = if stream.is_some() { 1_000 } else { 5_000 };
+                let seen = seen.expect("loss is noticed");
+                assert!(
+                    seen <= Micros::from_millis(limit),
+                    "seed {seed} {stream:?}: {seen:?}"
+                );
+                assert_eq!(end.entered(LinkState::Down, began), None, "seed {seed}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_stalled_process_blames_nobody() {
+    let mut pair = Pair::new(3);
+    pair.stream = Some(Micros::from_millis(10));
+    pair.run(3_000);
+    let began = pair.now;
+    pair.freeze(Micros::from_secs(3));
+    pair.run(1_000);
+    for end in &pair.ends {
+        assert_eq!(end.entered(LinkState::Suspect, began), None);
+    }
+}
+
+#[test]
+fn a_stall_does_not_make_a_later_cut_last_longer() {
+    let mut pair = Pair::new(3);
+    pair.stream = Some(Micros::from_millis(10));
+    pair.run(3_000);
+    pair.now = pair.now + Micros::from_secs(3);
+    pair.next_data = pair.now;
+    for end in &mut pair.ends {
+        end.link.handle(Input::Received { datagrams: 1 }, pair.now);
+        end.link.handle(
+            Input::Stalled {
+                late: Micros::from_secs(3),
+            },
+            pair.now,
+        );
+    }
+    pair.wire.clear();
+    pair.loss = 100;
+    let cut = pair.now;
+    pair.run(400);
+    let suspect = pair.ends[0].entered(LinkState::Suspect, cut);
+    assert!(
+        suspect.is_some_and(|suspect| suspect <= Micros::from_millis(100)),
+        "{suspect:?}"
+    );
+}
+
+#[test]
+fn a_link_that_failed_is_trusted_after_two_seconds_doubled_with_every_flap() {
+    let mut pair = Pair::new(4);
+    pair.stream = Some(Micros::from_millis(10));
+    pair.run(1_000);
+    for expected in [2_000, 4_000, 8_000] {
+        pair.loss = 100;
+        pair.run(2_000);
+        assert_eq!(pair.states(), [LinkState::Down; 2]);
+        pair.loss = 0;
+        let healed = pair.now;
+        pair.run(expected + 1_500);
+        let up = pair.ends[0]
+            .entered(LinkState::Up, healed)
+            .unwrap()
+            .as_millis();
+        assert!(
+            (expected..=expected + 1_200).contains(&up),
+            "{up} of {expected}"
+        );
+    }
+}
+
+#[test]
+fn a_delay_of_50_ms_more_is_reported_within_half_a_second() {
+    let mut pair = Pair::new(5);
+    pair.stream = Some(Micros::from_millis(10));
+    pair.run(3_000);
+    pair.delay = Micros::from_millis(50);
+    let began = pair.now;
+    pair.run(1_000);
+    let seen = pair.ends[0].measured_after(began, |m| m.rtt >= Micros::from_millis(40));
+    assert!(seen.unwrap() <= Micros::from_millis(500), "{seen:?}");
+}
+
+#[test]
+fn a_forged_answer_is_not_believed() {
+    let mut link = Link::new(START);
+    link.handle_timeout(START);
+    let Some(Output::Probe(probe)) = link.poll_output() else {
+        panic!("the first probe is due")
+    };
+    let reply = wattle_wire::probe::ProbeReply {
+        seq: probe.seq,
+        sent_at: probe.sent_at,
+        received_at: u64::MAX,
+        replied_at: 0,
+        tx_packets: probe.tx_packets,
+        rx_packets: 1,
+        fingerprint: 0,
+    };
+    for forged in [
+        wattle_wire::probe::ProbeReply { seq: 7, ..reply },
+        wattle_wire::probe::ProbeReply {
+            sent_at: u64::MAX,
+            ..reply
+        },
+        wattle_wire::probe::ProbeReply {
+            tx_packets: 1_000,
+            ..reply
+        },
+    ] {
+        link.handle(Input::Reply(forged), START);
+        assert_eq!(link.measurement(), None);
+    }
+    link.handle(Input::Reply(reply), START + Micros(500));
+    assert_eq!(link.measurement().unwrap().rtt, Micros(500));
+}
+
+/// Two ends, a wire with a delay and a loss in percent, and perhaps a stream of data both ways.
+struct Pair {
+    now: Instant,
+    ends: [End; 2],
+    wire: BTreeMap<(Instant, u64), (usize, Datagram)>,
+    delay: Micros,
+    loss: u64,
+    stream: Option<Micros>,
+    next_data: Instant,
+    carried: u64,
+    rng: ChaCha8Rng,
+}
+
+struct End {
+    link: Link,
+    states: Vec<(Instant, LinkState)>,
+    measured: Vec<(Instant, Measurement)>,
+}
+
+#[derive(Clone, Copy)]
+enum Datagram {
+    Control(Output),
+    Data,
+}
+
+impl End {
+    fn entered(&self, state: LinkState, after: Instant) -> Option<Micros> {
+        let found = self
+            .states
+            .iter()
+            .find(|(at, to)| *at > after && *to == state)?;
+        Some(found.0.since(after))
+    }
+
+    fn measured_after(
+        &self,
+        began: Instant,
+        wanted: impl Fn(&Measurement) -> bool,
+    ) -> Option<Micros> {
+        let found = self
+            .measured
+            .iter()
+            .find(|(at, measured)| *at > began && wanted(measured))?;
+        Some(found.0.since(began))
+    }
+}
+
+impl Pair {
+    fn new(seed: u64) -> Self {
+        let end = || End {
+            link: Link::new(START),
+            states: Vec::new(),
+            measured: Vec::new(),
+        };
+        Self {
+            now: START,
+            ends: [end(), end()],
+            wire: BTreeMap::new(),
+            delay: Micros(500),
+            loss: 0,
+            stream: None,
+            next_data: START,
+            carried: 0,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+        }
+    }
+
+    fn states(&self) -> [LinkState; 2] {
+        [self.ends[0].link.state(), self.ends[1].link.state()]
+    }
+
+    fn run(&mut self, millis: u64) {
+        let end = self.now + Micros::from_millis(millis);
+        loop {
+            let arrival = self
+                .wire
+                .keys()
+                .next()
+                .map_or(Instant::NEVER, |(at, _)| *at);
+            let timeout = self.ends.iter().map(|end| end.link.poll_timeout()).min();
+            let data = if self.stream.is_some() {
+                self.next_data
+            } else {
+                Instant::NEVER
+            };
+            let next = arrival
+                .min(timeout.expect("there are two ends"))
+                .min(data)
+                .max(self.now);
+            if next > end {
+                break;
+            }
+            self.now = next;
+            self.step();
+        }
+        self.now = end;
+        self.next_data = self.next_data.max(end);
+    }
+
+    /// Nobody runs for `span`; datagrams wait in the sockets and are read before the timers are judged.
+    fn freeze(&mut self, span: Micros) {
+        self.now = self.now + span;
+        self.next_data = self.now;
+        for end in &mut self.ends {
+            end.link.handle(Input::Stalled { late: span }, self.now);
+        }
+    }
+
+    fn step(&mut self) {
+        while let Some(entry) = self
+            .wire
+            .first_entry()
+            .filter(|entry| entry.key().0 <= self.now)
+        {
+            let (to, datagram) = entry.remove();
+            let input = match datagram {
+                Datagram::Control(Output::Probe(probe)) => Input::Probe(probe),
+                Datagram::Control(Output::Reply(reply)) => Input::Reply(reply),
+                Datagram::Control(other) => panic!("{other:?} is no datagram"),
+                Datagram::Data => Input::Received { datagrams: 1 },
+            };
+            self.ends[to].link.handle(input, self.now);
+            self.drain(to);
+        }
+        if let Some(interval) = self.stream.filter(|_| self.next_data <= self.now) {
+            self.next_data = self.now + interval;
+            for end in 0..2 {
+                let sent = Input::Sent {
+                    datagrams: 1,
+                    traffic: Traffic::Data,
+                };
+                self.ends[end].link.handle(sent, self.now);
+                self.send(end, Datagram::Data);
+            }
+        }
+        for end in 0..2 {
+            self.ends[end].link.handle_timeout(self.now);
+            self.drain(end);
+        }
+    }
+
+    fn drain(&mut self, end: usize) {
+        while let Some(output) = self.ends[end].link.poll_output() {
+            match output {
+                Output::Probe(_) | Output::Reply(_) => self.send(end, Datagram::Control(output)),
+                Output::StateChanged { to, .. } => self.ends[end].states.push((self.now, to)),
+                Output::Measured(measured) => self.ends[end].measured.push((self.now, measured)),
+                Output::PeerFingerprint(_) => {}
+            }
+        }
+    }
+
+    fn send(&mut self, from: usize, datagram: Datagram) {
+        self.carried += 1;
+        if u64::from(self.rng.next_u32()) % 100 >= self.loss {
+            self.wire
+                .insert((self.now + self.delay, self.carried), (1 - from, datagram));
+        }
+    }
+}

@@ -1,0 +1,17 @@
+//! Ids and units that every room shares. No logic beyond parsing, printing and arithmetic rules.
+//!
+//! Knows nothing of sockets, clocks or files. The words are those of `docs/protocol/glossary.md`.
+
+mod cost;
+mod id;
+mod link;
+mod name;
+mod prefix;
+mod time;
+
+pub use cost::{Cost, Micros, Ppm};
+pub use id::{Carrier, LinkId, NetworkId, NodeId, NodeIndex, ParseIdError, SeqNo, WgKey};
+pub use link::{LinkState, Measurement};
+pub use name::{NameError, NodeName};
+pub use prefix::{Prefix, PrefixError};
+pub use time::{Instant, UnixTime};

@@ -1,0 +1,194 @@
+//! When a changed price becomes news: worse soon, better late.
+//!
+//! A price that grew by a quarter and a millisecond is told after two windows of 100 ms, at once when loss is the cause;
+//! one that fell by a fifth is told after 5 s, doubled with every recent change up to 5 min. Failures do not come here.
+
+use wattle_model::{Cost, Instant, Micros};
+
+use crate::cost::quantise;
+
+/// Two windows of 100 ms less the one in which the change was first seen.
+const WORSE_AFTER: Micros = Micros::from_millis(100);
+const BETTER_AFTER: Micros = Micros::from_secs(5);
+const BETTER_AFTER_MOST: Micros = Micros::from_secs(300);
+/// How long a change counts as recent.
+const MEMORY: Micros = Micros::from_secs(600);
+/// Smallest change worth telling.
+const WORSE_BY: u32 = 1_000;
+
+/// Whether a worse price may wait for a second window.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Urgency {
+    /// It may: it could be a blip.
+    Normal,
+    /// It may not: packets get lost.
+    Alarm,
+}
+
+/// The advertised price of one link, or of one node's transit, and the change that is waiting to be told.
+#[derive(Debug, Clone)]
+pub(crate) struct Damper {
+    advertised: Cost,
+    wanted: Cost,
+    urgency: Urgency,
+    pending: Option<Pending>,
+    changes: u32,
+    changed_at: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Pending {
+    change: Change,
+    since: Instant,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Change {
+    Worse,
+    Better,
+}
+
+impl Damper {
+    /// Advertises the first price at once.
+    pub(crate) fn new(now: Instant, cost: Cost) -> Self {
+        Self {
+            advertised: quantise(cost),
+            wanted: cost,
+            urgency: Urgency::Normal,
+            pending: None,
+            changes: 0,
+            changed_at: now,
+        }
+    }
+
+    /// The price that others are told.
+    pub(crate) fn advertised(&self) -> Cost {
+        self.advertised
+    }
+
+    /// Takes in the true price; whether the advertised one changed.
+    pub(crate) fn wants(&mut self, now: Instant, cost: Cost, urgency: Urgency) -> bool {
+        self.wanted = cost;
+        self.urgency = urgency;
+        self.handle_timeout(now)
+    }
+
+    /// Tells what has waited long enough; whether the advertised price changed.
+    pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
+        let change = self.change();
+        if self.pending.map(|pending| pending.change) != change {
+            self.pending = change.map(|change| Pending { change, since: now });
+        }
+        if now < self.poll_timeout() {
+            return false;
+        }
+        self.advertised = quantise(self.wanted);
+        self.pending = None;
+        self.changes = if now.since(self.changed_at) > MEMORY {
+            1
+        } else {
+            self.changes + 1
+        };
+        self.changed_at = now;
+        true
+    }
+
+    /// When the waiting change is to be told.
+    pub(crate) fn poll_timeout(&self) -> Instant {
+        match self.pending {
+            None => Instant::NEVER,
+            Some(Pending {
+                change: Change::Worse,
+                since,
+            }) if self.urgency == Urgency::Alarm => since,
+            Some(Pending {
+                change: Change::Worse,
+                since,
+            }) => since + WORSE_AFTER,
+            Some(Pending {
+                change: Change::Better,
+                since,
+            }) => since + self.patience(),
+        }
+    }
+
+    fn patience(&self) -> Micros {
+        let doubled = BETTER_AFTER.0 << self.changes.saturating_sub(1).min(10);
+        Micros(doubled).min(BETTER_AFTER_MOST)
+    }
+
+    fn change(&self) -> Option<Change> {
+        let (advertised, wanted) = (u64::from(self.advertised.0), u64::from(self.wanted.0));
+        if wanted * 4 >= advertised * 5 && wanted >= advertised + u64::from(WORSE_BY) {
+            return Some(Change::Worse);
+        }
+        (wanted * 5 <= advertised * 4 && quantise(self.wanted) != self.advertised)
+            .then_some(Change::Better)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cost(millis: u64) -> Cost {
+        Cost(millis as u32 * 1_000)
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant(millis * 1_000)
+    }
+
+    #[test]
+    fn a_worse_price_is_told_in_the_second_window() {
+        let mut damper = Damper::new(at(0), cost(10));
+        assert!(!damper.wants(at(10), cost(60), Urgency::Normal));
+        assert_eq!(damper.poll_timeout(), at(110));
+        assert!(damper.handle_timeout(at(110)));
+        assert!(damper.advertised() > Cost(56_000));
+    }
+
+    #[test]
+    fn alarming_loss_is_told_at_once() {
+        let mut damper = Damper::new(at(0), cost(10));
+        assert!(damper.wants(at(10), cost(60), Urgency::Alarm));
+    }
+
+    #[test]
+    fn a_blip_and_noise_are_never_told() {
+        let mut damper = Damper::new(at(0), cost(10));
+        damper.wants(at(10), cost(60), Urgency::Normal);
+        assert!(!damper.wants(at(60), cost(11), Urgency::Normal));
+        for step in 0..1_000 {
+            assert!(!damper.wants(at(100 + step * 10), cost(10 + step % 2), Urgency::Normal));
+        }
+    }
+
+    #[test]
+    fn better_takes_five_seconds_and_doubles_with_every_change() {
+        let mut damper = Damper::new(at(0), cost(60));
+        damper.wants(at(0), cost(10), Urgency::Normal);
+        assert_eq!(damper.poll_timeout(), at(5_000));
+        assert!(damper.handle_timeout(at(5_000)));
+        damper.wants(at(5_000), cost(60), Urgency::Normal);
+        assert!(damper.handle_timeout(at(5_100)));
+        damper.wants(at(6_000), cost(10), Urgency::Normal);
+        assert_eq!(damper.poll_timeout(), at(6_000 + 10_000));
+    }
+
+    #[test]
+    fn a_square_wave_of_one_hertz_is_told_once() {
+        let mut damper = Damper::new(at(0), cost(20));
+        let told = (0..6_000)
+            .filter(|step| {
+                let high = step / 5 % 2 == 1;
+                damper.wants(
+                    at(step * 100),
+                    cost(if high { 80 } else { 20 }),
+                    Urgency::Normal,
+                )
+            })
+            .count();
+        assert_eq!(told, 1);
+    }
+}

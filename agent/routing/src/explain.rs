@@ -1,0 +1,175 @@
+//! Why packets go where they go: every way that this node could take to a destination, and the verdict on each.
+
+use serde::{Deserialize, Serialize};
+use wattle_model::{Cost, LinkId, Measurement, NodeId};
+
+use crate::cost::CostParts;
+use crate::multipath::Trees;
+use crate::router::Router;
+use crate::routes::Route;
+use crate::spf::Tree;
+
+/// The path that packets take, as far as this node can tell.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Path {
+    /// Its links, in order.
+    pub hops: Vec<Hop>,
+    /// Its price: links, and transit through the nodes between them.
+    pub cost: Cost,
+}
+
+/// One link of a path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Hop {
+    /// Where it begins.
+    pub from: NodeId,
+    /// Where it ends.
+    pub to: NodeId,
+    /// The link's price.
+    pub cost: Cost,
+    /// What transit through the node at its end adds; zero at the destination.
+    pub transit: Cost,
+}
+
+/// All ways to a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Explanation {
+    /// The destination.
+    pub destination: NodeId,
+    /// The route in use.
+    pub route: Option<Route>,
+    /// The preferred path.
+    pub path: Option<Path>,
+    /// Every neighbour as a way, best first: after the chosen ones comes the runner-up.
+    pub ways: Vec<Way>,
+}
+
+/// One neighbour as a way to a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Way {
+    /// The neighbour.
+    pub neighbour: NodeId,
+    /// The best link to it.
+    pub link: Option<LinkId>,
+    /// The price of the whole way.
+    pub cost: Cost,
+    /// Its links.
+    pub hops: u32,
+    /// The price of the link to the neighbour, as both ends agree on.
+    pub link_cost: Cost,
+    /// The price that this node tells others, which changes late when it falls.
+    pub advertised: Cost,
+    /// What the link is measured to be.
+    pub measurement: Measurement,
+    /// What its price is made of.
+    pub parts: CostParts,
+    /// Whether it is used, and why not.
+    pub verdict: Verdict,
+}
+
+/// Whether a way is used, and why not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// Packets prefer it.
+    Preferred,
+    /// Packets share it.
+    Shared,
+    /// Packets take it while the others are silent.
+    Backup,
+    /// It costs more.
+    Dearer,
+    /// The neighbour is not nearer to the destination: packets could come back.
+    NotNearer,
+}
+
+impl Router {
+    /// The path that packets to `destination` take, as far as this node can tell: others may hold on to older choices.
+    pub fn path(&self, destination: NodeId) -> Option<Path> {
+        let route = self.routes.routes.get(&destination)?;
+        let first = self.graph.vertex(route.next.first()?.neighbour)?;
+        let own = self.graph.vertex(self.node)?;
+        let onward = Tree::of(&self.graph, first).path(self.graph.vertex(destination)?)?;
+        let vertices: Vec<_> = [own].into_iter().chain(onward).collect();
+        let hops: Vec<Hop> = vertices
+            .windows(2)
+            .map(|ends| {
+                let to = self.graph.node(ends[1]);
+                let transit = if to == destination {
+                    Cost(0)
+                } else {
+                    self.graph.transit(ends[1])
+                };
+                Hop {
+                    from: self.graph.node(ends[0]),
+                    to,
+                    cost: self.graph.cost(ends[0], ends[1]),
+                    transit,
+                }
+            })
+            .collect();
+        let cost = hops
+            .iter()
+            .fold(Cost(0), |sum, hop| sum.plus(hop.cost).plus(hop.transit));
+        Some(Path { hops, cost })
+    }
+
+    /// Why packets to `destination` go where they go.
+    pub fn explain(&self, destination: NodeId) -> Option<Explanation> {
+        let own = self.graph.vertex(self.node)?;
+        let target = self
+            .graph
+            .vertex(destination)
+            .filter(|target| *target != own)?;
+        let route = self.routes.routes.get(&destination).cloned();
+        // What a way costs that does not come back here.
+        let onward = self.graph.closed_at(own);
+        let trees = Trees::of(&onward, own);
+        let ways = trees
+            .candidates(target)
+            .into_iter()
+            .map(|candidate| {
+                let neighbour = self.graph.node(candidate.neighbour);
+                let link = self
+                    .links
+                    .iter()
+                    .filter(|(_, link)| link.neighbour == neighbour)
+                    .min_by_key(|(id, link)| (link.advertised(), **id));
+                Way {
+                    neighbour,
+                    link: link.map(|(id, _)| *id),
+                    cost: candidate.cost,
+                    hops: candidate.hops,
+                    link_cost: self.graph.cost(own, candidate.neighbour),
+                    advertised: link.map_or(Cost::INFINITE, |(_, link)| link.advertised()),
+                    measurement: link.map(|(_, link)| link.measurement).unwrap_or_default(),
+                    parts: link.map(|(_, link)| link.parts()).unwrap_or_default(),
+                    verdict: verdict(route.as_ref(), neighbour, candidate.downstream),
+                }
+            })
+            .collect();
+        Some(Explanation {
+            destination,
+            route,
+            path: self.path(destination),
+            ways,
+        })
+    }
+}
+
+fn verdict(route: Option<&Route>, neighbour: NodeId, downstream: bool) -> Verdict {
+    let position = route.and_then(|route| {
+        route
+            .next
+            .iter()
+            .position(|next| next.neighbour == neighbour)
+    });
+    let backup = route.and_then(|route| route.backup);
+    match position {
+        Some(0) => Verdict::Preferred,
+        Some(_) => Verdict::Shared,
+        None if backup.is_some_and(|backup| backup.neighbour == neighbour) => Verdict::Backup,
+        None if downstream => Verdict::Dearer,
+        None => Verdict::NotNearer,
+    }
+}

@@ -1,0 +1,150 @@
+//! Which neighbours carry the packets for one destination, and in what shares.
+//!
+//! Every neighbour strictly nearer to the destination than this node may be used: each hop comes nearer, so no
+//! choice that a node makes among them closes a loop, whatever the others choose. That is what makes both
+//! sharing and holding on to the current next hop safe.
+
+use wattle_model::Cost;
+
+use crate::graph::{Graph, Vertex};
+use crate::spf::Tree;
+
+/// Shares are parts of this many buckets of the flow hash.
+pub const BUCKETS: u32 = 256;
+/// Next hops per destination; more would make shares too small to matter.
+const MAX_NEXT_HOPS: usize = 8;
+/// A route is kept unless another is better by this much: noise below it is not worth a reordering.
+const HOLD_ABSOLUTE: u32 = 500;
+
+/// One neighbour as a way to one destination. The order of the fields is the order of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Candidate {
+    /// Price of the best path that begins with this neighbour.
+    pub cost: Cost,
+    /// Links on it.
+    pub hops: u32,
+    /// The neighbour.
+    pub neighbour: Vertex,
+    /// Whether the neighbour is strictly nearer to the destination than this node.
+    pub downstream: bool,
+}
+
+/// The shortest paths of this node and of its neighbours: all that deciding needs.
+pub struct Trees<'a> {
+    /// The network.
+    pub graph: &'a Graph,
+    /// From this node.
+    pub own: Tree,
+    /// From each neighbour.
+    pub neighbours: Vec<Tree>,
+}
+
+impl<'a> Trees<'a> {
+    /// Computes the trees of a node and of its neighbours.
+    pub fn of(graph: &'a Graph, node: Vertex) -> Self {
+        let neighbours = graph
+            .edges(node)
+            .iter()
+            .map(|edge| Tree::of(graph, edge.to))
+            .collect();
+        Self {
+            graph,
+            own: Tree::of(graph, node),
+            neighbours,
+        }
+    }
+
+    /// Every neighbour that reaches `destination`, best first.
+    pub fn candidates(&self, destination: Vertex) -> Vec<Candidate> {
+        let node = self.own.root();
+        let mut candidates: Vec<_> = self
+            .graph
+            .edges(node)
+            .iter()
+            .zip(&self.neighbours)
+            .map(|(edge, tree)| {
+                let onward = match edge.to == destination {
+                    true => Cost(0),
+                    false => self.graph.transit(edge.to).plus(tree.cost(destination)),
+                };
+                Candidate {
+                    cost: edge.cost.plus(onward),
+                    hops: tree.hops(destination).saturating_add(1),
+                    neighbour: edge.to,
+                    downstream: tree.cost(destination) < self.own.cost(destination),
+                }
+            })
+            .filter(|candidate| candidate.cost.is_finite())
+            .collect();
+        candidates.sort_unstable();
+        candidates
+    }
+}
+
+/// Chooses the next hops out of `candidates` (best first): the first one returned is the preferred one.
+///
+/// A destination that is a neighbour gets everything itself: relaying what can go directly buys nothing.
+pub fn choose(
+    candidates: &[Candidate],
+    destination: Vertex,
+    current: Option<Vertex>,
+) -> Vec<Candidate> {
+    let Some(best) = candidates.iter().find(|candidate| candidate.downstream) else {
+        return Vec::new();
+    };
+    let preferred = candidates
+        .iter()
+        .find(|candidate| Some(candidate.neighbour) == current && candidate.downstream)
+        .filter(|kept| !is_worth_changing(kept, best))
+        .unwrap_or(best);
+    let mut chosen = vec![*preferred];
+    if preferred.neighbour == destination {
+        return chosen;
+    }
+    let limit = u64::from(best.cost.0) * 13 / 10;
+    chosen.extend(
+        candidates
+            .iter()
+            .filter(|other| other.neighbour != preferred.neighbour && other.downstream)
+            .filter(|other| u64::from(other.cost.0) <= limit)
+            .take(MAX_NEXT_HOPS - 1),
+    );
+    chosen
+}
+
+/// At least 5 % and half a millisecond better, or cheaper with fewer hops: a shorter path frees relays.
+fn is_worth_changing(kept: &Candidate, best: &Candidate) -> bool {
+    let gain = kept.cost.0.saturating_sub(best.cost.0);
+    let clearly = gain >= HOLD_ABSOLUTE && u64::from(gain) * 20 >= u64::from(kept.cost.0);
+    clearly || (gain > 0 && best.hops < kept.hops)
+}
+
+/// Shares of [`BUCKETS`], inversely to the square of the cost, none of them zero (largest remainders).
+pub fn weights(chosen: &[Candidate]) -> Vec<u16> {
+    let Some(best) = chosen.iter().map(|candidate| candidate.cost.0).min() else {
+        return Vec::new();
+    };
+    let merit = |candidate: &Candidate| {
+        let ratio = (u64::from(best) << 16) / u64::from(candidate.cost.0.max(1));
+        (ratio * ratio).max(1)
+    };
+    let total: u64 = chosen.iter().map(merit).sum();
+    let spare = u64::from(BUCKETS) - chosen.len() as u64;
+    let mut shares: Vec<(u64, u64)> = chosen
+        .iter()
+        .map(|candidate| {
+            let exact = u128::from(merit(candidate)) * u128::from(spare);
+            (
+                (exact / u128::from(total)) as u64 + 1,
+                (exact % u128::from(total)) as u64,
+            )
+        })
+        .collect();
+    let mut order: Vec<usize> = (0..shares.len()).collect();
+    order.sort_by_key(|at| std::cmp::Reverse(shares[*at].1));
+    let missing = u64::from(BUCKETS) - shares.iter().map(|(share, _)| share).sum::<u64>();
+    for at in order.into_iter().take(missing as usize) {
+        shares[at].0 += 1;
+    }
+    shares.into_iter().map(|(share, _)| share as u16).collect()
+}

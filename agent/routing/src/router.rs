@@ -1,0 +1,267 @@
+//! One node's router: links and messages in, messages, routes and events out.
+//!
+//! Owns the database, the adjacencies and this node's records; composes the rooms beside it, decides nothing that they
+//! could. Who may speak is decided here: records of members with their signature, messages of members.
+
+mod accepting;
+mod announcing;
+mod deciding;
+mod interface;
+mod links;
+mod membership;
+
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::Arc;
+
+use wattle_model::{Cost, Instant, LinkId, NodeId, Prefix, UnixTime};
+use wattle_wire::control::Control;
+use wattle_wire::record::{Record, RecordKey};
+
+use self::deciding::Computing;
+pub use self::interface::{Config, Counters, Input, Output};
+pub use self::links::Link;
+use crate::cost::Health;
+use crate::damping::Damper;
+use crate::event::{Cause, Event, Happening};
+use crate::flooding::Adjacency;
+use crate::graph::Graph;
+use crate::lsdb::Lsdb;
+use crate::origin::Origin;
+use crate::routes::Routes;
+use crate::topology::{Members, Topology};
+
+/// Outputs that may wait; the caller drains them after every verb. Above it the oldest are dropped and counted.
+const MAX_OUTPUTS: usize = 65_536;
+
+/// The router of one node.
+pub struct Router {
+    pub(crate) node: NodeId,
+    pub(crate) members: Members,
+    pub(crate) links: BTreeMap<LinkId, Link>,
+    pub(crate) database: Lsdb,
+    pub(crate) topology: Topology,
+    pub(crate) graph: Graph,
+    pub(crate) routes: Arc<Routes>,
+    version: String,
+    removed: BTreeMap<NodeId, u64>,
+    adjacencies: BTreeMap<NodeId, Adjacency>,
+    fingerprints: BTreeMap<NodeId, u64>,
+    origin: Origin,
+    prefixes: Vec<Prefix>,
+    health: Health,
+    transit: Damper,
+    wall: (Instant, UnixTime),
+    /// When gathered good news about links is told.
+    links_due: Instant,
+    links_told: Instant,
+    told_fingerprint: u64,
+    computing: Computing,
+    counters: Counters,
+    outputs: VecDeque<Output>,
+}
+
+impl Router {
+    /// A router that knows nobody but `members`.
+    pub fn new(config: Config, members: Members, now: Instant) -> Self {
+        let node = config.identity.public().node_id();
+        let mut router = Self {
+            node,
+            links: BTreeMap::new(),
+            database: Lsdb::default(),
+            topology: Topology::default(),
+            graph: Graph::default(),
+            routes: Arc::default(),
+            version: config.version,
+            removed: BTreeMap::new(),
+            adjacencies: BTreeMap::new(),
+            fingerprints: BTreeMap::new(),
+            origin: Origin::new(members.network, config.identity, config.epoch, config.seed),
+            prefixes: Vec::new(),
+            health: Health::default(),
+            transit: Damper::new(now, Cost(0)),
+            wall: (now, config.time),
+            links_due: Instant::NEVER,
+            links_told: Instant(0),
+            told_fingerprint: 0,
+            computing: Computing {
+                due: Instant::NEVER,
+                cause: Cause::PeerSet,
+                last: Instant(0),
+                pause: 0,
+            },
+            counters: Counters::default(),
+            outputs: VecDeque::new(),
+            members,
+        };
+        router.tell_node(now);
+        router.tell_links(now);
+        router.tell_prefixes(now);
+        router.settle(now);
+        router
+    }
+
+    /// Takes in what happened.
+    pub fn handle(&mut self, input: Input, now: Instant) {
+        match input {
+            Input::Link {
+                link,
+                neighbour,
+                carrier,
+                state,
+                measurement,
+            } => {
+                self.link_changed(now, link, (neighbour, carrier), state, measurement);
+            }
+            Input::Message { from, payload } => self.message(now, from, &payload),
+            Input::Fingerprint { from, fingerprint } => {
+                self.fingerprint_told(now, from, fingerprint);
+            }
+            Input::Members(members) => self.members_changed(now, members),
+            Input::Removal(bytes) => match Record::parse(&bytes) {
+                Ok(record) => self.record(now, None, record),
+                Err(_) => self.counters.malformed += 1,
+            },
+            Input::Prefixes(prefixes) => {
+                self.prefixes = prefixes;
+                self.prefixes.sort_unstable();
+                self.prefixes.dedup();
+                self.tell_prefixes(now);
+            }
+            Input::Health(health) => self.health_changed(now, health),
+            Input::Time(time) => self.wall = (now, time),
+        }
+        self.settle(now);
+    }
+
+    /// Does what is due.
+    pub fn handle_timeout(&mut self, now: Instant) {
+        let expired = self.database.expire(now);
+        if !expired.is_empty() {
+            self.outputs_of_expiry(expired);
+            self.compute_soon(now, Cause::Time);
+        }
+        let transit_changed = self.transit.handle_timeout(now);
+        if transit_changed {
+            self.tell_node(now);
+        }
+        self.retell_costs(now);
+        if self.links_due <= now {
+            self.tell_links(now);
+        }
+        let refreshed = self.origin.refresh(now);
+        self.write(now, refreshed);
+        self.settle(now);
+    }
+
+    /// When [`Self::handle_timeout`] is to be called next.
+    pub fn poll_timeout(&self) -> Instant {
+        let dampers = self.links.values().filter_map(|link| link.damper.as_ref());
+        let dampers = dampers.chain([&self.transit]).map(Damper::poll_timeout);
+        let adjacencies = self.adjacencies.values().map(Adjacency::poll_timeout);
+        let others = [
+            self.computing.due,
+            self.links_due,
+            self.database.poll_timeout(),
+            self.origin.poll_timeout(),
+        ];
+        dampers
+            .chain(adjacencies)
+            .chain(others)
+            .min()
+            .unwrap_or(Instant::NEVER)
+    }
+
+    /// The next thing to do or to know.
+    pub fn poll_output(&mut self) -> Option<Output> {
+        self.outputs.pop_front()
+    }
+
+    /// Ends every verb: computes what is due, tells the fingerprint, sends what waits.
+    fn settle(&mut self, now: Instant) {
+        if self.computing.due <= now {
+            self.compute(now, self.computing.cause);
+        }
+        let fingerprint = self.database.fingerprint();
+        if fingerprint != self.told_fingerprint {
+            self.told_fingerprint = fingerprint;
+            self.outputs.push_back(Output::Fingerprint(fingerprint));
+            for adjacency in self.adjacencies.values_mut() {
+                adjacency.fingerprints(now, None, fingerprint);
+            }
+        }
+        for (neighbour, adjacency) in &mut self.adjacencies {
+            for message in adjacency.flush(now, &self.database) {
+                self.counters.sent += 1;
+                let payload = Control::Flood(message).to_bytes();
+                let (link, neighbour) = (adjacency.link, *neighbour);
+                self.outputs.push_back(Output::Send {
+                    link,
+                    neighbour,
+                    payload,
+                });
+            }
+        }
+        while self.outputs.len() > MAX_OUTPUTS {
+            self.outputs.pop_front();
+            self.counters.dropped += 1;
+        }
+    }
+
+    fn outputs_of_expiry(&mut self, keys: impl IntoIterator<Item = RecordKey>) {
+        self.outputs.extend(keys.into_iter().map(Output::Expired));
+    }
+
+    fn event(&mut self, now: Instant, cause: Cause, what: Happening) {
+        let event = Event {
+            at: now,
+            time: self.time(now),
+            cause,
+            what,
+        };
+        self.outputs.push_back(Output::Event(event));
+    }
+
+    fn time(&self, now: Instant) -> UnixTime {
+        UnixTime(self.wall.1.0 + now.since(self.wall.0).as_millis())
+    }
+
+    /// This node.
+    pub fn node(&self) -> NodeId {
+        self.node
+    }
+
+    /// This node's links.
+    pub fn links(&self) -> &BTreeMap<LinkId, Link> {
+        &self.links
+    }
+
+    /// The database.
+    pub fn database(&self) -> &Lsdb {
+        &self.database
+    }
+
+    /// The nodes, links and prefixes that the database describes, as of the last computation.
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// The routes.
+    pub fn routes(&self) -> &Arc<Routes> {
+        &self.routes
+    }
+
+    /// Who belongs to the network, without those who were removed.
+    pub fn members(&self) -> &Members {
+        &self.members
+    }
+
+    /// How well this node said it is.
+    pub fn health(&self) -> Health {
+        self.health
+    }
+
+    /// What was counted.
+    pub fn counters(&self) -> Counters {
+        self.counters
+    }
+}

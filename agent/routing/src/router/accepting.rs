@@ -1,0 +1,162 @@
+//! Messages of neighbours: what is believed, what is passed on, what is answered.
+
+use wattle_model::{Instant, NodeId};
+use wattle_wire::control::Control;
+use wattle_wire::flood::{Digest, Flood, RecordId};
+use wattle_wire::record::{Body, LinkEntry, Record, RecordKind};
+
+use super::{Output, Router};
+use crate::event::Cause;
+use crate::lsdb::Age;
+use crate::origin::MAX_PARTS;
+
+impl Router {
+    pub(super) fn message(&mut self, now: Instant, from: NodeId, payload: &[u8]) {
+        let known = self.adjacencies.contains_key(&from);
+        let (true, Ok(Control::Flood(flood))) = (known, Control::parse(payload)) else {
+            self.counters.malformed += 1;
+            return;
+        };
+        match flood {
+            Flood::Update(records) => {
+                for record in records {
+                    self.record(now, Some(from), record);
+                }
+            }
+            Flood::Ack(ids) => {
+                if let Some(adjacency) = self.adjacencies.get_mut(&from) {
+                    ids.into_iter()
+                        .for_each(|id| adjacency.has(id, &self.database));
+                }
+            }
+            Flood::Digest(digest) => self.digest(from, &digest),
+            Flood::Request(keys) => {
+                if let Some(adjacency) = self.adjacencies.get_mut(&from) {
+                    let known = keys
+                        .into_iter()
+                        .filter(|key| self.database.entry(*key).is_some());
+                    known.for_each(|key| adjacency.owe(key));
+                }
+            }
+        }
+    }
+
+    pub(super) fn record(&mut self, now: Instant, from: Option<NodeId>, record: Record) {
+        let id = RecordId::from(&record);
+        if let Some(adjacency) = from.and_then(|from| self.adjacencies.get_mut(&from)) {
+            adjacency.has(id, &self.database);
+            adjacency.acknowledge(id);
+        }
+        match self.database.age(id) {
+            Age::Same => self.counters.duplicates += 1,
+            Age::Older => {
+                self.counters.stale += 1;
+                if let Some(adjacency) = from.and_then(|from| self.adjacencies.get_mut(&from)) {
+                    adjacency.owe(id.key);
+                }
+            }
+            Age::Expired => self.counters.stale += 1,
+            Age::Newer => self.newer(now, from, record),
+        }
+    }
+
+    pub(super) fn newer(&mut self, now: Instant, from: Option<NodeId>, record: Record) {
+        let key = record.key();
+        let signer = match key.kind {
+            RecordKind::Removal => Some(self.members.root),
+            RecordKind::Node | RecordKind::Links | RecordKind::Prefixes => self
+                .members
+                .nodes
+                .get(&key.origin)
+                .map(|member| member.identity),
+        };
+        let Some(signer) = signer.filter(|_| key.part < MAX_PARTS) else {
+            self.counters.strangers += 1;
+            return;
+        };
+        if record.verify(self.members.network, &signer).is_err() {
+            self.counters.forged += 1;
+            return;
+        }
+        self.counters.accepted += 1;
+        if key.origin == self.node && key.kind != RecordKind::Removal {
+            let answer = self.origin.outdo(now, &record);
+            self.write(now, answer);
+            return;
+        }
+        self.accept(now, from, record);
+    }
+
+    /// Stores a record that may be believed, passes it on, and acts on it.
+    pub(super) fn accept(&mut self, now: Instant, from: Option<NodeId>, record: Record) {
+        let (key, cause) = (record.key(), Cause::Record((&record).into()));
+        self.outputs.push_back(Output::Accepted(record.clone()));
+        let before = self.database.entry(key).map(|entry| entry.body.clone());
+        self.database.insert(now, record);
+        for (neighbour, adjacency) in &mut self.adjacencies {
+            if Some(*neighbour) != from {
+                adjacency.owe(key);
+            }
+        }
+        let after = self.database.entry(key).map(|entry| entry.body.clone());
+        match after {
+            Some(Body::Removal(removal)) => {
+                self.removed.insert(key.origin, removal.serial);
+                self.expel(now, cause);
+            }
+            Some(body)
+                if before
+                    .as_ref()
+                    .is_none_or(|before| decides_differently(before, &body)) =>
+            {
+                self.compute_soon(now, cause);
+            }
+            Some(_) | None => {}
+        }
+    }
+
+    pub(super) fn digest(&mut self, from: NodeId, digest: &Digest) {
+        let difference = self.database.compare(digest);
+        let Some(adjacency) = self.adjacencies.get_mut(&from) else {
+            return;
+        };
+        difference
+            .ours_newer
+            .into_iter()
+            .for_each(|key| adjacency.owe(key));
+        for key in difference.theirs_newer {
+            let member = self.members.nodes.contains_key(&key.origin);
+            if (member || key.kind == RecordKind::Removal) && key.part < MAX_PARTS {
+                adjacency.request(key);
+            }
+        }
+    }
+
+    pub(super) fn fingerprint_told(&mut self, now: Instant, from: NodeId, fingerprint: u64) {
+        if !self.members.nodes.contains_key(&from) {
+            return;
+        }
+        self.fingerprints.insert(from, fingerprint);
+        let ours = self.database.fingerprint();
+        if let Some(adjacency) = self.adjacencies.get_mut(&from) {
+            adjacency.fingerprints(now, Some(fingerprint), ours);
+        }
+    }
+}
+
+/// Whether a newer body can change a route: a refresh does not.
+fn decides_differently(before: &Body, after: &Body) -> bool {
+    match (before, after) {
+        (Body::Node(before), Body::Node(after)) => before.transit != after.transit,
+        (Body::Links(before), Body::Links(after)) => {
+            let price = |link: &LinkEntry| (link.neighbour, link.carrier, link.cost);
+            !before
+                .links
+                .iter()
+                .map(price)
+                .eq(after.links.iter().map(price))
+        }
+        (Body::Prefixes(before), Body::Prefixes(after)) => before.prefixes != after.prefixes,
+        _ => true,
+    }
+}

@@ -1,0 +1,114 @@
+//! What this node tells about itself: its links, its health, its prefixes, in records of its own.
+
+use std::collections::BTreeSet;
+
+use wattle_model::{Carrier, Cost, Instant, NodeId};
+use wattle_wire::record::{Body, LinkEntry, NodeBody, Record};
+
+use super::Router;
+use crate::cost::Health;
+use crate::damping::{Damper, Urgency};
+use crate::event::{Cause, Happening};
+
+impl Router {
+    pub(super) fn tell_links(&mut self, now: Instant) -> Option<Cause> {
+        self.links_due = Instant::NEVER;
+        let mut entries: Vec<LinkEntry> = Vec::new();
+        for link in self.links.values().filter(|link| link.damper.is_some()) {
+            entries.push(LinkEntry {
+                neighbour: link.neighbour,
+                carrier: link.carrier,
+                cost: link.advertised(),
+                rtt: link.measurement.rtt,
+                jitter: link.measurement.jitter,
+                loss: link.measurement.loss,
+            });
+        }
+        entries.sort_unstable_by_key(|link| (link.neighbour, link.carrier, link.cost));
+        entries.dedup_by_key(|link| (link.neighbour, link.carrier));
+        let before: BTreeSet<_> = self.reported_links().map(|(id, _)| id).collect();
+        let records = self.origin.links(now, self.time(now), &entries);
+        if records.is_empty() {
+            return None;
+        }
+        self.links_told = now;
+        let cause = records.first().map(|record| Cause::Record(record.into()));
+        self.write(now, records);
+        if let Some(cause) = cause {
+            self.tell_links_up(now, cause, &before);
+        }
+        cause
+    }
+
+    /// Links that came into use and are in this node's record for the first time.
+    pub(super) fn tell_links_up(
+        &mut self,
+        now: Instant,
+        cause: Cause,
+        before: &BTreeSet<(NodeId, Carrier)>,
+    ) {
+        let up: Vec<_> = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.damper.is_some())
+            .filter(|(_, link)| !before.contains(&(link.neighbour, link.carrier)))
+            .map(|(id, link)| Happening::LinkUp {
+                link: *id,
+                neighbour: link.neighbour,
+                carrier: link.carrier,
+                cost: link.advertised(),
+            })
+            .collect();
+        for what in up {
+            self.event(now, cause, what);
+        }
+    }
+
+    pub(super) fn reported_links(&self) -> impl Iterator<Item = ((NodeId, Carrier), Cost)> + '_ {
+        self.database
+            .of(self.node)
+            .flat_map(|(_, entry)| match &entry.body {
+                Body::Links(body) => body.links.as_slice(),
+                Body::Node(_) | Body::Prefixes(_) | Body::Removal(_) => &[],
+            })
+            .map(|link| ((link.neighbour, link.carrier), link.cost))
+    }
+
+    pub(super) fn tell_node(&mut self, now: Instant) {
+        let body = NodeBody {
+            at: self.time(now),
+            transit: self.transit.advertised(),
+            version: self.version.clone(),
+        };
+        let records = self.origin.node(now, body);
+        self.write(now, records);
+    }
+
+    pub(super) fn tell_prefixes(&mut self, now: Instant) {
+        let records = self.origin.prefixes(now, self.time(now), &self.prefixes);
+        self.write(now, records);
+    }
+
+    pub(super) fn health_changed(&mut self, now: Instant, health: Health) {
+        let drain_changed = health.drained != self.health.drained;
+        self.health = health;
+        let cost = health.transit_cost();
+        let changed = match drain_changed {
+            true => {
+                self.transit = Damper::new(now, cost);
+                true
+            }
+            false => self.transit.wants(now, cost, Urgency::Normal),
+        };
+        if changed {
+            self.tell_node(now);
+        }
+    }
+
+    /// Takes this node's records into the database and tells everybody.
+    pub(super) fn write(&mut self, now: Instant, records: Vec<Record>) {
+        for record in records {
+            self.accept(now, None, record);
+        }
+    }
+}

@@ -1,0 +1,129 @@
+//! When routes are computed, and what is told of the difference.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use wattle_model::{Cost, Instant, LinkId, Micros, NodeId};
+
+use super::{Output, Router};
+use crate::event::{Cause, Happening};
+use crate::routes::{self, Neighbours, Routes};
+use crate::topology::Topology;
+
+/// Pauses between computations while changes keep coming (RFC 8405 with shorter ones: a computation takes microseconds),
+/// and the calm after which they start anew.
+const PAUSES: [Micros; 3] = [
+    Micros::from_millis(10),
+    Micros::from_millis(20),
+    Micros::from_millis(100),
+];
+const CALM: Micros = Micros::from_secs(1);
+/// When the next computation of routes is due, and why.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Computing {
+    pub(super) due: Instant,
+    pub(super) cause: Cause,
+    pub(super) last: Instant,
+    pub(super) pause: usize,
+}
+
+impl Router {
+    pub(super) fn compute_soon(&mut self, now: Instant, cause: Cause) {
+        if self.computing.due == Instant::NEVER {
+            self.computing.cause = cause;
+            let pause = PAUSES[self.computing.pause];
+            self.computing.due = (self.computing.last + pause).max(now);
+        }
+    }
+
+    pub(super) fn compute(&mut self, now: Instant, cause: Cause) {
+        let calm = now.since(self.computing.last) >= CALM;
+        let pause = if calm {
+            0
+        } else {
+            (self.computing.pause + 1).min(PAUSES.len() - 1)
+        };
+        self.computing = Computing {
+            due: Instant::NEVER,
+            cause,
+            last: now,
+            pause,
+        };
+        self.counters.computations += 1;
+        self.topology = Topology::of(&self.database, &self.members.nodes);
+        self.graph = self.topology.graph();
+        let neighbours = self.neighbours();
+        let routes = routes::compute(
+            &self.topology,
+            &self.graph,
+            self.node,
+            &neighbours,
+            &self.routes,
+        );
+        if routes != *self.routes {
+            let before = std::mem::replace(&mut self.routes, Arc::new(routes));
+            self.outputs
+                .push_back(Output::Routes(Arc::clone(&self.routes)));
+            self.tell_routes(now, cause, &before);
+        }
+    }
+
+    /// Usable links by neighbour, best first, by the price that both ends agree on.
+    pub(super) fn neighbours(&self) -> Neighbours {
+        let mut neighbours: BTreeMap<NodeId, Vec<(Cost, LinkId)>> = BTreeMap::new();
+        for (id, link) in self.links.iter().filter(|(_, link)| link.damper.is_some()) {
+            let ends = (self.node.min(link.neighbour), self.node.max(link.neighbour));
+            let agreed = self
+                .topology
+                .links
+                .iter()
+                .find(|other| (other.a, other.b) == ends && other.carrier == link.carrier);
+            if let Some(agreed) = agreed {
+                neighbours
+                    .entry(link.neighbour)
+                    .or_default()
+                    .push((agreed.cost, *id));
+            }
+        }
+        neighbours
+            .into_iter()
+            .map(|(neighbour, mut links)| {
+                links.sort_unstable();
+                (neighbour, links.into_iter().map(|(_, link)| link).collect())
+            })
+            .collect()
+    }
+
+    pub(super) fn tell_routes(&mut self, now: Instant, cause: Cause, before: &Routes) {
+        let after = Arc::clone(&self.routes);
+        let hops = |routes: &Routes, node: &NodeId| -> Vec<NodeId> {
+            let route = routes.routes.get(node);
+            route.map_or_else(Vec::new, |r| {
+                r.next.iter().map(|next| next.neighbour).collect()
+            })
+        };
+        let nodes: BTreeSet<&NodeId> = before.routes.keys().chain(after.routes.keys()).collect();
+        for node in nodes {
+            let (old, new) = (hops(before, node), hops(&after, node));
+            if old == new {
+                continue;
+            }
+            match (old.is_empty(), new.is_empty()) {
+                (true, false) => self.event(now, cause, Happening::NodeJoined { node: *node }),
+                (false, true) => self.event(now, cause, Happening::NodeLeft { node: *node }),
+                (true, true) | (false, false) => {}
+            }
+            let cost = after
+                .routes
+                .get(node)
+                .map_or(Cost::INFINITE, |route| route.cost);
+            let what = Happening::RouteChanged {
+                destination: *node,
+                before: old,
+                after: new,
+                cost,
+            };
+            self.event(now, cause, what);
+        }
+    }
+}

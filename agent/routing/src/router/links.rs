@@ -1,0 +1,172 @@
+//! This node's links: which are in use, what they cost, over which one a neighbour is told link state.
+
+use wattle_model::{Carrier, Cost, Instant, LinkId, LinkState, Measurement, Micros, NodeId, Ppm};
+
+use super::Router;
+use crate::cost::CostParts;
+use crate::damping::{Damper, Urgency};
+use crate::event::Happening;
+use crate::flooding::Adjacency;
+
+/// Loss that is told at once.
+const ALARMING_LOSS: Ppm = Ppm(50_000);
+/// Good news about links is gathered for this long after the last record.
+const GOOD_NEWS: Micros = Micros::from_millis(100);
+
+/// One of this node's links, as routing sees it.
+#[derive(Debug, Clone)]
+pub struct Link {
+    /// The node at its other end.
+    pub neighbour: NodeId,
+    /// What carries it.
+    pub carrier: Carrier,
+    /// Its state.
+    pub state: LinkState,
+    /// Its quality.
+    pub measurement: Measurement,
+    pub(super) damper: Option<Damper>,
+}
+
+impl Link {
+    /// The price that others are told; infinite while the link is not in use.
+    pub fn advertised(&self) -> Cost {
+        self.damper
+            .as_ref()
+            .map_or(Cost::INFINITE, Damper::advertised)
+    }
+
+    /// What the price is made of at the moment.
+    pub fn parts(&self) -> CostParts {
+        CostParts::of(&self.measurement)
+    }
+}
+
+impl Router {
+    pub(super) fn link_changed(
+        &mut self,
+        now: Instant,
+        id: LinkId,
+        (neighbour, carrier): (NodeId, Carrier),
+        state: LinkState,
+        measurement: Measurement,
+    ) {
+        let damper = self.links.get_mut(&id).and_then(|link| link.damper.take());
+        let was_usable = damper.is_some();
+        let mut link = Link {
+            neighbour,
+            carrier,
+            state,
+            measurement,
+            damper,
+        };
+        let wanted = link.parts().total();
+        match (was_usable, state.is_usable()) {
+            (false, true) => {
+                link.damper = Some(Damper::new(now, wanted));
+                self.links.insert(id, link);
+                self.links_due = self.links_due.min(self.links_told + GOOD_NEWS).max(now);
+            }
+            (true, true) => {
+                let before = link.advertised();
+                let urgency = urgency_of(&measurement);
+                let changed = link
+                    .damper
+                    .as_mut()
+                    .is_some_and(|damper| damper.wants(now, wanted, urgency));
+                self.links.insert(id, link);
+                if changed {
+                    self.cost_changed(now, id, before);
+                }
+            }
+            (true, false) => {
+                link.damper = None;
+                self.links.insert(id, link);
+                if let Some(cause) = self.tell_links(now) {
+                    self.event(
+                        now,
+                        cause,
+                        Happening::LinkDown {
+                            link: id,
+                            neighbour,
+                            carrier,
+                        },
+                    );
+                    self.compute(now, cause);
+                }
+            }
+            (false, false) => {
+                self.links.insert(id, link);
+            }
+        }
+        self.adjust_adjacency(now, neighbour);
+        if self.links_due <= now {
+            self.tell_links(now);
+        }
+    }
+
+    pub(super) fn retell_costs(&mut self, now: Instant) {
+        let changed: Vec<_> = self
+            .links
+            .iter_mut()
+            .filter_map(|(id, link)| {
+                let before = link.advertised();
+                link.damper
+                    .as_mut()?
+                    .handle_timeout(now)
+                    .then_some((*id, before))
+            })
+            .collect();
+        for (id, before) in changed {
+            self.cost_changed(now, id, before);
+        }
+    }
+
+    pub(super) fn cost_changed(&mut self, now: Instant, id: LinkId, before: Cost) {
+        let Some(link) = self.links.get(&id) else {
+            return;
+        };
+        let (neighbour, after) = (link.neighbour, link.advertised());
+        if before != after
+            && let Some(cause) = self.tell_links(now)
+        {
+            let what = Happening::LinkCostChanged {
+                link: id,
+                neighbour,
+                before,
+                after,
+            };
+            self.event(now, cause, what);
+        }
+    }
+
+    /// A neighbour is told link state over its best link, as long as there is one.
+    pub(super) fn adjust_adjacency(&mut self, now: Instant, neighbour: NodeId) {
+        let best = self
+            .links
+            .iter()
+            .filter(|(_, link)| link.neighbour == neighbour && link.state.is_usable())
+            .min_by_key(|(id, link)| (link.state == LinkState::Suspect, link.advertised(), **id));
+        let Some((link, rtt)) = best.map(|(id, link)| (*id, link.measurement.rtt)) else {
+            self.adjacencies.remove(&neighbour);
+            self.fingerprints.remove(&neighbour);
+            return;
+        };
+        if !self.members.nodes.contains_key(&neighbour) {
+            return;
+        }
+        let fingerprint = self.fingerprints.get(&neighbour).copied();
+        let adjacency = self
+            .adjacencies
+            .entry(neighbour)
+            .or_insert_with(|| Adjacency::new(now, link, rtt, fingerprint));
+        adjacency.link = link;
+        adjacency.rtt = rtt;
+    }
+}
+
+fn urgency_of(measurement: &Measurement) -> Urgency {
+    match measurement.loss >= ALARMING_LOSS {
+        true => Urgency::Alarm,
+        false => Urgency::Normal,
+    }
+}

@@ -1,0 +1,141 @@
+//! From the records of the database to a graph, and to who announces what.
+//!
+//! A link counts only if both its ends report it, at the worse of their two prices: nobody attracts traffic by
+//! boasting. A prefix counts only within what its origin was granted.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+use wattle_model::{Carrier, Cost, NetworkId, NodeId, Prefix};
+use wattle_wire::key::PublicKey;
+use wattle_wire::record::{Body, LinkEntry};
+
+use crate::graph::Graph;
+use crate::lsdb::Lsdb;
+
+/// Who belongs to the network, by its trust root's word.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Members {
+    /// The network.
+    pub network: NetworkId,
+    /// Its trust root, which signs removals.
+    pub root: PublicKey,
+    /// The nodes that have an agent, this node included.
+    pub nodes: BTreeMap<NodeId, Member>,
+}
+
+/// One member.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Member {
+    /// The key that signs its records.
+    pub identity: PublicKey,
+    /// Serial of its grant; a removal voids grants up to a serial.
+    pub serial: u64,
+    /// What it may announce.
+    pub prefixes: Vec<Prefix>,
+}
+
+impl Member {
+    /// Whether the prefix lies within the member's grant.
+    pub fn may_announce(&self, prefix: &Prefix) -> bool {
+        self.prefixes.iter().any(|granted| {
+            granted.contains(prefix.address()) && granted.length() <= prefix.length()
+        })
+    }
+}
+
+/// A link that both ends report, in the order of its ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TopologyLink {
+    /// The end with the smaller id.
+    pub a: NodeId,
+    /// The end with the larger id.
+    pub b: NodeId,
+    /// What carries it.
+    pub carrier: Carrier,
+    /// The price that routing uses: the worse of the two claims.
+    pub cost: Cost,
+    /// What `a` claims.
+    pub cost_a: Cost,
+    /// What `b` claims.
+    pub cost_b: Cost,
+}
+
+/// What the valid records of the members say together.
+#[derive(Debug, Clone, Default)]
+pub struct Topology {
+    /// The price of transit, for every member whose word is known.
+    pub nodes: BTreeMap<NodeId, Cost>,
+    /// The links that both ends report.
+    pub links: Vec<TopologyLink>,
+    /// Announced and granted prefixes, and their origins.
+    pub prefixes: BTreeMap<Prefix, Vec<NodeId>>,
+}
+
+impl Topology {
+    /// Reads the database.
+    pub fn of(database: &Lsdb, members: &BTreeMap<NodeId, Member>) -> Self {
+        let mut topology = Self::default();
+        let mut claims: BTreeMap<(NodeId, NodeId, Carrier), LinkEntry> = BTreeMap::new();
+        for (key, entry) in database.iter() {
+            let Some(member) = members.get(&key.origin) else {
+                continue;
+            };
+            match &entry.body {
+                Body::Node(body) => {
+                    topology.nodes.insert(key.origin, body.transit);
+                }
+                Body::Links(body) => {
+                    topology.nodes.entry(key.origin).or_default();
+                    claims.extend(
+                        body.links
+                            .iter()
+                            .map(|link| ((key.origin, link.neighbour, link.carrier), *link)),
+                    );
+                }
+                Body::Prefixes(body) => {
+                    let granted = body
+                        .prefixes
+                        .iter()
+                        .filter(|prefix| member.may_announce(prefix));
+                    for prefix in granted {
+                        topology
+                            .prefixes
+                            .entry(*prefix)
+                            .or_default()
+                            .push(key.origin);
+                    }
+                }
+                Body::Removal(_) => {}
+            }
+        }
+        topology.links = claims
+            .iter()
+            .filter(|((a, b, _), _)| a < b)
+            .filter_map(|((a, b, carrier), claim)| {
+                let reverse = claims.get(&(*b, *a, *carrier))?;
+                // A free link would let two ends swap packets without coming nearer.
+                let cost = claim.cost.max(reverse.cost).max(Cost(1));
+                cost.is_finite().then_some(TopologyLink {
+                    a: *a,
+                    b: *b,
+                    carrier: *carrier,
+                    cost,
+                    cost_a: claim.cost,
+                    cost_b: reverse.cost,
+                })
+            })
+            .collect();
+        topology
+    }
+
+    /// The graph of nodes and of the best link between every two.
+    pub fn graph(&self) -> Graph {
+        let mut links: BTreeMap<(NodeId, NodeId), Cost> = BTreeMap::new();
+        for link in &self.links {
+            let best = links.entry((link.a, link.b)).or_insert(Cost::INFINITE);
+            *best = link.cost.min(*best);
+        }
+        Graph::new(&self.nodes, &links)
+    }
+}

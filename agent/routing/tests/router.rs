@@ -1,0 +1,460 @@
+//! One router and the neighbours that a test plays: whom it believes, what it tells, what it decides.
+
+use std::collections::BTreeMap;
+
+use proptest::prelude::*;
+use wattle_model::{
+    Carrier, Cost, Instant, LinkId, LinkState, Measurement, Micros, NodeId, SeqNo, UnixTime,
+};
+use wattle_routing::{Config, Event, Happening, Input, Member, Members, Output, Router};
+use wattle_wire::control::Control;
+use wattle_wire::flood::{Flood, RecordId};
+use wattle_wire::key::SecretKey;
+use wattle_wire::record::{
+    Body, LinkEntry, LinksBody, NodeBody, Record, RecordKey, RecordKind, RemovalBody,
+};
+
+const START: Instant = Instant(1_000_000_000);
+
+#[test]
+fn a_link_counts_when_both_ends_report_it_at_the_worse_price() {
+    let mut test = Test::new();
+    test.link_up(1);
+    assert_eq!(test.router.routes().routes.len(), 0);
+    test.receive(1, &[test.links_record(1, 1, &[(0, 70_000)])]);
+    let routes = test.router.routes().clone();
+    assert_eq!(routes.routes[&node(1)].cost, Cost(70_000));
+    let from_the_other = test.router.links()[&LinkId(1)].advertised();
+    assert!(from_the_other < Cost(1_000), "{from_the_other}");
+}
+
+#[test]
+fn a_boast_attracts_nothing() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.link_up(2);
+    test.receive(1, &[test.links_record(1, 1, &[(0, 500), (3, 1)])]);
+    test.receive(2, &[test.links_record(2, 1, &[(0, 500), (3, 500)])]);
+    test.receive(2, &[test.links_record(3, 1, &[(2, 500)])]);
+    let route = test.router.routes().routes[&node(3)].clone();
+    assert_eq!(route.next[0].neighbour, node(2));
+}
+
+#[test]
+fn forged_and_strange_records_are_counted_and_forgotten() {
+    let mut test = Test::new();
+    test.link_up(1);
+    let forged = record(
+        node(2),
+        RecordKind::Node,
+        1,
+        &Body::Node(NodeBody::default()),
+        &key(3),
+    );
+    let stranger = record(
+        key(99).public().node_id(),
+        RecordKind::Node,
+        1,
+        &Body::Node(NodeBody::default()),
+        &key(99),
+    );
+    let before = test.router.database().len();
+    test.receive(1, &[forged, stranger]);
+    let counters = test.router.counters();
+    assert_eq!((counters.forged, counters.strangers), (1, 1));
+    assert_eq!(test.router.database().len(), before);
+}
+
+#[test]
+fn what_was_accepted_is_acknowledged_and_passed_on_to_the_others_only() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.link_up(2);
+    test.outputs();
+    let news = test.links_record(3, 1, &[(1, 500)]);
+    test.receive(1, std::slice::from_ref(&news));
+    let sent = test.sent();
+    assert_eq!(sent[&node(1)], [Flood::Ack(vec![RecordId::from(&news)])]);
+    assert!(
+        sent[&node(2)]
+            .iter()
+            .any(|flood| matches!(flood, Flood::Update(records) if records.contains(&news)))
+    );
+}
+
+#[test]
+fn a_record_is_sent_again_until_it_is_acknowledged() {
+    let mut test = Test::new();
+    test.link_up(1);
+    let own = test.own(RecordKind::Node);
+    let count = |test: &mut Test| {
+        let sent = test.sent();
+        let floods = sent.get(&node(1)).cloned().unwrap_or_default();
+        floods
+            .iter()
+            .filter(|flood| matches!(flood, Flood::Update(records) if records.contains(&own)))
+            .count()
+    };
+    test.receive_flood(1, &Flood::Request(vec![own.key()]));
+    assert_eq!(count(&mut test), 1);
+    test.run(Micros::from_secs(1));
+    assert!(count(&mut test) >= 3);
+    test.receive_flood(1, &Flood::Ack(vec![RecordId::from(&own)]));
+    test.run(Micros::from_secs(5));
+    assert_eq!(count(&mut test), 0);
+}
+
+#[test]
+fn an_old_record_is_answered_with_the_new_one() {
+    let mut test = Test::new();
+    test.link_up(1);
+    let (old, new) = (test.links_record(2, 1, &[]), test.links_record(2, 2, &[]));
+    test.receive(1, std::slice::from_ref(&new));
+    test.outputs();
+    test.receive(1, &[old]);
+    let sent = test.sent();
+    assert!(sent[&node(1)].contains(&Flood::Update(vec![new])));
+}
+
+#[test]
+fn a_removal_ends_a_membership_everywhere_and_for_good() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.link_up(2);
+    test.receive(1, &[test.links_record(1, 1, &[(0, 500)])]);
+    test.receive(2, &[test.links_record(2, 1, &[(0, 500)])]);
+    assert!(test.router.routes().routes.contains_key(&node(1)));
+    let body = Body::Removal(RemovalBody {
+        at: UnixTime(1),
+        serial: 1,
+    });
+    let forged = record(node(1), RecordKind::Removal, 1, &body, &key(2));
+    let removal = record(node(1), RecordKind::Removal, 1, &body, &root());
+    test.receive(2, &[forged]);
+    assert!(test.router.members().nodes.contains_key(&node(1)));
+    test.receive(2, &[removal]);
+    test.run(Micros::from_millis(200));
+    assert!(!test.router.routes().routes.contains_key(&node(1)));
+    let removed = Happening::NodeRemoved {
+        node: node(1),
+        serial: 1,
+    };
+    assert!(test.events().iter().any(|event| event.what == removed));
+    // A peer set that still has the old grant does not bring the node back; one with a new grant does.
+    test.handle(Input::Members(members()));
+    assert!(!test.router.members().nodes.contains_key(&node(1)));
+    let mut renewed = members();
+    if let Some(member) = renewed.nodes.get_mut(&node(1)) {
+        member.serial = 2;
+    }
+    test.handle(Input::Members(renewed));
+    assert!(test.router.members().nodes.contains_key(&node(1)));
+}
+
+#[test]
+fn records_are_signed_anew_before_they_lapse_and_lapse_when_nobody_does() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.receive(1, &[test.links_record(1, 1, &[(0, 500)])]);
+    let own = test.own(RecordKind::Links);
+    test.run(Micros::from_secs(400));
+    assert!(test.own(RecordKind::Links).seq().newer_than(own.seq()));
+    assert!(test.router.routes().routes.contains_key(&node(1)));
+    test.run(Micros::from_secs(600));
+    assert!(!test.router.routes().routes.contains_key(&node(1)));
+}
+
+#[test]
+fn a_failed_link_is_told_and_routed_around_at_once() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.link_up(2);
+    test.receive(1, &[test.links_record(1, 1, &[(0, 500), (2, 500)])]);
+    test.receive(2, &[test.links_record(2, 1, &[(0, 500), (1, 500)])]);
+    test.run(Micros::from_millis(200));
+    assert_eq!(test.next_hops(1), [node(1)]);
+    let backup = test.router.routes().routes[&node(1)].backup;
+    assert_eq!(backup.map(|backup| backup.neighbour), Some(node(2)));
+    test.outputs();
+    test.link(1, LinkState::Suspect);
+    assert_eq!(test.next_hops(1), [node(1)]);
+    assert_eq!(test.own_links(), [node(1), node(2)]);
+    test.link(1, LinkState::Down);
+    assert_eq!(test.next_hops(1), [node(2)]);
+    assert_eq!(test.own_links(), [node(2)]);
+    let down = test
+        .events()
+        .into_iter()
+        .find(|e| matches!(e.what, Happening::LinkDown { .. }));
+    let changed = test.router.routes().routes[&node(1)].clone();
+    assert_eq!(changed.hops, 2);
+    assert_ne!(down.map(|event| event.cause.trace()), Some(0));
+}
+
+#[test]
+fn explain_shows_the_runner_up_and_adds_up() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.link_up(2);
+    test.receive(1, &[test.links_record(1, 1, &[(0, 500), (3, 500)])]);
+    test.receive(2, &[test.links_record(2, 1, &[(0, 500), (3, 9_000)])]);
+    test.receive(1, &[test.links_record(3, 1, &[(1, 500), (2, 500)])]);
+    test.run(Micros::from_millis(200));
+    let explanation = test.router.explain(node(3)).unwrap();
+    let ways: Vec<_> = explanation
+        .ways
+        .iter()
+        .map(|way| (way.neighbour, way.cost))
+        .collect();
+    let link = explanation.ways[0].link_cost;
+    assert_eq!(
+        ways,
+        [
+            (node(1), link.plus(Cost(500))),
+            (node(2), link.plus(Cost(9_000)))
+        ]
+    );
+    assert_eq!(
+        explanation.path.map(|path| path.cost),
+        explanation.route.map(|route| route.cost)
+    );
+    assert_eq!(test.router.explain(node(0)), None);
+    assert_eq!(test.router.explain(NodeId(0)), None);
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn no_message_makes_a_router_panic(bytes in prop::collection::vec(any::<u8>(), 0..200), kind in 16_u8..20) {
+        let mut test = Test::new();
+        test.link_up(1);
+        let mut payload = vec![kind];
+        payload.extend(&bytes);
+        test.handle(Input::Message { from: node(1), payload });
+        test.handle(Input::Removal(bytes));
+    }
+
+    #[test]
+    fn no_flipped_or_missing_byte_of_an_update_is_believed(at in 0_usize..200, cut in 0_usize..200) {
+        let mut test = Test::new();
+        test.link_up(1);
+        let update = Flood::Update(vec![test.links_record(2, 1, &[(0, 500), (1, 500)])]);
+        let before = test.router.database().fingerprint();
+        let mut payload = Control::Flood(update).to_bytes();
+        let length = payload.len();
+        payload[at % length] ^= 0x40;
+        test.handle(Input::Message { from: node(1), payload: payload.clone() });
+        payload[at % length] ^= 0x40;
+        payload.truncate(cut % length);
+        test.handle(Input::Message { from: node(1), payload });
+        prop_assert_eq!(test.router.database().fingerprint(), before);
+    }
+}
+
+/// A router of node 0 in a network of nodes 0 to 3.
+struct Test {
+    router: Router,
+    now: Instant,
+    waiting: Vec<Output>,
+}
+
+impl Test {
+    fn new() -> Self {
+        let config = Config {
+            identity: key(0),
+            epoch: 1,
+            seed: 1,
+            version: "0.1.0".to_owned(),
+            time: UnixTime(1_700_000_000_000),
+        };
+        Self {
+            router: Router::new(config, members(), START),
+            now: START,
+            waiting: Vec::new(),
+        }
+    }
+
+    fn handle(&mut self, input: Input) {
+        self.router.handle(input, self.now);
+    }
+
+    fn run(&mut self, span: Micros) {
+        let end = self.now + span;
+        while self.router.poll_timeout() <= end {
+            self.now = self.router.poll_timeout().max(self.now);
+            self.router.handle_timeout(self.now);
+            while let Some(output) = self.router.poll_output() {
+                self.waiting.push(output);
+            }
+        }
+        self.now = end;
+    }
+
+    fn link_up(&mut self, neighbour: u8) {
+        self.link(neighbour, LinkState::Up);
+        self.run(Micros::from_millis(100));
+    }
+
+    fn link(&mut self, neighbour: u8, state: LinkState) {
+        let rtt = Micros(600);
+        let measurement = Measurement {
+            rtt,
+            min_rtt: rtt,
+            ..Measurement::default()
+        };
+        let (link, neighbour) = (LinkId(neighbour.into()), node(neighbour));
+        self.handle(Input::Link {
+            link,
+            neighbour,
+            carrier: Carrier::Udp4,
+            state,
+            measurement,
+        });
+    }
+
+    fn receive(&mut self, from: u8, records: &[Record]) {
+        self.receive_flood(from, &Flood::Update(records.to_vec()));
+        self.router
+            .handle_timeout(self.now + Micros::from_millis(100));
+        self.now = self.now + Micros::from_millis(100);
+    }
+
+    fn receive_flood(&mut self, from: u8, flood: &Flood) {
+        let payload = Control::Flood(flood.clone()).to_bytes();
+        self.handle(Input::Message {
+            from: node(from),
+            payload,
+        });
+    }
+
+    fn outputs(&mut self) -> Vec<Output> {
+        let mut outputs = std::mem::take(&mut self.waiting);
+        while let Some(output) = self.router.poll_output() {
+            outputs.push(output);
+        }
+        outputs
+    }
+
+    fn sent(&mut self) -> BTreeMap<NodeId, Vec<Flood>> {
+        let mut sent: BTreeMap<NodeId, Vec<Flood>> = BTreeMap::new();
+        for output in self.outputs() {
+            if let Output::Send {
+                neighbour, payload, ..
+            } = output
+            {
+                match Control::parse(&payload) {
+                    Ok(Control::Flood(flood)) => sent.entry(neighbour).or_default().push(flood),
+                    other => panic!("{other:?}"),
+                }
+            }
+        }
+        sent
+    }
+
+    fn events(&mut self) -> Vec<Event> {
+        let events = self
+            .outputs()
+            .into_iter()
+            .filter_map(|output| match output {
+                Output::Event(event) => Some(event),
+                _ => None,
+            });
+        events.collect()
+    }
+
+    fn own(&self, kind: RecordKind) -> Record {
+        let key = RecordKey {
+            origin: node(0),
+            kind,
+            part: 0,
+        };
+        self.router
+            .database()
+            .entry(key)
+            .expect("the node wrote it")
+            .record
+            .clone()
+    }
+
+    fn own_links(&self) -> Vec<NodeId> {
+        match self.own(RecordKind::Links).body() {
+            Body::Links(body) => {
+                let mut ends: Vec<_> = body.links.iter().map(|link| link.neighbour).collect();
+                ends.sort_by_key(|end| (0..4).position(|number| node(number) == *end));
+                ends
+            }
+            other => panic!("{other:?}"),
+        }
+    }
+
+    fn next_hops(&self, to: u8) -> Vec<NodeId> {
+        let route = &self.router.routes().routes[&node(to)];
+        route.next.iter().map(|next| next.neighbour).collect()
+    }
+
+    fn links_record(&self, origin: u8, seq: u64, links: &[(u8, u32)]) -> Record {
+        let entry = |(neighbour, cost): &(u8, u32)| LinkEntry {
+            neighbour: node(*neighbour),
+            carrier: Carrier::Udp4,
+            cost: Cost(*cost),
+            rtt: Micros(0),
+            jitter: Micros(0),
+            loss: wattle_model::Ppm(0),
+        };
+        let links = links.iter().map(entry).collect();
+        let body = Body::Links(LinksBody {
+            at: UnixTime(1),
+            links,
+        });
+        record(node(origin), RecordKind::Links, seq, &body, &key(origin))
+    }
+}
+
+fn record(origin: NodeId, kind: RecordKind, seq: u64, body: &Body, signer: &SecretKey) -> Record {
+    let key = RecordKey {
+        origin,
+        kind,
+        part: 0,
+    };
+    Record::sign(
+        root().public().network_id(),
+        key,
+        SeqNo(seq),
+        900,
+        body,
+        signer,
+    )
+}
+
+fn members() -> Members {
+    let member = |number| {
+        let identity = key(number).public();
+        (
+            identity.node_id(),
+            Member {
+                identity,
+                serial: 1,
+                prefixes: Vec::new(),
+            },
+        )
+    };
+    let root = root().public();
+    Members {
+        network: root.network_id(),
+        root,
+        nodes: (0..4).map(member).collect(),
+    }
+}
+
+fn root() -> SecretKey {
+    SecretKey::from_seed(&[255; 32])
+}
+
+fn key(number: u8) -> SecretKey {
+    SecretKey::from_seed(&[number + 1; 32])
+}
+
+fn node(number: u8) -> NodeId {
+    key(number).public().node_id()
+}

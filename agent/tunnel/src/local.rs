@@ -1,0 +1,130 @@
+//! This node's side of all sessions: its key, and the one limiter that all handshakes share.
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use boringtun::noise::handshake::parse_handshake_anon;
+use boringtun::noise::rate_limiter::RateLimiter;
+use boringtun::noise::{Packet, Tunn, TunnResult};
+use wattle_model::WgKey;
+use x25519_dalek::{PublicKey, StaticSecret};
+
+use crate::message::Message;
+use crate::null::Null;
+use crate::session::{CipherKind, Refusal, refusal};
+
+/// Handshake messages that are answered per second before proof of the sender's address is asked for. One costs
+/// about half a millisecond, so this is half of a core.
+const HANDSHAKES_PER_SECOND: u64 = 1_000;
+/// An initiation passes the limiter twice: before and after its sender is identified.
+const PASSES: u64 = 2;
+
+/// The node's WireGuard key and its handshake limiter.
+pub struct Local {
+    private: StaticSecret,
+    public: PublicKey,
+    limiter: Arc<RateLimiter>,
+    cipher: CipherKind,
+}
+
+/// Who made an initiation.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Initiator {
+    /// The holder of this key (which the handshake itself has yet to prove).
+    Key(WgKey),
+    /// Too many come: this many bytes of a cookie are to be sent back.
+    Cookie(usize),
+    /// Not an initiation for this node.
+    Refused(Refusal),
+}
+
+impl Local {
+    /// The node with this private key.
+    pub fn new(private: [u8; 32], cipher: CipherKind) -> Self {
+        let private = StaticSecret::from(private);
+        let public = PublicKey::from(&private);
+        let limiter = Arc::new(RateLimiter::new(&public, PASSES * HANDSHAKES_PER_SECOND));
+        Self {
+            private,
+            public,
+            limiter,
+            cipher,
+        }
+    }
+
+    /// The node's public key.
+    pub fn public(&self) -> WgKey {
+        WgKey(self.public.to_bytes())
+    }
+
+    /// Which cipher sessions use.
+    pub fn cipher(&self) -> CipherKind {
+        self.cipher
+    }
+
+    /// Reads who made an initiation. A cookie, if one is due, is written to `out`, and is shorter than the question.
+    pub fn initiator(&self, from: Option<IpAddr>, datagram: &[u8], out: &mut [u8]) -> Initiator {
+        if Message::of(datagram) != Some(Message::Initiation) {
+            return Initiator::Refused(Refusal::Malformed);
+        }
+        match self.cipher {
+            CipherKind::Null => match Null::initiator(datagram) {
+                Some(key) => Initiator::Key(key),
+                None => Initiator::Refused(Refusal::Malformed),
+            },
+            CipherKind::Noise => self.noise_initiator(from, datagram, out),
+        }
+    }
+
+    /// Lets the next second's handshakes through; to be called once a second.
+    pub fn tick(&self) {
+        self.limiter.reset_count();
+    }
+
+    pub(crate) fn tunn(&self, peer: WgKey, index: u32) -> Tunn {
+        let peer = PublicKey::from(peer.0);
+        Tunn::new(
+            self.private.clone(),
+            peer,
+            None,
+            None,
+            index,
+            Some(Arc::clone(&self.limiter)),
+        )
+    }
+
+    /// Passes a datagram through the limiter.
+    pub(crate) fn verify<'a, 'b>(
+        &self,
+        from: Option<IpAddr>,
+        datagram: &'a [u8],
+        out: &'b mut [u8],
+    ) -> Result<Packet<'a>, TunnResult<'b>> {
+        self.limiter.verify_packet(from, datagram, out)
+    }
+
+    fn noise_initiator(&self, from: Option<IpAddr>, datagram: &[u8], out: &mut [u8]) -> Initiator {
+        match self.verify(from, datagram, out) {
+            Ok(Packet::HandshakeInit(initiation)) => {
+                match parse_handshake_anon(&self.private, &self.public, &initiation) {
+                    Ok(half) => Initiator::Key(WgKey(half.peer_static_public)),
+                    Err(error) => Initiator::Refused(refusal(&error)),
+                }
+            }
+            Ok(_) => Initiator::Refused(Refusal::Malformed),
+            Err(TunnResult::WriteToNetwork(cookie)) => Initiator::Cookie(cookie.len()),
+            Err(TunnResult::Err(error)) => Initiator::Refused(refusal(&error)),
+            Err(_) => Initiator::Refused(Refusal::Malformed),
+        }
+    }
+}
+
+impl fmt::Debug for Local {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Local")
+            .field("public", &self.public())
+            .field("cipher", &self.cipher)
+            .finish_non_exhaustive()
+    }
+}

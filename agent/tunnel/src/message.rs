@@ -1,0 +1,89 @@
+//! WireGuard's messages from the outside: what kind a datagram is, and which session it is for.
+//!
+//! (WireGuard white paper §5.4; the lengths and indexes are the same for the simulator's cipher.)
+
+/// Bytes that a data message adds to its padded content.
+pub const DATA_OVERHEAD: usize = 32;
+/// Room that any message may need: boringtun wants as much even for a short one.
+pub const MIN_BUFFER: usize = 160;
+
+pub(crate) const INITIATION_LENGTH: usize = 148;
+pub(crate) const RESPONSE_LENGTH: usize = 92;
+const COOKIE_LENGTH: usize = 64;
+
+/// A datagram's kind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Message {
+    /// Somebody wants a session.
+    Initiation,
+    /// The answer to our initiation.
+    Response {
+        /// Which of our sessions it is for.
+        receiver: u32,
+    },
+    /// The other end is under load and wants proof of our address.
+    Cookie {
+        /// Which of our sessions it is for.
+        receiver: u32,
+    },
+    /// A sealed packet.
+    Data {
+        /// Which of our sessions it is for.
+        receiver: u32,
+        /// Its number.
+        counter: u64,
+    },
+}
+
+impl Message {
+    /// Tells the kind from type and length; `None` if it is no message of WireGuard.
+    pub fn of(datagram: &[u8]) -> Option<Self> {
+        let word = |at: usize| Some(u32::from_le_bytes(*datagram.get(at..)?.first_chunk()?));
+        match (word(0)?, datagram.len()) {
+            (1, INITIATION_LENGTH) => Some(Self::Initiation),
+            (2, RESPONSE_LENGTH) => Some(Self::Response { receiver: word(8)? }),
+            (3, COOKIE_LENGTH) => Some(Self::Cookie { receiver: word(4)? }),
+            (4, DATA_OVERHEAD..) => {
+                let counter = u64::from_le_bytes(*datagram.get(8..)?.first_chunk()?);
+                Some(Self::Data {
+                    receiver: word(4)?,
+                    counter,
+                })
+            }
+            _ => None,
+        }
+    }
+
+    /// The index of the session that the message is for: what is left of the receiver's index without the number of
+    /// the handshake. `None` for an initiation.
+    pub fn session(self) -> Option<u32> {
+        match self {
+            Self::Initiation => None,
+            Self::Response { receiver }
+            | Self::Cookie { receiver }
+            | Self::Data { receiver, .. } => Some(receiver >> 8),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_exact_lengths_are_messages() {
+        for (kind, length) in [(1_u8, 148), (2, 92), (3, 64), (4, 32), (4, 1_500)] {
+            let mut datagram = vec![0; length];
+            datagram[0] = kind;
+            assert!(Message::of(&datagram).is_some());
+            if kind < 4 {
+                assert_eq!(Message::of(&datagram[..length - 1]), None);
+            }
+            datagram[1] = 1;
+            assert_eq!(Message::of(&datagram), None, "reserved bytes are zero");
+        }
+        for length in 0..32 {
+            assert_eq!(Message::of(&vec![4; length]), None);
+        }
+    }
+}

@@ -1,0 +1,280 @@
+//! Messages between neighbours (`docs/protocol/control.md`): what they are, and the IPv6 link-local UDP
+//! packet that carries one inside the two nodes' session, because a WireGuard session carries IP only.
+
+use std::net::SocketAddr;
+
+use wattle_model::NodeId;
+
+use crate::DecodeError;
+use crate::codec::{Reader, Writer};
+use crate::flood::Flood;
+use crate::probe::{Probe, ProbeReply};
+
+/// UDP port of messages between neighbours, inside the session.
+pub const CONTROL_PORT: u16 = 5740;
+/// Bytes of the IPv6 and UDP headers around a message.
+pub const ENVELOPE_LENGTH: usize = 48;
+/// Most bytes of a message: with all envelopes it fits an IPv6 path of 1280 bytes, unfragmented.
+pub const MAX_MESSAGE: usize = 1152;
+
+/// A message between neighbours.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Control {
+    /// Asks for a reply.
+    Probe(Probe),
+    /// Answers a probe.
+    ProbeReply(ProbeReply),
+    /// The key that will seal the headers of the relay frames which the sender sends.
+    LinkKey(LinkKey),
+    /// The receiver of a link key has it.
+    LinkKeyAck {
+        /// The key's id.
+        key_id: u8,
+    },
+    /// A relay frame came whose key is not known: please send a link key.
+    LinkKeyRequest,
+    /// Where the sender sees the receiver: what others may dial, if the receiver is behind a NAT.
+    Observed(SocketAddr),
+    /// Link state.
+    Flood(Flood),
+}
+
+/// A link key on its way to the neighbour.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LinkKey {
+    /// Its id among the sender's keys for this neighbour.
+    pub key_id: u8,
+    /// The AES-128 key.
+    pub key: zeroize::Zeroizing<[u8; 16]>,
+}
+
+impl std::fmt::Debug for LinkKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "LinkKey {{ key_id: {}, key: [redacted] }}", self.key_id)
+    }
+}
+
+const PROBE: u8 = 1;
+const PROBE_REPLY: u8 = 2;
+const LINK_KEY: u8 = 3;
+const LINK_KEY_ACK: u8 = 4;
+const LINK_KEY_REQUEST: u8 = 5;
+const OBSERVED: u8 = 6;
+/// Kinds from here on are link state and belong to the router.
+const FIRST_FLOOD: u8 = 16;
+
+/// Whether a message is the router's business, judged by its first byte.
+pub fn is_flood(message: &[u8]) -> bool {
+    message.first().is_some_and(|kind| *kind >= FIRST_FLOOD)
+}
+
+impl Control {
+    /// Reads a message.
+    ///
+    /// # Errors
+    /// The bytes are no message that is known here.
+    pub fn parse(message: &[u8]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(message);
+        match reader.u8()? {
+            PROBE => Probe::decode(&mut reader).map(Self::Probe),
+            PROBE_REPLY => ProbeReply::decode(&mut reader).map(Self::ProbeReply),
+            LINK_KEY => {
+                let key_id = reader.u8()?;
+                let key = zeroize::Zeroizing::new(reader.array()?);
+                Ok(Self::LinkKey(LinkKey { key_id, key }))
+            }
+            LINK_KEY_ACK => reader.u8().map(|key_id| Self::LinkKeyAck { key_id }),
+            LINK_KEY_REQUEST => Ok(Self::LinkKeyRequest),
+            OBSERVED => reader.socket_address().map(Self::Observed),
+            kind => Flood::decode(kind, &mut reader).map(Self::Flood),
+        }
+    }
+
+    /// The bytes of the message.
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut writer = Writer::default();
+        match self {
+            Self::Probe(probe) => probe.encode(writer.u8(PROBE)),
+            Self::ProbeReply(reply) => reply.encode(writer.u8(PROBE_REPLY)),
+            Self::LinkKey(link_key) => {
+                writer.u8(LINK_KEY).u8(link_key.key_id).put(&*link_key.key);
+            }
+            Self::LinkKeyAck { key_id } => {
+                writer.u8(LINK_KEY_ACK).u8(*key_id);
+            }
+            Self::LinkKeyRequest => {
+                writer.u8(LINK_KEY_REQUEST);
+            }
+            Self::Observed(address) => {
+                writer.u8(OBSERVED).socket_address(*address);
+            }
+            Self::Flood(flood) => flood.encode(&mut writer),
+        }
+        writer.bytes
+    }
+}
+
+/// The link-local address that stands for a node inside sessions.
+pub fn link_local(node: NodeId) -> [u8; 16] {
+    let mut address = [0; 16];
+    address[..2].copy_from_slice(&[0xfe, 0x80]);
+    address[8..].copy_from_slice(&node.to_be_bytes());
+    address
+}
+
+/// Writes the IPv6 UDP packet that carries `message` into `packet`; returns its length, or `None` if
+/// `packet` is too short or the message too long.
+pub fn wrap(from: NodeId, to: NodeId, message: &[u8], packet: &mut [u8]) -> Option<usize> {
+    if message.len() > MAX_MESSAGE {
+        return None;
+    }
+    let length = ENVELOPE_LENGTH + message.len();
+    let packet = packet.get_mut(..length)?;
+    let udp_length = (message.len() + 8) as u16;
+    packet[..4].copy_from_slice(&[0x60, 0, 0, 0]);
+    packet[4..6].copy_from_slice(&udp_length.to_be_bytes());
+    packet[6..8].copy_from_slice(&[17, 1]);
+    packet[8..24].copy_from_slice(&link_local(from));
+    packet[24..40].copy_from_slice(&link_local(to));
+    packet[40..42].copy_from_slice(&CONTROL_PORT.to_be_bytes());
+    packet[42..44].copy_from_slice(&CONTROL_PORT.to_be_bytes());
+    packet[44..46].copy_from_slice(&udp_length.to_be_bytes());
+    packet[46..48].fill(0);
+    packet[48..].copy_from_slice(message);
+    let checksum = checksum(packet);
+    packet[46..48].copy_from_slice(&checksum.to_be_bytes());
+    Some(length)
+}
+
+/// The message in a decrypted packet, if the packet is a message from `from` to `to`; `None` if it is
+/// anything else. Whatever claims a link-local source or destination and is `None` must be dropped.
+pub fn unwrap(from: NodeId, to: NodeId, packet: &[u8]) -> Option<&[u8]> {
+    let (envelope, message) = packet.split_at_checked(ENVELOPE_LENGTH)?;
+    let mut expected = [0; ENVELOPE_LENGTH];
+    expected[0] = 0x60;
+    let udp_length = u16::try_from(message.len() + 8).ok()?;
+    expected[4..6].copy_from_slice(&udp_length.to_be_bytes());
+    expected[6..8].copy_from_slice(&[17, 1]);
+    expected[8..24].copy_from_slice(&link_local(from));
+    expected[24..40].copy_from_slice(&link_local(to));
+    expected[40..42].copy_from_slice(&CONTROL_PORT.to_be_bytes());
+    expected[42..44].copy_from_slice(&CONTROL_PORT.to_be_bytes());
+    expected[44..46].copy_from_slice(&udp_length.to_be_bytes());
+    // The session has authenticated the bytes, so the checksum says nothing further.
+    (envelope[..46] == expected[..46] && message.len() <= MAX_MESSAGE).then_some(message)
+}
+
+/// RFC 8200 §8.1 over the whole packet, whose checksum field is zero.
+fn checksum(packet: &[u8]) -> u16 {
+    let pseudo_header = u32::from(packet[4]) << 8 | u32::from(packet[5]);
+    let mut sum = pseudo_header + 17;
+    for pair in packet[8..].chunks(2) {
+        sum += u32::from(pair[0]) << 8 | u32::from(pair.get(1).copied().unwrap_or(0));
+    }
+    while sum > 0xffff {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    match !(sum as u16) {
+        0 => 0xffff,
+        checksum => checksum,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn messages() -> Vec<Control> {
+        vec![
+            Control::Probe(Probe {
+                seq: 1,
+                sent_at: 2,
+                tx_packets: 3,
+                fingerprint: 4,
+            }),
+            Control::ProbeReply(ProbeReply {
+                seq: 1,
+                sent_at: 2,
+                received_at: 3,
+                replied_at: 4,
+                tx_packets: 5,
+                rx_packets: 6,
+                fingerprint: 7,
+            }),
+            Control::LinkKey(LinkKey {
+                key_id: 9,
+                key: zeroize::Zeroizing::new([3; 16]),
+            }),
+            Control::LinkKeyAck { key_id: 9 },
+            Control::LinkKeyRequest,
+            Control::Observed(SocketAddr::from(([192, 0, 2, 1], 51_820))),
+            Control::Observed(SocketAddr::from((
+                [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1],
+                51_820,
+            ))),
+        ]
+    }
+
+    #[test]
+    fn messages_read_as_they_were_written() {
+        for message in messages() {
+            assert_eq!(Control::parse(&message.to_bytes()), Ok(message));
+        }
+    }
+
+    #[test]
+    fn every_truncation_is_refused() {
+        for message in messages() {
+            let bytes = message.to_bytes();
+            for length in 0..bytes.len() {
+                assert_eq!(
+                    Control::parse(&bytes[..length]),
+                    Err(DecodeError::Truncated)
+                );
+            }
+        }
+    }
+
+    #[test]
+    fn link_keys_are_not_printed() {
+        let text = format!("{:?}", messages()[2]);
+        assert!(
+            text.contains("[redacted]") && !text.contains("3, 3"),
+            "{text}"
+        );
+    }
+
+    #[test]
+    fn an_envelope_is_for_its_two_nodes_only() {
+        let mut packet = [0; 256];
+        let length = wrap(NodeId(1), NodeId(2), b"hello", &mut packet).unwrap();
+        assert_eq!(
+            unwrap(NodeId(1), NodeId(2), &packet[..length]),
+            Some(&b"hello"[..])
+        );
+        assert_eq!(unwrap(NodeId(3), NodeId(2), &packet[..length]), None);
+        assert_eq!(unwrap(NodeId(1), NodeId(3), &packet[..length]), None);
+        for byte in 0..46 {
+            let mut flipped = packet;
+            flipped[byte] ^= 1;
+            assert_eq!(
+                unwrap(NodeId(1), NodeId(2), &flipped[..length]),
+                None,
+                "byte {byte}"
+            );
+        }
+        for short in 0..length {
+            assert_eq!(unwrap(NodeId(1), NodeId(2), &packet[..short]), None);
+        }
+    }
+
+    #[test]
+    fn the_udp_checksum_is_right() {
+        let mut packet = [0; 256];
+        let length = wrap(NodeId(1), NodeId(2), b"odd", &mut packet).unwrap();
+        let stated = u16::from_be_bytes([packet[46], packet[47]]);
+        packet[46..48].fill(0);
+        assert_eq!(checksum(&packet[..length]), stated);
+        assert_ne!(stated, 0);
+    }
+}

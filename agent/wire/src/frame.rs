@@ -1,0 +1,291 @@
+//! The relay frame (`docs/protocol/relay-frame.md`): a session message with a sealed header for relays.
+//!
+//! ```text
+//! type 1 | version 1 | key id 1 | reserved 1 | counter 8 |
+//! sealed { destination 8 | source 8 | hop limit 1 | class+priority 1 | precedence+weight 1 |
+//!          waypoint count 1 | flow hash 4 | lane 2 | waypoint 2 | waypoint 2 } | tag 16 | payload
+//! ```
+//! The sealing itself belongs to whoever holds the link keys; this file knows where the bytes are.
+
+use wattle_model::{NodeId, NodeIndex};
+
+use crate::DecodeError;
+use crate::codec::Reader;
+
+/// First byte of a relay frame; WireGuard's messages begin with 1 to 4.
+pub const FRAME_TYPE: u8 = 0x57;
+/// Version of the format in the second byte.
+pub const FRAME_VERSION: u8 = 1;
+/// Bytes before the sealed part.
+pub const CLEAR_LENGTH: usize = 12;
+/// Bytes of the sealed part.
+pub const SEALED_LENGTH: usize = 30;
+/// Bytes of the authentication tag (AES-128-GCM).
+pub const TAG_LENGTH: usize = 16;
+/// Bytes of the whole header.
+pub const HEADER_LENGTH: usize = CLEAR_LENGTH + SEALED_LENGTH + TAG_LENGTH;
+/// Most relays that a packet may cross.
+pub const MAX_HOPS: u8 = 16;
+/// Fewest payload bytes: a WireGuard keepalive; its last 16 bytes are an authenticator.
+pub const MIN_PAYLOAD: usize = 32;
+
+/// The part of the header that is in the clear.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Clear {
+    /// Which of the receiver's link keys sealed the header.
+    pub key_id: u8,
+    /// Nonce of the sealing, and what the replay window judges.
+    pub counter: u64,
+}
+
+/// The sealed part of the header.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Header {
+    /// The node whose session the payload belongs to.
+    pub destination: NodeId,
+    /// The node that made the payload.
+    pub source: NodeId,
+    /// Relays that the frame may still cross.
+    pub hop_limit: u8,
+    /// Traffic class (upper half) and priority (lower half).
+    pub class_priority: u8,
+    /// Drop precedence (upper half) and weight (lower half).
+    pub precedence_weight: u8,
+    /// Hash of the inner flow, so that relays keep a flow on one path.
+    pub flow: u32,
+    /// The destination's lane.
+    pub lane: u16,
+    /// Nodes to be passed first, next one first; at most two.
+    pub waypoints: Waypoints,
+}
+
+/// Up to two nodes to be passed on the way, next one first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Waypoints {
+    /// How many of `indexes` count.
+    count: u8,
+    indexes: [NodeIndex; 2],
+}
+
+impl Waypoints {
+    /// No waypoints.
+    pub const NONE: Self = Self {
+        count: 0,
+        indexes: [NodeIndex(0); 2],
+    };
+
+    /// One waypoint.
+    pub const fn one(index: NodeIndex) -> Self {
+        Self {
+            count: 1,
+            indexes: [index, NodeIndex(0)],
+        }
+    }
+
+    /// Two waypoints, `first` before `second`.
+    pub const fn two(first: NodeIndex, second: NodeIndex) -> Self {
+        Self {
+            count: 2,
+            indexes: [first, second],
+        }
+    }
+
+    /// The next waypoint.
+    pub fn next(&self) -> Option<NodeIndex> {
+        (self.count > 0).then_some(self.indexes[0])
+    }
+
+    /// What is left once the next one has been reached.
+    #[must_use]
+    pub fn reached(&self) -> Self {
+        Self {
+            count: self.count.saturating_sub(1),
+            indexes: [self.indexes[1], NodeIndex(0)],
+        }
+    }
+}
+
+impl Clear {
+    /// Reads the clear part of a frame.
+    ///
+    /// # Errors
+    /// The bytes are no relay frame of this version, or shorter than one with the smallest payload.
+    pub fn parse(frame: &[u8]) -> Result<Self, DecodeError> {
+        if frame.len() < HEADER_LENGTH + MIN_PAYLOAD {
+            return Err(DecodeError::Truncated);
+        }
+        let mut reader = Reader::new(frame);
+        match (reader.u8()?, reader.u8()?) {
+            (FRAME_TYPE, FRAME_VERSION) => {}
+            (FRAME_TYPE, version) => return Err(DecodeError::Version(version)),
+            (kind, _) => return Err(DecodeError::Kind(kind)),
+        }
+        let key_id = reader.u8()?;
+        if reader.u8()? != 0 {
+            return Err(DecodeError::Range("reserved"));
+        }
+        Ok(Self {
+            key_id,
+            counter: reader.u64()?,
+        })
+    }
+
+    /// The bytes of the clear part.
+    pub fn to_bytes(self) -> [u8; CLEAR_LENGTH] {
+        let mut bytes = [0; CLEAR_LENGTH];
+        bytes[..4].copy_from_slice(&[FRAME_TYPE, FRAME_VERSION, self.key_id, 0]);
+        bytes[4..].copy_from_slice(&self.counter.to_be_bytes());
+        bytes
+    }
+
+    /// The nonce of the sealing: four zero bytes and the counter. A key seals in one direction only.
+    pub fn nonce(self) -> [u8; 12] {
+        let mut nonce = [0; 12];
+        nonce[4..].copy_from_slice(&self.counter.to_be_bytes());
+        nonce
+    }
+
+    /// What is authenticated beside the header: the clear part, the payload's length and its last
+    /// sixteen bytes (the session's authenticator), so that header and payload cannot be recombined.
+    pub fn associated_data(self, payload: &[u8]) -> [u8; CLEAR_LENGTH + 4 + 16] {
+        let mut data = [0; CLEAR_LENGTH + 4 + 16];
+        data[..CLEAR_LENGTH].copy_from_slice(&self.to_bytes());
+        data[CLEAR_LENGTH..CLEAR_LENGTH + 4].copy_from_slice(&(payload.len() as u32).to_be_bytes());
+        let tail = &payload[payload.len().saturating_sub(16)..];
+        data[CLEAR_LENGTH + 4..][..tail.len()].copy_from_slice(tail);
+        data
+    }
+}
+
+impl Header {
+    /// Reads the opened header.
+    ///
+    /// # Errors
+    /// A field is out of range.
+    pub fn from_bytes(bytes: &[u8; SEALED_LENGTH]) -> Result<Self, DecodeError> {
+        let mut reader = Reader::new(bytes);
+        let destination = reader.node()?;
+        let source = reader.node()?;
+        let hop_limit = reader.u8()?;
+        if hop_limit > MAX_HOPS {
+            return Err(DecodeError::Range("hop limit"));
+        }
+        let class_priority = reader.u8()?;
+        let precedence_weight = reader.u8()?;
+        let count = reader.u8()?;
+        if count > 2 {
+            return Err(DecodeError::Range("waypoint count"));
+        }
+        let flow = reader.u32()?;
+        let lane = reader.u16()?;
+        let indexes = [NodeIndex(reader.u16()?), NodeIndex(reader.u16()?)];
+        let waypoints = Waypoints { count, indexes };
+        Ok(Self {
+            destination,
+            source,
+            hop_limit,
+            class_priority,
+            precedence_weight,
+            flow,
+            lane,
+            waypoints,
+        })
+    }
+
+    /// The bytes to be sealed.
+    pub fn to_bytes(&self) -> [u8; SEALED_LENGTH] {
+        let mut bytes = [0; SEALED_LENGTH];
+        bytes[..8].copy_from_slice(&self.destination.to_be_bytes());
+        bytes[8..16].copy_from_slice(&self.source.to_be_bytes());
+        bytes[16..20].copy_from_slice(&[
+            self.hop_limit,
+            self.class_priority,
+            self.precedence_weight,
+            self.waypoints.count,
+        ]);
+        bytes[20..24].copy_from_slice(&self.flow.to_be_bytes());
+        bytes[24..26].copy_from_slice(&self.lane.to_be_bytes());
+        bytes[26..28].copy_from_slice(&self.waypoints.indexes[0].0.to_be_bytes());
+        bytes[28..30].copy_from_slice(&self.waypoints.indexes[1].0.to_be_bytes());
+        bytes
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn header() -> Header {
+        Header {
+            destination: NodeId(1),
+            source: NodeId(2),
+            hop_limit: 16,
+            class_priority: 0x12,
+            precedence_weight: 0x34,
+            flow: 0xdead_beef,
+            lane: 7,
+            waypoints: Waypoints::two(NodeIndex(258), NodeIndex(3)),
+        }
+    }
+
+    #[test]
+    fn headers_read_as_they_were_written() {
+        assert_eq!(Header::from_bytes(&header().to_bytes()), Ok(header()));
+        assert_eq!(HEADER_LENGTH, 58);
+    }
+
+    #[test]
+    fn the_header_has_its_golden_bytes() {
+        let hex: String = header()
+            .to_bytes()
+            .iter()
+            .map(|b| format!("{b:02x}"))
+            .collect();
+        assert_eq!(
+            hex,
+            "00000000000000010000000000000002101234 02deadbeef000701020003".replace(' ', "")
+        );
+    }
+
+    #[test]
+    fn waypoints_are_used_up_in_order() {
+        let waypoints = header().waypoints;
+        assert_eq!(waypoints.next(), Some(NodeIndex(258)));
+        assert_eq!(waypoints.reached().next(), Some(NodeIndex(3)));
+        assert_eq!(waypoints.reached().reached().next(), None);
+    }
+
+    #[test]
+    fn fields_out_of_range_are_refused() {
+        let mut bytes = header().to_bytes();
+        bytes[16] = MAX_HOPS + 1;
+        assert_eq!(
+            Header::from_bytes(&bytes),
+            Err(DecodeError::Range("hop limit"))
+        );
+        let mut bytes = header().to_bytes();
+        bytes[19] = 3;
+        assert_eq!(
+            Header::from_bytes(&bytes),
+            Err(DecodeError::Range("waypoint count"))
+        );
+    }
+
+    #[test]
+    fn only_whole_frames_of_this_version_have_a_clear_part() {
+        let clear = Clear {
+            key_id: 9,
+            counter: 77,
+        };
+        let mut frame = clear.to_bytes().to_vec();
+        frame.resize(HEADER_LENGTH + MIN_PAYLOAD, 0);
+        assert_eq!(Clear::parse(&frame), Ok(clear));
+        for length in 0..frame.len() {
+            assert_eq!(Clear::parse(&frame[..length]), Err(DecodeError::Truncated));
+        }
+        frame[1] = 2;
+        assert_eq!(Clear::parse(&frame), Err(DecodeError::Version(2)));
+        frame[0] = 4;
+        assert_eq!(Clear::parse(&frame), Err(DecodeError::Kind(4)));
+    }
+}

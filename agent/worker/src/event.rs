@@ -1,0 +1,141 @@
+//! What the worker tells the engine: link states, messages of neighbours, sessions, and its whole state on request.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+use serde::{Deserialize, Serialize};
+use wattle_model::{Carrier, Instant, LinkId, LinkState, Measurement, NodeId};
+
+/// What the worker tells the engine. Lost when nobody takes it (the queue is bounded); [`Status`] has the state.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub enum Event {
+    /// A link changed its state, its endpoint, or (noticeably) its quality.
+    Link {
+        /// The link.
+        link: LinkId,
+        /// The node at its other end.
+        peer: NodeId,
+        /// What carries it.
+        carrier: Carrier,
+        /// Where its datagrams go, if that is known.
+        endpoint: Option<SocketAddr>,
+        /// Its state.
+        state: LinkState,
+        /// Its quality, once measured.
+        measurement: Measurement,
+        /// When it changed.
+        at: Instant,
+    },
+    /// A neighbour sent a routing message.
+    Control {
+        /// The neighbour.
+        from: NodeId,
+        /// The link that it came over.
+        link: LinkId,
+        /// The message: bytes of a `wire::control` flood.
+        payload: Vec<u8>,
+    },
+    /// The fingerprint of a neighbour's link-state database, from its probes; told when it changes.
+    Fingerprint {
+        /// The neighbour.
+        from: NodeId,
+        /// The link that it came over.
+        link: LinkId,
+        /// Its fingerprint.
+        fingerprint: u64,
+    },
+    /// A handshake with a peer was completed.
+    Session {
+        /// The peer.
+        peer: NodeId,
+        /// When.
+        handshake_at: Instant,
+    },
+    /// A peer sees this node at this address (which is a dial candidate for others).
+    Reflexive {
+        /// Who says so.
+        peer: NodeId,
+        /// The address.
+        address: SocketAddr,
+    },
+}
+
+/// The whole state of a worker.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct Status {
+    /// Every link, by its id.
+    pub links: Vec<LinkStatus>,
+    /// Every session, by its peer.
+    pub sessions: Vec<SessionStatus>,
+    /// Counters by name: `wattle_worker_…`.
+    pub counters: Counters,
+    /// Drops by the reason's name; only reasons that occurred.
+    pub drops: BTreeMap<String, u64>,
+    /// Packets whose source was not their sender's, by sender.
+    pub spoofed: BTreeMap<NodeId, u64>,
+}
+
+/// One link.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct LinkStatus {
+    /// The link.
+    pub link: LinkId,
+    /// The node at its other end.
+    pub peer: NodeId,
+    /// What carries it.
+    pub carrier: Carrier,
+    /// Where its datagrams go.
+    pub endpoint: Option<SocketAddr>,
+    /// Its state.
+    pub state: LinkState,
+    /// Its quality.
+    pub measurement: Measurement,
+    /// Datagrams sent over it.
+    pub tx_packets: u64,
+    /// Authenticated datagrams received over it.
+    pub rx_packets: u64,
+}
+
+/// One session.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SessionStatus {
+    /// The peer.
+    pub peer: NodeId,
+    /// When the last handshake was completed; `None` before the first.
+    pub handshake_at: Option<Instant>,
+    /// Inner bytes sent.
+    pub tx_bytes: u64,
+    /// Inner bytes received.
+    pub rx_bytes: u64,
+    /// Packets that wait for the session.
+    pub queued: u32,
+}
+
+/// What a worker counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+pub struct Counters {
+    /// Packets read from the TUN device; the segments of a super-packet count one by one.
+    pub tun_rx_packets: u64,
+    /// Packets written to the TUN device, before they were joined.
+    pub tun_tx_packets: u64,
+    /// Datagrams received.
+    pub udp_rx_packets: u64,
+    /// Datagrams sent.
+    pub udp_tx_packets: u64,
+    /// Bytes of datagrams received.
+    pub udp_rx_bytes: u64,
+    /// Bytes of datagrams sent.
+    pub udp_tx_bytes: u64,
+    /// Frames relayed for others.
+    pub relayed_packets: u64,
+    /// Packets that left over a backup because the path's own links were suspect.
+    pub backup_packets: u64,
+    /// Packets from and to leaves.
+    pub leaf_packets: u64,
+    /// Messages between neighbours sent.
+    pub control_tx_packets: u64,
+    /// Messages between neighbours received.
+    pub control_rx_packets: u64,
+    /// Handshakes completed.
+    pub handshakes: u64,
+}

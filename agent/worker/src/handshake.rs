@@ -1,0 +1,104 @@
+//! Coming to a session: whom to dial when and over what, and what follows once it is there.
+
+use wattle_dataplane::{DropReason, Packet, TxBatch};
+use wattle_model::Instant;
+use wattle_tunnel::{DialRole, MIN_BUFFER};
+
+use crate::Event;
+use crate::inbound::flow_of;
+use crate::outbound::Way;
+use crate::peer::{CARRIERS, Kind};
+use crate::table::Slot;
+use crate::worker::Worker;
+
+impl Worker {
+    /// Makes the attempt that is due, if one is.
+    pub(crate) fn dial(&mut self, now: Instant, slot: Slot, tx: &mut TxBatch) {
+        let peer = &mut self.table[slot];
+        if peer.session.wants_rekey(now) {
+            peer.dialer.start(now, DialRole::First);
+        }
+        if now < peer.dialer.poll_timeout() {
+            return;
+        }
+        // Whoever has begun makes one attempt, so that a peer's mistaken packets cause few of them.
+        let wanted = peer.entry.adjacent || !peer.waiting.is_empty() || peer.session.is_usable();
+        if !wanted && peer.dialer.attempts() > 0 {
+            return peer.dialer.stop();
+        }
+        let random = self.rng.word();
+        if self.table[slot].dialer.is_due(now, random) {
+            let mut initiation = [0; MIN_BUFFER];
+            if let Some(length) = self.table[slot].session.initiate(now, &mut initiation) {
+                self.send_handshake(slot, &initiation[..length], tx);
+            }
+        }
+    }
+
+    /// Sends a handshake message where it may find the peer: over a link that is up, else to every address that the
+    /// peer may have and through relays; the peer answers the copy that comes first.
+    pub(crate) fn send_handshake(&mut self, slot: Slot, message: &[u8], tx: &mut TxBatch) {
+        let peer = &self.table[slot];
+        let routed = self.way(slot, flow_of(peer.entry.id)).ok();
+        let mut ways = Vec::new();
+        let is_leaf = matches!(peer.kind, Kind::Leaf(_));
+        if (peer.entry.adjacent || is_leaf) && !peer.has_usable_link() {
+            for carrier in CARRIERS {
+                ways.extend(
+                    peer.addresses(carrier)
+                        .into_iter()
+                        .map(|to| Way::Direct { to, link: None }),
+                );
+            }
+        }
+        ways.extend(routed.filter(|way| !is_leaf || matches!(way, Way::Relayed { .. })));
+        for way in ways {
+            // Not told to the link: of many copies one arrives, and that is no loss.
+            if let Err(reason) = self.send_message(way, message, tx) {
+                self.drops.count(reason);
+            }
+        }
+    }
+
+    /// A handshake was completed.
+    pub(crate) fn established(&mut self, now: Instant, slot: Slot, tx: &mut TxBatch) {
+        self.counters.handshakes += 1;
+        let peer = &mut self.table[slot];
+        peer.dialer.stop();
+        peer.keys.session_renewed(now);
+        let event = Event::Session {
+            peer: peer.entry.id,
+            handshake_at: now,
+        };
+        self.tell(event);
+        if self.table[slot].entry.adjacent {
+            self.open_ports(now, slot);
+            self.send_observed(now, slot, tx);
+            self.due(now, now);
+        }
+        while let Some(packet) = self.table[slot].waiting.pop() {
+            let Some(ip) = Packet::parse(&packet) else {
+                continue;
+            };
+            self.scratch[..packet.len()].copy_from_slice(&packet);
+            if let Err(reason) = self.send_scratch(now, slot, &ip, tx) {
+                self.drops.count(reason);
+            }
+        }
+    }
+
+    /// What is due once a second for one peer.
+    pub(crate) fn tick(&mut self, now: Instant, slot: Slot, tx: &mut TxBatch) {
+        let mut message = [0; MIN_BUFFER];
+        let peer = &mut self.table[slot];
+        let due = peer.session.tick(now, &mut message);
+        let expired = peer.waiting.expire(now);
+        if peer.entry.adjacent && !peer.session.is_usable() {
+            peer.dialer.start(now, peer.role);
+        }
+        self.drops.add(DropReason::SessionTimeout, expired);
+        if let Some(length) = due {
+            self.send_handshake(slot, &message[..length.min(MIN_BUFFER)], tx);
+        }
+    }
+}

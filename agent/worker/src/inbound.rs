@@ -1,0 +1,300 @@
+//! From the wire to the TUN device: find the session, open, check the source, deliver.
+
+use std::net::SocketAddr;
+
+use wattle_dataplane::packet::lower_ttl;
+use wattle_dataplane::{DropReason, Packet, TunBatch, TxBatch};
+use wattle_model::{Instant, NodeId};
+use wattle_tunnel::{Initiator, MIN_BUFFER, Message, Opened, Outcome, Refusal};
+use wattle_wire::frame::FRAME_TYPE;
+
+use crate::outbound::Way;
+use crate::peer::Kind;
+use crate::table::Slot;
+use crate::worker::Worker;
+
+/// How a session's message came.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Arrival {
+    /// Who handed it over.
+    pub(crate) from: SocketAddr,
+    /// What its relay frame said, if it came in one.
+    pub(crate) relayed: Option<Relayed>,
+}
+
+/// What the header of a relay frame said.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Relayed {
+    /// The node that made the message, as the neighbours on the way have it.
+    pub(crate) source: NodeId,
+    /// Relays on the way.
+    pub(crate) crossed: u8,
+}
+
+impl Worker {
+    /// One datagram from the UDP socket.
+    pub(crate) fn inbound(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagram: &[u8],
+        tx: &mut TxBatch,
+        tun: &mut TunBatch,
+    ) {
+        self.counters.udp_rx_packets += 1;
+        self.counters.udp_rx_bytes += datagram.len() as u64;
+        match datagram.first() {
+            Some(1..=4) => self.message(
+                now,
+                Arrival {
+                    from,
+                    relayed: None,
+                },
+                datagram,
+                tx,
+                tun,
+            ),
+            Some(&FRAME_TYPE) => self.frame(now, from, datagram, tx, tun),
+            _ => self.drops.count(DropReason::UnknownType),
+        }
+    }
+
+    /// One message of a session, however it came.
+    pub(crate) fn message(
+        &mut self,
+        now: Instant,
+        arrival: Arrival,
+        datagram: &[u8],
+        tx: &mut TxBatch,
+        tun: &mut TunBatch,
+    ) {
+        let slot = match self.addressee(now, arrival, datagram, tx) {
+            Ok(slot) => slot,
+            Err(reason) => return self.drops.count(reason),
+        };
+        let Some(space) = tun.space(datagram.len().max(MIN_BUFFER)) else {
+            return self.drops.count(DropReason::TunBatchFull);
+        };
+        let address = arrival.relayed.is_none().then(|| arrival.from.ip());
+        let Opened {
+            outcome,
+            established,
+        } = self.table[slot].session.open(now, address, datagram, space);
+        if let Outcome::Refused(refusal) = outcome {
+            return self.drops.count(reason_of(refusal));
+        }
+        if matches!(Message::of(datagram), Some(Message::Cookie { .. })) {
+            // Whoever saw the initiation can make one, so it proves nothing about its sender.
+            return;
+        }
+        if arrival.relayed.is_none() {
+            self.learn_endpoint(now, slot, arrival.from, tx);
+        }
+        if let Outcome::Reply(length) = outcome {
+            let mut reply = [0; MIN_BUFFER];
+            let length = length.min(MIN_BUFFER);
+            reply[..length].copy_from_slice(&space[..length]);
+            self.reply(slot, arrival, &reply[..length], tx);
+        }
+        if established {
+            self.established(now, slot, tx);
+        }
+        match outcome {
+            Outcome::Packet(length) => self.packet(now, slot, arrival, length, tx, tun),
+            Outcome::Nothing | Outcome::Reply(_) => self.authentic(now, slot, arrival, tx),
+            Outcome::Refused(_) => {}
+        }
+    }
+
+    /// Whose session a message is for.
+    fn addressee(
+        &mut self,
+        now: Instant,
+        arrival: Arrival,
+        datagram: &[u8],
+        tx: &mut TxBatch,
+    ) -> Result<Slot, DropReason> {
+        let message = Message::of(datagram).ok_or(DropReason::UnknownType)?;
+        let slot = match message.session() {
+            Some(index) => self.table.by_session(index),
+            None => self.initiator(arrival, datagram, tx)?,
+        };
+        let Some(source) = arrival.relayed.map(|relayed| relayed.source) else {
+            return slot.ok_or(DropReason::UnknownSession);
+        };
+        let claimed = self
+            .table
+            .by_id(source)
+            .ok_or(DropReason::FrameUnknownNode)?;
+        match slot {
+            Some(slot) if slot == claimed => Ok(slot),
+            Some(_) => Err(DropReason::FrameUnknownNode),
+            None => {
+                // A peer that this node knows by its neighbours believes in a session that this node lost
+                // when it restarted: a handshake is quicker than the peer's patience.
+                let peer = &mut self.table[claimed];
+                peer.dialer.start(now, wattle_tunnel::DialRole::First);
+                let due = peer.dialer.poll_timeout();
+                self.due(now, due);
+                Err(DropReason::UnknownSession)
+            }
+        }
+    }
+
+    /// Who made an initiation; strangers are not answered.
+    fn initiator(
+        &mut self,
+        arrival: Arrival,
+        datagram: &[u8],
+        tx: &mut TxBatch,
+    ) -> Result<Option<Slot>, DropReason> {
+        let address = arrival.relayed.is_none().then(|| arrival.from.ip());
+        let mut cookie = [0; MIN_BUFFER];
+        match self.local.initiator(address, datagram, &mut cookie) {
+            Initiator::Key(key) => self
+                .table
+                .by_key(key)
+                .map(Some)
+                .ok_or(DropReason::UnknownPeer),
+            Initiator::Cookie(length) => {
+                let way = Way::Direct {
+                    to: arrival.from,
+                    link: None,
+                };
+                let _ = self.send_message(way, &cookie[..length.min(MIN_BUFFER)], tx);
+                Err(DropReason::RateLimited)
+            }
+            Initiator::Refused(refusal) => Err(reason_of(refusal)),
+        }
+    }
+
+    /// Sends a message back the way its cause came.
+    fn reply(&mut self, slot: Slot, arrival: Arrival, message: &[u8], tx: &mut TxBatch) {
+        let way = match arrival.relayed {
+            None => Way::Direct {
+                to: arrival.from,
+                link: None,
+            },
+            Some(_) => match self.way(slot, flow_of(self.table[slot].entry.id)) {
+                Ok(way) => way,
+                Err((reason, _)) => return self.drops.count(reason),
+            },
+        };
+        if let Err(reason) = self.send_message(way, message, tx) {
+            self.drops.count(reason);
+        }
+    }
+
+    /// A packet of a peer, in the uncommitted space of the batch.
+    fn packet(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        arrival: Arrival,
+        length: usize,
+        tx: &mut TxBatch,
+        tun: &mut TunBatch,
+    ) {
+        let Some(packet) = tun.space(length) else {
+            return self.drops.count(DropReason::TunBatchFull);
+        };
+        if is_link_local(packet) {
+            return self.neighbour_message(now, slot, arrival, packet, tx);
+        }
+        self.authentic(now, slot, arrival, tx);
+        match self.guard(slot, arrival, packet) {
+            Ok(Verdict::Deliver(length)) => {
+                tun.commit(length);
+                self.counters.tun_tx_packets += 1;
+            }
+            Ok(Verdict::Send { to, ip }) => {
+                self.scratch[..ip.length].copy_from_slice(&packet[..ip.length]);
+                self.counters.leaf_packets += 1;
+                if let Err(reason) = self.send_scratch(now, to, &ip, tx) {
+                    self.drops.count(reason);
+                }
+            }
+            Err(reason) => self.drops.count(reason),
+        }
+    }
+
+    /// Whether a packet's source is its sender's, and where the packet goes.
+    fn guard(
+        &mut self,
+        slot: Slot,
+        arrival: Arrival,
+        packet: &mut [u8],
+    ) -> Result<Verdict, DropReason> {
+        let ip = Packet::parse(packet).ok_or(DropReason::Malformed)?;
+        let sender = self.table[slot].entry.id;
+        if !self.ownership.owns(sender, ip.source) {
+            self.table[slot].spoofed += 1;
+            return Err(DropReason::SpoofedSource);
+        }
+        if ip.is_unroutable() {
+            return Err(DropReason::Unroutable);
+        }
+        let from_leaf = matches!(self.table[slot].kind, Kind::Leaf(_));
+        let crossed = arrival.relayed.map_or(0, |relayed| relayed.crossed);
+        // This node is a hop of its own for what it forwards in the clear, to or from a leaf.
+        let (verdict, hops) = if self.ownership.owns(self.config.node, ip.destination) {
+            (Verdict::Deliver(ip.length), crossed + u8::from(from_leaf))
+        } else {
+            let to = self
+                .destination(ip.destination)
+                .map_err(|(reason, _)| reason)?;
+            let to_leaf = matches!(self.table[to].kind, Kind::Leaf(_));
+            if !from_leaf && !to_leaf {
+                return Err(DropReason::ForeignDestination);
+            }
+            (Verdict::Send { to, ip }, crossed + 1)
+        };
+        if hops > 0 && !lower_ttl(packet, hops) {
+            return Err(DropReason::TtlExpired);
+        }
+        Ok(verdict)
+    }
+
+    /// Something authentic came over a link.
+    pub(crate) fn authentic(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        arrival: Arrival,
+        tx: &mut TxBatch,
+    ) {
+        if arrival.relayed.is_none() {
+            self.link_heard(now, slot, arrival.from, tx);
+        }
+    }
+}
+
+/// What becomes of a packet whose source is in order.
+enum Verdict {
+    /// It is for this node: so many bytes.
+    Deliver(usize),
+    /// It comes from or goes to a leaf.
+    Send { to: Slot, ip: Packet },
+}
+
+/// The hash that a session's handshakes travel under.
+pub(crate) fn flow_of(peer: NodeId) -> u32 {
+    (peer.0 >> 32) as u32 ^ peer.0 as u32
+}
+
+/// Whether a packet claims to be a message between neighbours: none of those ever reaches the TUN device.
+fn is_link_local(packet: &[u8]) -> bool {
+    packet.len() >= 40 && packet[0] >> 4 == 6 && packet[8] == 0xfe && packet[9] & 0xc0 == 0x80
+}
+
+fn reason_of(refusal: Refusal) -> DropReason {
+    match refusal {
+        Refusal::Malformed => DropReason::Malformed,
+        Refusal::Unauthentic => DropReason::Unauthentic,
+        Refusal::Replayed => DropReason::Replayed,
+        Refusal::CounterExhausted => DropReason::CounterExhausted,
+        Refusal::UnknownKey => DropReason::UnknownSession,
+        Refusal::RateLimited => DropReason::RateLimited,
+        Refusal::NoRoom => DropReason::TunBatchFull,
+    }
+}

@@ -1,0 +1,28 @@
+//! The life of a packet: one data worker without its thread or sockets.
+//!
+//! Composes `link`, `tunnel` and `dataplane`. Follow a packet through `outbound`, `relay`, `inbound`.
+//! Batches in, batches out; the shell owns descriptors and the clock:
+//!
+//! ```text
+//! loop { wait for TUN, UDP, command or poll_timeout();  handle_*(now, …, &mut tx, &mut tun);
+//!        send tx; write tun; clear both;  while let Some(event) = poll_event() { … } }
+//! ```
+
+mod config;
+mod event;
+mod handshake;
+mod inbound;
+mod membership;
+mod neighbour;
+mod outbound;
+mod path;
+mod peer;
+mod random;
+mod relay;
+mod table;
+mod worker;
+
+pub use config::{Command, Config, PeerEntry, Peers, Transit};
+pub use event::{Counters, Event, LinkStatus, SessionStatus, Status};
+pub use wattle_tunnel::CipherKind;
+pub use worker::Worker;

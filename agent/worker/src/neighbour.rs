@@ -1,0 +1,427 @@
+//! Messages between neighbours, and the links that carry them: probes, link keys, link state.
+
+use std::net::SocketAddr;
+
+use wattle_dataplane::{DropReason, TxBatch};
+use wattle_link::{Input, Link, Output, Traffic};
+use wattle_model::{Carrier, Instant, LinkId, LinkState};
+use wattle_tunnel::Offer;
+use wattle_wire::control::{self, Control};
+use wattle_wire::probe::Probe;
+
+use crate::Event;
+use crate::inbound::Arrival;
+use crate::outbound::Way;
+use crate::peer::{CARRIERS, Kind, Port};
+use crate::table::Slot;
+use crate::worker::{Heard, Worker};
+
+impl Worker {
+    /// A packet that claims to be a message of the neighbour.
+    pub(crate) fn neighbour_message(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        arrival: Arrival,
+        packet: &[u8],
+        tx: &mut TxBatch,
+    ) {
+        let peer = &self.table[slot];
+        let is_neighbour = arrival.relayed.is_none() && matches!(peer.kind, Kind::Node);
+        let message =
+            control::unwrap(peer.entry.id, self.config.node, packet).filter(|_| is_neighbour);
+        let Some(message) = message else {
+            return self.drops.count(DropReason::ControlMalformed);
+        };
+        self.counters.control_rx_packets += 1;
+        if control::is_flood(message) {
+            self.link_heard(now, slot, arrival.from, tx);
+            return self.flood(slot, arrival, message);
+        }
+        match Control::parse(message) {
+            Ok(Control::Probe(probe)) => {
+                self.probed(now, slot, arrival.from, Input::Probe(probe), tx);
+            }
+            Ok(Control::ProbeReply(reply)) => {
+                self.probed(now, slot, arrival.from, Input::Reply(reply), tx);
+            }
+            Ok(Control::Observed(address)) => {
+                self.link_heard(now, slot, arrival.from, tx);
+                let peer = self.table[slot].entry.id;
+                self.tell(Event::Reflexive { peer, address });
+            }
+            Ok(message) => {
+                self.link_heard(now, slot, arrival.from, tx);
+                self.link_key_message(now, slot, arrival.from, &message, tx);
+            }
+            Err(_) => self.drops.count(DropReason::ControlMalformed),
+        }
+    }
+
+    fn flood(&mut self, slot: Slot, arrival: Arrival, message: &[u8]) {
+        let peer = &self.table[slot];
+        let Some(port) = peer.port(Carrier::of(arrival.from)) else {
+            return self.drops.count(DropReason::ControlMalformed);
+        };
+        let event = Event::Control {
+            from: peer.entry.id,
+            link: port.id,
+            payload: message.to_vec(),
+        };
+        self.tell(event);
+    }
+
+    fn probed(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        from: SocketAddr,
+        input: Input,
+        tx: &mut TxBatch,
+    ) {
+        // What came before the probe counts before the probe.
+        self.flush_heard(now, tx);
+        let carrier = Carrier::of(from);
+        if let Some(port) = self.table[slot].port_mut(carrier) {
+            port.link.handle(input, now);
+            self.drain(now, slot, carrier, tx);
+        }
+    }
+
+    fn link_key_message(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        from: SocketAddr,
+        message: &Control,
+        tx: &mut TxBatch,
+    ) {
+        let keys = &mut self.table[slot].keys;
+        match message {
+            Control::LinkKey(link_key) => {
+                let acknowledgement = keys.offered(link_key).to_bytes();
+                self.send_control(now, slot, from, &acknowledgement, Traffic::Control, tx);
+            }
+            Control::LinkKeyAck { key_id } => {
+                keys.acknowledged(now, *key_id);
+                let due = keys.poll_timeout();
+                self.due(now, due);
+            }
+            Control::LinkKeyRequest => {
+                keys.requested(now);
+                let due = keys.poll_timeout();
+                self.due(now, due);
+            }
+            Control::Probe(_)
+            | Control::ProbeReply(_)
+            | Control::Observed(_)
+            | Control::Flood(_) => {}
+        }
+    }
+
+    /// Offers the neighbour a link key, if one is due.
+    pub(crate) fn offer_key(&mut self, now: Instant, slot: Slot, tx: &mut TxBatch) {
+        let (rng, peer) = (&mut self.rng, &mut self.table[slot]);
+        let reachable = peer.session.is_usable() && peer.best_port().is_some();
+        if !reachable || !matches!(peer.kind, Kind::Node) {
+            return;
+        }
+        if let Offer::Send(message) = peer.keys.handle_timeout(now, || rng.key()) {
+            self.send_control_best(now, slot, &message.to_bytes(), tx);
+        }
+    }
+
+    /// Sends a message over the healthiest link to the neighbour.
+    pub(crate) fn send_control_best(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        message: &[u8],
+        tx: &mut TxBatch,
+    ) {
+        if let Some(to) = self.table[slot]
+            .best_port()
+            .and_then(|(_, port)| port.endpoint)
+        {
+            self.send_control(now, slot, to, message, Traffic::Control, tx);
+        }
+    }
+
+    /// Tells the neighbour where it is seen.
+    pub(crate) fn send_observed(&mut self, now: Instant, slot: Slot, tx: &mut TxBatch) {
+        for carrier in CARRIERS {
+            let endpoint = self.table[slot]
+                .port(carrier)
+                .and_then(|port| port.endpoint);
+            if let Some(to) = endpoint {
+                let message = Control::Observed(to).to_bytes();
+                self.send_control(now, slot, to, &message, Traffic::Control, tx);
+            }
+        }
+    }
+
+    /// Sends the router's message over one link.
+    pub(crate) fn send_flood(
+        &mut self,
+        now: Instant,
+        link: LinkId,
+        message: &[u8],
+        tx: &mut TxBatch,
+    ) {
+        let found = self.table.by_link(link).and_then(|(slot, carrier)| {
+            let endpoint = self.table[slot].port(carrier)?.endpoint?;
+            Some((slot, endpoint))
+        });
+        match found {
+            Some((slot, to)) => self.send_control(now, slot, to, message, Traffic::Control, tx),
+            None => self.drops.count(DropReason::NoEndpoint),
+        }
+    }
+
+    /// Sends a message to the neighbour at `to`; probes count themselves.
+    fn send_control(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        to: SocketAddr,
+        message: &[u8],
+        traffic: Traffic,
+        tx: &mut TxBatch,
+    ) {
+        if self.seal_control(slot, to, message, tx) {
+            self.link_sent(now, slot, Carrier::of(to), 1, traffic);
+        }
+    }
+
+    fn seal_control(
+        &mut self,
+        slot: Slot,
+        to: SocketAddr,
+        message: &[u8],
+        tx: &mut TxBatch,
+    ) -> bool {
+        let peer = self.table[slot].entry.id;
+        let Some(length) = control::wrap(self.config.node, peer, message, &mut self.scratch) else {
+            self.drops.count(DropReason::ControlMalformed);
+            return false;
+        };
+        if !self.table[slot].session.is_usable() {
+            return false;
+        }
+        match self.seal(slot, Way::Direct { to, link: None }, length, tx) {
+            Ok(()) => {
+                self.counters.control_tx_packets += 1;
+                true
+            }
+            Err(reason) => {
+                self.drops.count(reason);
+                false
+            }
+        }
+    }
+
+    /// Does what a link wants done.
+    pub(crate) fn drain(&mut self, now: Instant, slot: Slot, carrier: Carrier, tx: &mut TxBatch) {
+        while let Some(output) = self.table[slot]
+            .port_mut(carrier)
+            .and_then(|port| port.link.poll_output())
+        {
+            match output {
+                Output::Probe(probe) => self.send_probe(slot, carrier, probe, tx),
+                Output::Reply(reply) => {
+                    let endpoint = self.table[slot]
+                        .port(carrier)
+                        .and_then(|port| port.endpoint);
+                    if let Some(to) = endpoint {
+                        self.seal_control(slot, to, &Control::ProbeReply(reply).to_bytes(), tx);
+                    }
+                }
+                Output::StateChanged { to, .. } => {
+                    self.link_event(now, slot, carrier);
+                    self.link_changed(now, slot, to);
+                }
+                Output::Measured(_) => self.link_event(now, slot, carrier),
+                Output::PeerFingerprint(fingerprint) => {
+                    let peer = &self.table[slot];
+                    if let Some(link) = peer.port(carrier).map(|port| port.id) {
+                        let event = Event::Fingerprint {
+                            from: peer.entry.id,
+                            link,
+                            fingerprint,
+                        };
+                        self.tell(event);
+                    }
+                }
+            }
+        }
+        if let Some(port) = self.table[slot].port(carrier) {
+            let due = port.link.poll_timeout();
+            self.due(now, due);
+        }
+    }
+
+    /// A probe goes where the peer was heard; while it is not heard, everywhere where it may be.
+    fn send_probe(&mut self, slot: Slot, carrier: Carrier, probe: Probe, tx: &mut TxBatch) {
+        let message = Control::Probe(probe).to_bytes();
+        let peer = &self.table[slot];
+        let heard = peer.port(carrier).and_then(|port| {
+            port.endpoint
+                .filter(|_| port.link.state() != LinkState::Down)
+        });
+        match heard {
+            Some(to) => {
+                self.seal_control(slot, to, &message, tx);
+            }
+            None => {
+                for to in peer.addresses(carrier) {
+                    self.seal_control(slot, to, &message, tx);
+                }
+            }
+        }
+    }
+
+    /// A link went up or down.
+    fn link_changed(&mut self, now: Instant, slot: Slot, state: LinkState) {
+        let peer = &mut self.table[slot];
+        match state {
+            LinkState::Up => peer.dialer.stop(),
+            // The peer may have restarted and forgotten the session.
+            LinkState::Down if peer.entry.adjacent && !peer.has_usable_link() => {
+                peer.dialer.start(now, peer.role);
+            }
+            LinkState::Down | LinkState::Probing | LinkState::Suspect => {}
+        }
+        let due = self.table[slot].dialer.poll_timeout();
+        self.due(now, due);
+    }
+
+    fn link_event(&mut self, now: Instant, slot: Slot, carrier: Carrier) {
+        let peer = &self.table[slot];
+        let Some(port) = peer.port(carrier) else {
+            return;
+        };
+        let event = Event::Link {
+            link: port.id,
+            peer: peer.entry.id,
+            carrier,
+            endpoint: port.endpoint,
+            state: port.link.state(),
+            measurement: port.link.measurement().unwrap_or_default(),
+            at: now,
+        };
+        self.tell(event);
+    }
+
+    /// Something was sent over a link, beside probes.
+    pub(crate) fn link_sent(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        carrier: Carrier,
+        datagrams: u64,
+        traffic: Traffic,
+    ) {
+        if let Some(port) = self.table[slot].port_mut(carrier)
+            && datagrams > 0
+        {
+            port.link.handle(Input::Sent { datagrams, traffic }, now);
+            let due = port.link.poll_timeout();
+            self.due(now, due);
+        }
+    }
+
+    /// Something authentic, beside probes, came over a link; told to the link once per batch.
+    pub(crate) fn link_heard(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        from: SocketAddr,
+        tx: &mut TxBatch,
+    ) {
+        let carrier = Carrier::of(from);
+        match &mut self.heard {
+            Some(heard) if heard.slot == slot && heard.carrier == carrier => heard.datagrams += 1,
+            _ => {
+                self.flush_heard(now, tx);
+                self.heard = Some(Heard {
+                    slot,
+                    carrier,
+                    datagrams: 1,
+                });
+            }
+        }
+    }
+
+    /// Tells the link what was heard.
+    pub(crate) fn flush_heard(&mut self, now: Instant, tx: &mut TxBatch) {
+        let Some(Heard {
+            slot,
+            carrier,
+            datagrams,
+        }) = self.heard.take()
+        else {
+            return;
+        };
+        if let Some(port) = self.table[slot].port_mut(carrier) {
+            port.link.handle(Input::Received { datagrams }, now);
+            self.drain(now, slot, carrier, tx);
+        }
+    }
+
+    /// Where a peer is heard from is where it is answered (white paper §2.1).
+    pub(crate) fn learn_endpoint(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        from: SocketAddr,
+        tx: &mut TxBatch,
+    ) {
+        let carrier = Carrier::of(from);
+        let peer = &mut self.table[slot];
+        let endpoint = match &mut peer.kind {
+            Kind::Leaf(endpoint) => endpoint,
+            Kind::Node => match peer.ports[usize::from(carrier == Carrier::Udp6)].as_mut() {
+                Some(port) => &mut port.endpoint,
+                None => return self.open_port(now, slot, carrier, Some(from)),
+            },
+        };
+        if *endpoint != Some(from) {
+            let old = endpoint.replace(from);
+            self.table.moved(slot, old, from);
+            self.link_event(now, slot, carrier);
+            self.send_observed(now, slot, tx);
+        }
+    }
+
+    /// Begins to measure a link to an adjacent peer.
+    fn open_port(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        carrier: Carrier,
+        endpoint: Option<SocketAddr>,
+    ) {
+        let entry = &self.table[slot].entry;
+        if !entry.adjacent {
+            return;
+        }
+        let id = self.table.link_id(entry.id, carrier);
+        let mut link = Link::new(now);
+        link.handle(Input::Fingerprint(self.fingerprint), now);
+        self.table[slot].set_port(carrier, Port { id, link, endpoint });
+        if let Some(endpoint) = endpoint {
+            self.table.moved(slot, None, endpoint);
+        }
+        self.due(now, now);
+    }
+
+    /// Begins to measure links over every carrier on which the peer may be reached.
+    pub(crate) fn open_ports(&mut self, now: Instant, slot: Slot) {
+        for carrier in CARRIERS {
+            let peer = &self.table[slot];
+            if peer.port(carrier).is_none() && !peer.addresses(carrier).is_empty() {
+                self.open_port(now, slot, carrier, None);
+            }
+        }
+    }
+}

@@ -1,0 +1,338 @@
+//! From the TUN device to the wire: check the source, find the destination, cut, seal, frame.
+
+use std::net::{IpAddr, SocketAddr};
+
+use wattle_dataplane::icmp::{self, Problem};
+use wattle_dataplane::segment::{SuperPacket, complete_checksum};
+use wattle_dataplane::vnet::Gso;
+use wattle_dataplane::{DropReason, Packet, TunBatch, TxBatch, VnetHeader, flow};
+use wattle_link::Traffic;
+use wattle_model::{Carrier, Instant};
+use wattle_tunnel::{DATA_OVERHEAD, MIN_BUFFER};
+use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
+
+use crate::path::{Envelope, Hop};
+use crate::peer::Kind;
+use crate::table::Slot;
+use crate::worker::Worker;
+
+/// Room that padding may need behind a packet.
+const PADDING_ROOM: usize = 16;
+
+/// Where a sealed message goes.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Way {
+    /// Plain, to this address.
+    Direct {
+        to: SocketAddr,
+        link: Option<(Slot, Carrier)>,
+    },
+    /// In a relay frame, to this neighbour.
+    Relayed { hop: Hop, header: Header },
+}
+
+impl Worker {
+    /// A packet or super-packet of this node's kernel.
+    pub(crate) fn outbound(
+        &mut self,
+        now: Instant,
+        header: VnetHeader,
+        packet: &mut [u8],
+        tx: &mut TxBatch,
+        tun: &mut TunBatch,
+    ) {
+        let Some(ip) = Packet::parse(packet) else {
+            self.counters.tun_rx_packets += 1;
+            return self.drops.count(DropReason::Malformed);
+        };
+        match SuperPacket::new(header, ip, packet) {
+            Some(whole) => {
+                let count = whole.count();
+                self.counters.tun_rx_packets += count as u64;
+                let sent = self
+                    .admit(&ip, packet, whole.largest())
+                    .and_then(|destination| {
+                        self.send_segments(now, destination, flow::hash(&ip, packet), &whole, tx)
+                    });
+                if let Err((reason, problem)) = sent {
+                    self.refuse(reason, count as u64, problem, &ip, packet, tun);
+                }
+            }
+            None => {
+                self.counters.tun_rx_packets += 1;
+                if header.gso != Gso::None || !complete_checksum(header, &mut packet[..ip.length]) {
+                    return self.drops.count(DropReason::Malformed);
+                }
+                let sent = self.admit(&ip, packet, ip.length).and_then(|destination| {
+                    let hash = flow::hash(&ip, packet);
+                    let way = self.way(destination, hash)?;
+                    self.scratch[..ip.length].copy_from_slice(&packet[..ip.length]);
+                    let sent = self.send_or_wait(now, destination, way, ip.length, tx);
+                    self.count_sent(now, way, sent.map_err(silent)?);
+                    Ok(())
+                });
+                if let Err((reason, problem)) = sent {
+                    self.refuse(reason, 1, problem, &ip, packet, tun);
+                }
+            }
+        }
+    }
+
+    /// Sends the packet in the scratch buffer; for packets of leaves and for those that have waited.
+    pub(crate) fn send_scratch(
+        &mut self,
+        now: Instant,
+        destination: Slot,
+        ip: &Packet,
+        tx: &mut TxBatch,
+    ) -> Result<(), DropReason> {
+        let hash = flow::hash(ip, &self.scratch);
+        let way = self.way(destination, hash).map_err(|(reason, _)| reason)?;
+        let sent = self.send_or_wait(now, destination, way, ip.length, tx)?;
+        self.count_sent(now, way, sent);
+        Ok(())
+    }
+
+    /// The peer that a packet of this node is for, if this node may send it.
+    fn admit(&self, ip: &Packet, packet: &[u8], largest: usize) -> Result<Slot, Refused> {
+        let _ = packet;
+        if ip.is_unroutable() {
+            return Err(silent(DropReason::Unroutable));
+        }
+        if !self.ownership.owns(self.config.node, ip.source) {
+            return Err(silent(DropReason::ForeignSource));
+        }
+        if largest > usize::from(self.config.mtu) {
+            return Err((
+                DropReason::TooBig,
+                Some(Problem::TooBig {
+                    mtu: self.config.mtu,
+                }),
+            ));
+        }
+        self.destination(ip.destination)
+    }
+
+    /// The peer that packets to `address` go to: a leaf of this node, or the node that the routes name.
+    pub(crate) fn destination(&self, address: IpAddr) -> Result<Slot, Refused> {
+        let leaf = self.ownership.owners(address).iter().find_map(|owner| {
+            let slot = self.table.by_id(*owner)?;
+            matches!(self.table[slot].kind, Kind::Leaf(_)).then_some(slot)
+        });
+        if let Some(leaf) = leaf {
+            return Ok(leaf);
+        }
+        let no_route = (DropReason::NoRoute, Some(Problem::NoRoute));
+        let node = self.forwarding.destination(address).ok_or(no_route)?;
+        if node == self.config.node {
+            return Err((DropReason::ToSelf, Some(Problem::NoRoute)));
+        }
+        self.table
+            .by_id(node)
+            .ok_or(silent(DropReason::UnknownPeer))
+    }
+
+    /// The way to a peer.
+    pub(crate) fn way(&self, destination: Slot, flow: u32) -> Result<Way, Refused> {
+        let peer = &self.table[destination];
+        if let Kind::Leaf(endpoint) = peer.kind {
+            let to = endpoint.or_else(|| peer.entry.candidates.first().copied());
+            let to = to.ok_or((DropReason::NoEndpoint, Some(Problem::NoRoute)))?;
+            return Ok(Way::Direct { to, link: None });
+        }
+        let unreachable = |reason| (reason, Some(Problem::NoRoute));
+        let hop = self
+            .hop(destination, flow, Envelope::Shortest, None)
+            .map_err(unreachable)?;
+        if hop.next == destination {
+            return Ok(Way::Direct {
+                to: hop.endpoint,
+                link: Some((hop.next, hop.carrier)),
+            });
+        }
+        Ok(Way::Relayed {
+            hop,
+            header: self.header(destination, flow, hop.waypoints),
+        })
+    }
+
+    fn header(&self, destination: Slot, flow: u32, waypoints: Waypoints) -> Header {
+        Header {
+            destination: self.table[destination].entry.id,
+            source: self.config.node,
+            hop_limit: MAX_HOPS,
+            class_priority: 0,
+            precedence_weight: 0,
+            flow,
+            lane: 0,
+            waypoints,
+        }
+    }
+
+    /// Cuts a super-packet straight into sealed messages.
+    fn send_segments(
+        &mut self,
+        now: Instant,
+        destination: Slot,
+        hash: u32,
+        whole: &SuperPacket<'_>,
+        tx: &mut TxBatch,
+    ) -> Result<(), Refused> {
+        let way = self.way(destination, hash)?;
+        let mut sent = 0;
+        for index in 0..whole.count() {
+            let Some(length) = whole.write(index, &mut self.scratch) else {
+                self.drops.count(DropReason::Malformed);
+                continue;
+            };
+            match self.send_or_wait(now, destination, way, length, tx) {
+                Ok(count) => sent += count,
+                Err(reason) => self.drops.count(reason),
+            }
+        }
+        self.count_sent(now, way, sent);
+        Ok(())
+    }
+
+    /// Sends the first `length` bytes of the scratch buffer, or lets them wait for the session; how many were sent.
+    fn send_or_wait(
+        &mut self,
+        now: Instant,
+        destination: Slot,
+        way: Way,
+        length: usize,
+        tx: &mut TxBatch,
+    ) -> Result<u64, DropReason> {
+        if self.table[destination].session.is_usable() {
+            return self.seal(destination, way, length, tx).map(|()| 1);
+        }
+        let peer = &mut self.table[destination];
+        if !peer.waiting.push(now, &self.scratch[..length]) {
+            return Err(DropReason::SessionQueueFull);
+        }
+        peer.dialer.start(now, wattle_tunnel::DialRole::First);
+        let due = peer.dialer.poll_timeout();
+        self.due(now, due);
+        Ok(0)
+    }
+
+    /// Seals the first `length` bytes of the scratch buffer straight into the batch.
+    pub(crate) fn seal(
+        &mut self,
+        destination: Slot,
+        way: Way,
+        length: usize,
+        tx: &mut TxBatch,
+    ) -> Result<(), DropReason> {
+        let front = way.front();
+        let room = front + (length + PADDING_ROOM + DATA_OVERHEAD).max(MIN_BUFFER);
+        let space = tx.space(room).ok_or(DropReason::TxBatchFull)?;
+        let mtu = usize::from(self.config.mtu);
+        let session = &mut self.table[destination].session;
+        let content = &mut self.scratch[..length + PADDING_ROOM];
+        let sealed = session
+            .seal(content, length, mtu, &mut space[front..])
+            .ok_or(DropReason::UnknownSession)?;
+        self.finish(way, front + sealed, tx)
+    }
+
+    /// Sends a finished message of a session.
+    pub(crate) fn send_message(
+        &mut self,
+        way: Way,
+        message: &[u8],
+        tx: &mut TxBatch,
+    ) -> Result<(), DropReason> {
+        let front = way.front();
+        let space = tx
+            .space(front + message.len())
+            .ok_or(DropReason::TxBatchFull)?;
+        space[front..].copy_from_slice(message);
+        self.finish(way, front + message.len(), tx)
+    }
+
+    /// Puts the frame's header in front, if there is one, and commits the datagram.
+    fn finish(&mut self, way: Way, length: usize, tx: &mut TxBatch) -> Result<(), DropReason> {
+        let to = match way {
+            Way::Direct { to, .. } => to,
+            Way::Relayed { hop, header } => {
+                let space = tx.space(length).ok_or(DropReason::TxBatchFull)?;
+                if !self.table[hop.next].keys.seal(&header, space) {
+                    return Err(DropReason::NoLinkKey);
+                }
+                hop.endpoint
+            }
+        };
+        tx.commit(to, length);
+        self.counters.udp_tx_packets += 1;
+        self.counters.udp_tx_bytes += length as u64;
+        Ok(())
+    }
+
+    /// Tells the link what was sent over it.
+    pub(crate) fn count_sent(&mut self, now: Instant, way: Way, datagrams: u64) {
+        let (slot, carrier) = match way {
+            Way::Direct {
+                link: Some(link), ..
+            } => link,
+            Way::Direct { link: None, .. } => {
+                self.counters.leaf_packets += datagrams;
+                return;
+            }
+            Way::Relayed { hop, .. } => {
+                if hop.is_detour {
+                    self.counters.backup_packets += datagrams;
+                }
+                (hop.next, hop.carrier)
+            }
+        };
+        self.link_sent(now, slot, carrier, datagrams, Traffic::Data);
+    }
+
+    /// Counts a drop, and tells the kernel what is wrong if that helps it.
+    fn refuse(
+        &mut self,
+        reason: DropReason,
+        count: u64,
+        problem: Option<Problem>,
+        ip: &Packet,
+        packet: &[u8],
+        tun: &mut TunBatch,
+    ) {
+        self.drops.add(reason, count);
+        let own = if ip.is_ipv6() {
+            self.own_v6
+        } else {
+            self.own_v4
+        };
+        let (Some(problem), Some(own)) = (problem, own) else {
+            return;
+        };
+        if self.icmp_tokens == 0 {
+            return;
+        }
+        let mut answer = [0; icmp::MAX_ANSWER];
+        if let Some(length) = icmp::answer(problem, own, ip, packet, &mut answer)
+            && tun.push(VnetHeader::default(), &answer[..length])
+        {
+            self.icmp_tokens -= 1;
+        }
+    }
+}
+
+impl Way {
+    /// Bytes in front of the message.
+    fn front(&self) -> usize {
+        match self {
+            Self::Direct { .. } => 0,
+            Self::Relayed { .. } => HEADER_LENGTH,
+        }
+    }
+}
+
+/// Why a packet is not sent, and what to tell its sender.
+pub(crate) type Refused = (DropReason, Option<Problem>);
+
+fn silent(reason: DropReason) -> Refused {
+    (reason, None)
+}

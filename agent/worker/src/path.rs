@@ -1,0 +1,138 @@
+//! Choosing the link for a packet: the path's link for its flow, another of the path, the backup, the direct link.
+//!
+//! A suspect link is passed over at once, without asking anybody; that is the whole of fast healing on this side.
+
+use std::net::SocketAddr;
+
+use wattle_dataplane::DropReason;
+use wattle_model::{Carrier, LinkId, LinkState};
+use wattle_wire::frame::Waypoints;
+
+use crate::peer::CARRIERS;
+use crate::table::Slot;
+use crate::worker::Worker;
+
+/// The next hop of a packet.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Hop {
+    /// The neighbour.
+    pub(crate) next: Slot,
+    pub(crate) carrier: Carrier,
+    pub(crate) endpoint: SocketAddr,
+    /// Nodes to be passed, when the hop begins a detour.
+    pub(crate) waypoints: Waypoints,
+    /// Whether the path's own links were passed over.
+    pub(crate) is_detour: bool,
+}
+
+/// How the packet travels to the neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Envelope {
+    /// As a plain message if the neighbour is the destination, else in a relay frame.
+    Shortest,
+    /// In a relay frame in any case, because the message is somebody else's.
+    Frame,
+}
+
+impl Worker {
+    /// The next hop towards `target`, never over the node `avoid`.
+    pub(crate) fn hop(
+        &self,
+        target: Slot,
+        flow: u32,
+        envelope: Envelope,
+        avoid: Option<Slot>,
+    ) -> Result<Hop, DropReason> {
+        let mut reason = DropReason::NoPath;
+        for state in [LinkState::Up, LinkState::Suspect] {
+            for (order, (link, waypoints)) in self.links_towards(target, flow).enumerate() {
+                match self.hop_over(link, target, state, envelope, avoid) {
+                    Ok(hop) => {
+                        return Ok(Hop {
+                            waypoints,
+                            is_detour: order > 0,
+                            ..hop
+                        });
+                    }
+                    Err(Unfit::Returns) => reason = DropReason::FrameReturned,
+                    Err(Unfit::NoKey) => reason = DropReason::NoLinkKey,
+                    Err(Unfit::Unusable) => {}
+                }
+            }
+        }
+        Err(reason)
+    }
+
+    /// The links that lead to `target`, the one to use first.
+    fn links_towards(&self, target: Slot, flow: u32) -> impl Iterator<Item = (LinkId, Waypoints)> {
+        let peer = &self.table[target];
+        let path = self.forwarding.path(peer.entry.id);
+        let picked = path.and_then(|path| path.pick(flow));
+        let others = path
+            .into_iter()
+            .flat_map(wattle_dataplane::Path::next_links)
+            .map(|next| next.link);
+        let backup = path
+            .and_then(|path| path.backup())
+            .map(|backup| (backup.link, waypoints(&backup.waypoints)));
+        let direct = CARRIERS
+            .into_iter()
+            .filter_map(|carrier| peer.port(carrier))
+            .map(|port| port.id);
+        picked
+            .into_iter()
+            .chain(others.filter(move |link| Some(*link) != picked))
+            .map(|link| (link, Waypoints::NONE))
+            .chain(backup)
+            .chain(direct.map(|link| (link, Waypoints::NONE)))
+    }
+
+    fn hop_over(
+        &self,
+        link: LinkId,
+        target: Slot,
+        state: LinkState,
+        envelope: Envelope,
+        avoid: Option<Slot>,
+    ) -> Result<Hop, Unfit> {
+        let (next, carrier) = self.table.by_link(link).ok_or(Unfit::Unusable)?;
+        let peer = &self.table[next];
+        let port = peer
+            .port(carrier)
+            .filter(|port| port.link.state() == state)
+            .ok_or(Unfit::Unusable)?;
+        let endpoint = port.endpoint.ok_or(Unfit::Unusable)?;
+        if avoid == Some(next) {
+            return Err(Unfit::Returns);
+        }
+        let framed = envelope == Envelope::Frame || next != target;
+        if framed && !peer.keys.can_seal() {
+            return Err(Unfit::NoKey);
+        }
+        Ok(Hop {
+            next,
+            carrier,
+            endpoint,
+            waypoints: Waypoints::NONE,
+            is_detour: false,
+        })
+    }
+}
+
+/// Why a link is not taken.
+enum Unfit {
+    /// It is not in the state that is looked for, or unknown.
+    Unusable,
+    /// It leads back to where the packet came from.
+    Returns,
+    /// Its neighbour has acknowledged no link key.
+    NoKey,
+}
+
+fn waypoints(indexes: &[wattle_model::NodeIndex]) -> Waypoints {
+    match indexes {
+        [] => Waypoints::NONE,
+        [one] => Waypoints::one(*one),
+        [first, second, ..] => Waypoints::two(*first, *second),
+    }
+}

@@ -1,0 +1,277 @@
+//! The worker's state and verbs.
+
+use std::collections::VecDeque;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use wattle_dataplane::{DropReason, Drops, Forwarding, Ownership, TunBatch, TxBatch, VnetHeader};
+use wattle_link::Input;
+use wattle_model::{Carrier, Instant, Micros, NodeIndex};
+use wattle_tunnel::{DialRole, Local};
+
+use crate::event::{Counters, LinkStatus, SessionStatus};
+use crate::peer::{CARRIERS, Peer};
+use crate::random::Random;
+use crate::table::{PeerTable, Slot};
+use crate::{Command, Config, Event, Status};
+
+/// Events that may wait for the engine. One is at most 1.2 kB (a routing message), so 2.4 MB when the engine hangs.
+const MAX_EVENTS: usize = 2_048;
+/// Between two ticks of sessions and of the handshake limiter.
+const TICK: Micros = Micros::from_secs(1);
+/// A wake-up later than this is this node's own stall, and no peer's fault.
+const STALL: Micros = Micros::from_millis(15);
+/// ICMP errors per second.
+const ICMP_PER_SECOND: u32 = 50;
+/// Longest packet that is ever sealed, with room for padding.
+const SCRATCH: usize = 65_536 + 64;
+
+/// One data worker.
+#[derive(Debug)]
+pub struct Worker {
+    pub(crate) config: Config,
+    pub(crate) local: Arc<Local>,
+    pub(crate) rng: Random,
+    pub(crate) table: PeerTable,
+    pub(crate) ownership: Ownership,
+    pub(crate) forwarding: Arc<Forwarding>,
+    pub(crate) own_index: NodeIndex,
+    pub(crate) own_v4: Option<IpAddr>,
+    pub(crate) own_v6: Option<IpAddr>,
+    pub(crate) fingerprint: u64,
+    /// Where a packet lies while it is sealed.
+    pub(crate) scratch: Vec<u8>,
+    /// What came over one link and was not told to it yet.
+    pub(crate) heard: Option<Heard>,
+    pub(crate) counters: Counters,
+    pub(crate) drops: Drops,
+    pub(crate) icmp_tokens: u32,
+    events: VecDeque<Event>,
+    deadline: Instant,
+    next_tick: Instant,
+}
+
+/// Authentic datagrams of one link.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Heard {
+    pub(crate) slot: Slot,
+    pub(crate) carrier: Carrier,
+    pub(crate) datagrams: u64,
+}
+
+impl Worker {
+    /// A worker that knows nobody yet.
+    pub fn new(mut config: Config, now: Instant) -> Self {
+        let local = Arc::new(Local::new(
+            std::mem::take(&mut config.wg_private),
+            config.cipher,
+        ));
+        let rng = Random::new(std::mem::take(&mut config.seed));
+        Self {
+            config,
+            local,
+            rng,
+            table: PeerTable::default(),
+            ownership: Ownership::default(),
+            forwarding: Arc::default(),
+            own_index: NodeIndex::default(),
+            own_v4: None,
+            own_v6: None,
+            fingerprint: 0,
+            scratch: vec![0; SCRATCH],
+            heard: None,
+            counters: Counters::default(),
+            drops: Drops::default(),
+            icmp_tokens: ICMP_PER_SECOND,
+            events: VecDeque::new(),
+            deadline: now + TICK,
+            next_tick: now + TICK,
+        }
+    }
+
+    /// Obeys the engine.
+    pub fn handle_command(&mut self, now: Instant, command: Command, tx: &mut TxBatch) {
+        match command {
+            Command::SetPeers(peers) => self.set_peers(now, &peers),
+            Command::SetForwarding(forwarding) => self.set_forwarding(now, forwarding),
+            Command::SendControl { link, payload } => self.send_flood(now, link, &payload, tx),
+            Command::SetFingerprint(fingerprint) => self.set_fingerprint(now, fingerprint),
+            Command::DropPeer(peer) => self.drop_peer(now, peer),
+        }
+    }
+
+    /// Takes a packet (or super-packet) from the TUN device. The packet is changed in place.
+    pub fn handle_tun(
+        &mut self,
+        now: Instant,
+        header: VnetHeader,
+        packet: &mut [u8],
+        tx: &mut TxBatch,
+        tun: &mut TunBatch,
+    ) {
+        self.outbound(now, header, packet, tx, tun);
+    }
+
+    /// Takes datagrams of `segment` bytes each (the last may be shorter) from one source.
+    pub fn handle_udp(
+        &mut self,
+        now: Instant,
+        from: SocketAddr,
+        datagrams: &mut [u8],
+        segment: usize,
+        tx: &mut TxBatch,
+        tun: &mut TunBatch,
+    ) {
+        for datagram in datagrams.chunks(segment.max(1)) {
+            self.inbound(now, from, datagram, tx, tun);
+        }
+        self.flush_heard(now, tx);
+    }
+
+    /// Does what is due. Received datagrams are to be handled first: what lies in the socket is no silence.
+    pub fn handle_timeout(&mut self, now: Instant, tx: &mut TxBatch, tun: &mut TunBatch) {
+        let _ = tun;
+        if now < self.deadline {
+            return;
+        }
+        let slots = self.table.slots();
+        let late = now.since(self.deadline);
+        if late >= STALL {
+            self.each_link(now, Input::Stalled { late });
+        }
+        let tick = now >= self.next_tick;
+        if tick {
+            self.next_tick = now + TICK;
+            self.icmp_tokens = ICMP_PER_SECOND;
+            self.local.tick();
+        }
+        for slot in &slots {
+            if tick {
+                self.tick(now, *slot, tx);
+            }
+            self.dial(now, *slot, tx);
+            self.offer_key(now, *slot, tx);
+            for carrier in CARRIERS {
+                if let Some(port) = self.table[*slot].port_mut(carrier) {
+                    port.link.handle_timeout(now);
+                    self.drain(now, *slot, carrier, tx);
+                }
+            }
+        }
+        self.deadline = self.next_deadline(now);
+    }
+
+    /// When [`Self::handle_timeout`] has something to do.
+    pub fn poll_timeout(&self) -> Instant {
+        self.deadline
+    }
+
+    /// What the engine should know, oldest first.
+    pub fn poll_event(&mut self) -> Option<Event> {
+        self.events.pop_front()
+    }
+
+    /// The whole state.
+    pub fn status(&self) -> Status {
+        let occurred = self.drops.iter().filter(|(_, count)| *count > 0);
+        Status {
+            links: self.table.iter().flat_map(link_status).collect(),
+            sessions: self.table.iter().map(session_status).collect(),
+            counters: self.counters,
+            drops: occurred
+                .map(|(reason, count)| (reason.name().to_owned(), count))
+                .collect(),
+            spoofed: self
+                .table
+                .iter()
+                .filter(|peer| peer.spoofed > 0)
+                .map(|peer| (peer.entry.id, peer.spoofed))
+                .collect(),
+        }
+    }
+
+    /// Makes sure that [`Self::handle_timeout`] is called at `at`, or at once if that is past.
+    pub(crate) fn due(&mut self, now: Instant, at: Instant) {
+        self.deadline = self.deadline.min(at.max(now));
+    }
+
+    /// Queues an event for the engine.
+    pub(crate) fn tell(&mut self, event: Event) {
+        if self.events.len() == MAX_EVENTS {
+            self.drops.count(DropReason::EventQueueFull);
+            self.events.pop_front();
+        }
+        self.events.push_back(event);
+    }
+
+    fn set_forwarding(&mut self, now: Instant, forwarding: Arc<Forwarding>) {
+        self.forwarding = forwarding;
+        for slot in self.table.slots() {
+            let peer = &mut self.table[slot];
+            if !peer.waiting.is_empty() && !peer.session.is_usable() {
+                peer.dialer.restart(now, DialRole::First);
+                self.due(now, now);
+            }
+        }
+    }
+
+    fn set_fingerprint(&mut self, now: Instant, fingerprint: u64) {
+        self.fingerprint = fingerprint;
+        self.each_link(now, Input::Fingerprint(fingerprint));
+    }
+
+    fn each_link(&mut self, now: Instant, input: Input) {
+        for slot in self.table.slots() {
+            for port in self.table[slot].ports.iter_mut().flatten() {
+                port.link.handle(input, now);
+            }
+        }
+    }
+
+    fn next_deadline(&self, now: Instant) -> Instant {
+        let due = self.table.iter().map(|peer| {
+            let links = peer
+                .ports
+                .iter()
+                .flatten()
+                .map(|port| port.link.poll_timeout());
+            let keys = match peer.session.is_usable() && peer.best_port().is_some() {
+                true => peer.keys.poll_timeout(),
+                false => Instant::NEVER,
+            };
+            links
+                .chain([peer.dialer.poll_timeout(), keys])
+                .min()
+                .unwrap_or(Instant::NEVER)
+        });
+        due.fold(self.next_tick, Instant::min).max(now + Micros(1))
+    }
+}
+
+fn link_status(peer: &Peer) -> impl Iterator<Item = LinkStatus> {
+    CARRIERS.into_iter().filter_map(|carrier| {
+        let port = peer.port(carrier)?;
+        let packets = port.link.packets();
+        Some(LinkStatus {
+            link: port.id,
+            peer: peer.entry.id,
+            carrier,
+            endpoint: port.endpoint,
+            state: port.link.state(),
+            measurement: port.link.measurement().unwrap_or_default(),
+            tx_packets: packets.tx,
+            rx_packets: packets.rx,
+        })
+    })
+}
+
+fn session_status(peer: &Peer) -> SessionStatus {
+    let (tx_bytes, rx_bytes) = peer.session.bytes();
+    SessionStatus {
+        peer: peer.entry.id,
+        handshake_at: peer.session.handshake_at(),
+        tx_bytes,
+        rx_bytes,
+        queued: peer.waiting.len() as u32,
+    }
+}

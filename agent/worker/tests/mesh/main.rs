@@ -1,0 +1,614 @@
+//! Workers wired together in memory, in virtual time: what a packet lives through between TUN and TUN.
+//!
+//! Every story is told with the simulator's cipher; those that depend on the cipher are told with WireGuard's too.
+
+mod wire;
+
+use std::sync::Arc;
+
+use wattle_dataplane::vnet::{Gso, NEEDS_CSUM};
+use wattle_dataplane::{Backup, DropReason, Forwarding, NextLink, Path, VnetHeader};
+use wattle_model::{LinkState, Micros, NodeIndex, Ppm};
+use wattle_tunnel::{Local, Outcome, Rekey, Session};
+use wattle_wire::frame::FRAME_TYPE;
+use wattle_worker::{CipherKind, Event};
+
+use crate::wire::{Net, address, packet, packet_with};
+
+const SECOND: Micros = Micros::from_secs(1);
+const BOTH: [CipherKind; 2] = [CipherKind::Null, CipherKind::Noise];
+
+/// `a - b - c`: no link between the ends; each knows the way.
+fn chain(cipher: CipherKind) -> Net {
+    let mut net = Net::new(cipher, 3, &[(0, 1), (1, 2)]);
+    net.run(Micros::from_secs(2));
+    net.route(0, &[(1, 1), (2, 1)]);
+    net.route(1, &[(0, 0), (2, 2)]);
+    net.route(2, &[(0, 1), (1, 1)]);
+    net
+}
+
+#[test]
+fn neighbours_find_each_other_and_packets_travel_as_plain_wireguard() {
+    for cipher in BOTH {
+        let mut net = Net::new(cipher, 2, &[(0, 1)]);
+        net.run(SECOND);
+        assert_eq!(net.link_states(0), [LinkState::Up]);
+        assert_eq!(net.link_states(1), [LinkState::Up]);
+        net.route(0, &[(1, 1)]);
+        net.watch();
+        net.send(0, &packet(0, 1, b"hello"));
+        net.run(SECOND);
+        assert_eq!(net.delivered(1), [packet(0, 1, b"hello")]);
+        assert!(net.seen().all(|(_, bytes)| (1..=4).contains(&bytes[0])));
+    }
+}
+
+#[test]
+fn a_packet_for_a_third_node_crosses_a_relay_that_cannot_read_it() {
+    for cipher in BOTH {
+        let mut net = chain(cipher);
+        net.watch();
+        net.send(0, &packet(0, 2, b"a secret in the middle of nowhere"));
+        net.run(SECOND);
+        // One relay was crossed, so the time to live is one lower.
+        assert_eq!(
+            net.delivered(2),
+            [packet_with(0, 2, 63, b"a secret in the middle of nowhere")]
+        );
+        assert!(net.counters(1).relayed_packets >= 1);
+        assert_eq!(net.counters(1).tun_tx_packets, 0);
+        if cipher == CipherKind::Noise {
+            assert!(
+                net.seen()
+                    .all(|(_, bytes)| !bytes.windows(8).any(|window| window == b"a secret"))
+            );
+        }
+        assert!(net.seen().any(|(_, bytes)| bytes[0] == FRAME_TYPE));
+        // The answer uses the session that is there.
+        net.send(2, &packet(2, 0, b"back"));
+        net.run(SECOND);
+        assert_eq!(net.delivered(0), [packet_with(2, 0, 63, b"back")]);
+        assert_eq!(net.drops(0) + net.drops(1) + net.drops(2), 0);
+    }
+}
+
+#[test]
+fn packets_that_come_before_the_session_wait_for_it_in_order() {
+    for cipher in BOTH {
+        let mut net = chain(cipher);
+        for number in 0..100 {
+            net.send(0, &packet(0, 2, &[number]));
+        }
+        net.run(SECOND);
+        let numbers: Vec<u8> = net.delivered(2).iter().map(|packet| packet[28]).collect();
+        assert_eq!(numbers, (0..100).collect::<Vec<u8>>());
+        assert_eq!(net.drops(0), 0);
+    }
+}
+
+#[test]
+fn more_packets_than_may_wait_are_dropped_and_counted() {
+    let mut net = chain(CipherKind::Null);
+    for number in 0..200 {
+        net.send(0, &packet(0, 2, &[number]));
+    }
+    net.run(SECOND);
+    assert_eq!(net.delivered(2).len(), 128);
+    assert_eq!(net.dropped(0, DropReason::SessionQueueFull), 72);
+}
+
+#[test]
+fn packets_that_wait_in_vain_are_dropped_and_counted() {
+    let mut net = chain(CipherKind::Null);
+    net.cut(1, 2);
+    net.send(0, &packet(0, 2, b"x"));
+    net.run(Micros::from_secs(6));
+    assert_eq!(net.dropped(0, DropReason::SessionTimeout), 1);
+}
+
+#[test]
+fn a_cut_link_is_left_for_the_backup_without_asking_the_engine() {
+    for cipher in BOTH {
+        let mut net = Net::new(cipher, 3, &[(0, 1), (1, 2), (0, 2)]);
+        net.run(Micros::from_secs(2));
+        net.route(1, &[(0, 0), (2, 2)]);
+        let path = |net: &Net| {
+            let next = vec![NextLink {
+                link: net.link(0, 2),
+                weight: 1,
+            }];
+            let backup = Backup {
+                link: net.link(0, 1),
+                waypoints: Vec::new(),
+            };
+            Path::new(next, Some(backup), 1)
+        };
+        net.set_forwarding(
+            0,
+            Forwarding::new([net.prefix(2)], [(net.id(2), path(&net))]),
+        );
+        net.send(0, &packet(0, 2, b"before"));
+        net.run(Micros::from_millis(50));
+        net.cut(0, 2);
+        for _ in 0..300 {
+            net.send(0, &packet(0, 2, b"after"));
+            net.run(Micros::from_millis(1));
+        }
+        net.run(Micros::from_millis(50));
+        let lost = 301 - net.delivered(2).len();
+        assert!(lost <= 130, "{lost} ms without delivery");
+        assert!(net.counters(0).backup_packets >= 170 && net.counters(1).relayed_packets >= 170);
+    }
+}
+
+#[test]
+fn a_backup_over_a_waypoint_goes_past_it() {
+    // 0 - 1 - 3, 0 - 2 - 3; the way of 2 to 3 is over 1, but the waypoint 1 is passed first by 0's own wish.
+    let mut net = Net::new(CipherKind::Null, 4, &[(0, 1), (0, 2), (1, 2), (1, 3)]);
+    net.run(Micros::from_secs(2));
+    net.route(1, &[(0, 0), (3, 3)]);
+    net.route(2, &[(1, 1), (3, 0)]);
+    net.route(3, &[(0, 1)]);
+    let next = vec![NextLink {
+        link: net.link(0, 1),
+        weight: 1,
+    }];
+    let waypoints = vec![NodeIndex(1)];
+    let path = Path::new(
+        next,
+        Some(Backup {
+            link: net.link(0, 2),
+            waypoints,
+        }),
+        2,
+    );
+    net.set_forwarding(0, Forwarding::new([net.prefix(3)], [(net.id(3), path)]));
+    net.cut(0, 1);
+    net.route(1, &[(0, 2), (3, 3)]);
+    for _ in 0..40 {
+        net.send(0, &packet(0, 3, b"round"));
+        net.run(Micros::from_millis(10));
+    }
+    assert!(
+        net.delivered(3).contains(&packet_with(0, 3, 62, b"round")),
+        "two relays"
+    );
+    assert!(net.counters(2).relayed_packets > 0);
+}
+
+#[test]
+fn a_frame_never_goes_back_to_where_it_came_from() {
+    let mut net = chain(CipherKind::Null);
+    net.route(1, &[(2, 0)]);
+    net.send(0, &packet(0, 2, b"x"));
+    net.cut(1, 2);
+    net.run(Micros::from_secs(4));
+    assert!(net.dropped(1, DropReason::FrameReturned) > 0);
+    assert_eq!(net.dropped(1, DropReason::HopLimit), 0);
+}
+
+#[test]
+fn frames_in_a_loop_die_at_their_hop_limit() {
+    let mut net = Net::new(CipherKind::Null, 4, &[(0, 1), (1, 2), (2, 0), (0, 3)]);
+    net.run(Micros::from_secs(2));
+    net.cut(0, 3);
+    net.run(SECOND);
+    net.route(0, &[(3, 1)]);
+    net.route(1, &[(3, 2)]);
+    net.route(2, &[(3, 0)]);
+    net.send(0, &packet(0, 3, b"x"));
+    net.run(SECOND);
+    let dead: u64 = (0..3)
+        .map(|node| net.dropped(node, DropReason::HopLimit))
+        .sum();
+    let relayed: u64 = (0..3).map(|node| net.counters(node).relayed_packets).sum();
+    assert!(
+        dead > 0 && relayed == dead * 16,
+        "{relayed} relayed, {dead} dead"
+    );
+}
+
+#[test]
+fn a_spoofed_source_is_dropped_on_both_sides_and_counted() {
+    for cipher in BOTH {
+        let mut net = chain(cipher);
+        net.send(0, &packet(1, 2, b"not mine"));
+        net.run(SECOND);
+        assert_eq!(net.dropped(0, DropReason::ForeignSource), 1);
+        // A sender without a conscience: it believes that it owns the address.
+        net.believe_in_owning(0, 1);
+        net.send(0, &packet(1, 2, b"not mine"));
+        net.send(0, &packet(0, 2, b"mine"));
+        net.run(SECOND);
+        assert_eq!(net.delivered(2), [packet_with(0, 2, 63, b"mine")]);
+        assert_eq!(net.dropped(2, DropReason::SpoofedSource), 1);
+        assert_eq!(net.status(2).spoofed[&net.id(0)], 1);
+    }
+}
+
+#[test]
+fn what_is_for_nobody_here_is_not_delivered() {
+    let mut net = Net::new(CipherKind::Null, 3, &[(0, 1)]);
+    net.run(SECOND);
+    // Node 0 wrongly believes that node 1 is the way to what node 2 owns.
+    let path = Path::single(net.link(0, 1));
+    net.set_forwarding(
+        0,
+        Forwarding::new([(net.prefix(2).0, net.id(1))], [(net.id(1), path)]),
+    );
+    net.send(0, &packet(0, 2, b"x"));
+    net.run(SECOND);
+    assert_eq!(net.delivered(1).len(), 0);
+    assert_eq!(
+        net.dropped(1, DropReason::NoRoute) + net.dropped(1, DropReason::ForeignDestination),
+        1
+    );
+}
+
+#[test]
+fn forged_and_replayed_frames_are_dropped_and_counted() {
+    for cipher in BOTH {
+        let mut net = chain(cipher);
+        net.send(0, &packet(0, 2, b"first"));
+        net.run(SECOND);
+        net.watch();
+        net.send(0, &packet(0, 2, b"second"));
+        net.run(Micros::from_millis(100));
+        let frames: Vec<_> = net
+            .seen()
+            .filter(|(to, bytes)| *to == address(1) && bytes[0] == FRAME_TYPE)
+            .collect();
+        let frame = frames[0].1.clone();
+        let delivered = net.delivered(2).len();
+        net.inject(address(0), 1, &frame);
+        assert_eq!(net.dropped(1, DropReason::FrameReplayed), 1);
+        for byte in [3, 4, 12, 20, 57, frame.len() - 1] {
+            let mut forged = frame.clone();
+            forged[4] ^= 0x40;
+            forged[byte] ^= 1;
+            net.inject(address(0), 1, &forged);
+        }
+        let refused = net.dropped(1, DropReason::FrameUnauthentic)
+            + net.dropped(1, DropReason::FrameMalformed);
+        assert_eq!(refused, 6);
+        net.inject(wire::stranger(), 1, &frame);
+        assert_eq!(net.dropped(1, DropReason::FrameUnknownKey), 1);
+        net.run(SECOND);
+        assert_eq!(net.delivered(2).len(), delivered);
+    }
+}
+
+#[test]
+fn strangers_get_no_answer() {
+    for cipher in BOTH {
+        let mut net = Net::new(cipher, 2, &[(0, 1)]);
+        net.run(SECOND);
+        let local = Arc::new(Local::new([99; 32], cipher));
+        let mut session = Session::new(&local, net.key(0), 7, Rekey::Ours);
+        let mut initiation = [0; 200];
+        let length = session.initiate(net.now(), &mut initiation).unwrap();
+        net.watch();
+        net.inject(wire::stranger(), 0, &initiation[..length]);
+        for kind in 0..=255 {
+            for length in [1, 31, 32, 64, 92, 148, 200] {
+                let mut datagram = vec![0; length];
+                datagram[0] = kind;
+                net.inject(wire::stranger(), 0, &datagram);
+            }
+        }
+        net.run(SECOND);
+        assert_eq!(
+            net.dropped(0, DropReason::UnknownPeer),
+            1 + u64::from(cipher == CipherKind::Null)
+        );
+        assert!(net.seen().all(|(to, _)| *to != wire::stranger()));
+    }
+}
+
+#[test]
+fn a_peer_behind_nat_dials_and_is_answered_where_it_is_seen() {
+    for cipher in BOTH {
+        let mut net = Net::behind_nat(cipher, 2, &[(0, 1)], 1);
+        net.run(Micros::from_secs(3));
+        assert_eq!(net.link_states(0), [LinkState::Up]);
+        net.route(0, &[(1, 1)]);
+        net.send(0, &packet(0, 1, b"in"));
+        net.run(SECOND);
+        assert_eq!(net.delivered(1), [packet(0, 1, b"in")]);
+        // It is told where it is seen.
+        let seen = net.events(1).iter().find_map(|event| match event {
+            Event::Reflexive { address, .. } => Some(*address),
+            _ => None,
+        });
+        assert_eq!(
+            seen.map(|seen| seen.ip().to_string()),
+            Some("203.0.113.1".into())
+        );
+        // The NAT forgets its mapping and makes another.
+        net.rebind(1);
+        net.run(Micros::from_secs(3));
+        net.send(0, &packet(0, 1, b"again"));
+        net.run(SECOND);
+        assert_eq!(net.delivered(1)[1..], [packet(0, 1, b"again")]);
+    }
+}
+
+#[test]
+fn a_leaf_is_hosted_checked_and_reached_from_everywhere() {
+    for cipher in BOTH {
+        let mut net = chain(cipher);
+        let leaf = net.add_leaf(2);
+        let local = Arc::new(Local::new(wire::secret(leaf), cipher));
+        let mut session = Session::new(&local, net.key(2), 0x00be_ef00, Rekey::Ours);
+        let from = address(leaf);
+        let mut buffer = [0; 2_048];
+        let length = session.initiate(net.now(), &mut buffer).unwrap();
+        let answers = net.inject(from, 2, &buffer[..length]);
+        let opened = session.open(net.now(), None, &answers[0], &mut buffer);
+        let Outcome::Reply(length) = opened.outcome else {
+            panic!("{opened:?}")
+        };
+        net.inject(from, 2, &buffer[..length]);
+
+        let seal = |session: &mut Session, packet: &[u8]| {
+            let (mut content, mut out) = ([0; 256], [0; 300]);
+            content[..packet.len()].copy_from_slice(packet);
+            let length = session
+                .seal(&mut content, packet.len(), 1_360, &mut out)
+                .unwrap();
+            out[..length].to_vec()
+        };
+        // Its host and another node hear it; each forwarding in the clear is a hop, each relay is one.
+        net.inject(from, 2, &seal(&mut session, &packet(leaf, 2, b"host")));
+        net.inject(from, 2, &seal(&mut session, &packet(leaf, 0, b"far")));
+        net.run(SECOND);
+        assert_eq!(net.delivered(2), [packet_with(leaf, 2, 63, b"host")]);
+        assert_eq!(net.delivered(0), [packet_with(leaf, 0, 62, b"far")]);
+        // It is answered.
+        net.watch();
+        net.send(0, &packet(0, leaf, b"back"));
+        net.run(SECOND);
+        let answer = net
+            .seen()
+            .find(|(to, _)| *to == from)
+            .map(|(_, bytes)| bytes.clone())
+            .unwrap();
+        let opened = session.open(net.now(), None, &answer, &mut buffer);
+        assert_eq!(
+            opened.outcome,
+            Outcome::Packet(packet(0, leaf, b"back").len())
+        );
+        // It cannot pretend.
+        net.inject(from, 2, &seal(&mut session, &packet(1, 0, b"spoof")));
+        assert_eq!(net.dropped(2, DropReason::SpoofedSource), 1);
+        // Agents do not talk to it.
+        assert!(net.seen().filter(|(to, _)| *to == from).count() == 1);
+    }
+}
+
+#[test]
+fn super_packets_are_cut_on_the_way_out_and_joined_on_the_way_in() {
+    for cipher in BOTH {
+        let mut net = chain(cipher);
+        net.send(0, &packet(0, 2, b"session"));
+        net.run(SECOND);
+        net.watch();
+        let payload: Vec<u8> = (0..20_000_u32).map(|byte| (byte % 251) as u8).collect();
+        let whole = wire::tcp(0, 2, &payload);
+        let header = VnetHeader {
+            gso: Gso::TcpV4,
+            gso_size: 1_300,
+            flags: NEEDS_CSUM,
+            csum_start: 20,
+            csum_offset: 16,
+            hdr_len: 40,
+        };
+        net.send_super(0, header, &whole);
+        net.run(SECOND);
+        let frames = net
+            .seen()
+            .filter(|(to, bytes)| *to == address(2) && bytes.len() > 500)
+            .count();
+        assert_eq!(frames, 16);
+        let arrived: Vec<u8> = net.delivered(2)[1..]
+            .iter()
+            .flat_map(|packet| packet[40..].to_vec())
+            .collect();
+        assert_eq!(arrived, payload);
+        assert_eq!(net.counters(0).tun_rx_packets, 17);
+        assert_eq!(net.counters(2).tun_tx_packets, 17);
+    }
+}
+
+#[test]
+fn packets_above_the_mtu_are_answered_with_the_mtu() {
+    let mut net = chain(CipherKind::Null);
+    net.send(0, &packet(0, 2, &[0; 1_400]));
+    assert_eq!(net.dropped(0, DropReason::TooBig), 1);
+    let answer = &net.delivered(0)[0];
+    assert_eq!(
+        (
+            answer[9],
+            answer[20],
+            answer[21],
+            u16::from_be_bytes([answer[26], answer[27]])
+        ),
+        (1, 3, 4, 1_360)
+    );
+    net.send(0, &packet(0, 2, &[0; 1_332]));
+    net.run(SECOND);
+    assert_eq!(net.delivered(2).len(), 1);
+    net.send(0, &packet(0, 200, b"nowhere"));
+    assert_eq!(net.dropped(0, DropReason::NoRoute), 1);
+}
+
+#[test]
+fn a_restarted_node_is_back_within_seconds() {
+    for cipher in BOTH {
+        for node in 0..3 {
+            let mut net = chain(cipher);
+            net.send(0, &packet(0, 2, b"before"));
+            net.run(SECOND);
+            net.restart(node);
+            net.run(Micros::from_secs(5));
+            net.route(0, &[(1, 1), (2, 1)]);
+            net.route(1, &[(0, 0), (2, 2)]);
+            net.route(2, &[(0, 1), (1, 1)]);
+            let before = net.delivered(2).len();
+            // The first tells the node that it has lost a session; the others use the one made then.
+            for _ in 0..10 {
+                net.send(0, &packet(0, 2, b"after"));
+                net.run(Micros::from_millis(300));
+            }
+            let after = net.delivered(2).len() - before;
+            assert!(after >= 9, "{cipher:?}, node {node}: {after} of 10");
+        }
+    }
+}
+
+#[test]
+fn nothing_of_a_dropped_peer_is_accepted() {
+    for cipher in BOTH {
+        let mut net = Net::new(cipher, 2, &[(0, 1)]);
+        net.run(SECOND);
+        net.route(0, &[(1, 1)]);
+        net.route(1, &[(0, 0)]);
+        net.drop_peer(1, 0);
+        net.send(0, &packet(0, 1, b"x"));
+        net.run(Micros::from_secs(5));
+        assert_eq!(net.delivered(1).len(), 0);
+        assert!(
+            net.dropped(1, DropReason::UnknownSession) > 0
+                && net.dropped(1, DropReason::UnknownPeer) > 0
+        );
+        assert_eq!(net.status(1).links, []);
+    }
+}
+
+#[test]
+fn sessions_and_link_keys_roll_for_an_hour_without_losing_a_packet() {
+    let mut net = chain(CipherKind::Null);
+    net.send(0, &packet(0, 2, b"first"));
+    net.run(SECOND);
+    for _ in 0..3_600 {
+        net.send(0, &packet(0, 2, b"x"));
+        net.send(2, &packet(2, 0, b"y"));
+        net.run(SECOND);
+    }
+    assert_eq!(
+        (net.delivered(2).len(), net.delivered(0).len()),
+        (3_601, 3_600)
+    );
+    assert_eq!(net.drops(0) + net.drops(1) + net.drops(2), 0);
+    for link in (0..3).flat_map(|node| net.status(node).links) {
+        assert_eq!((link.state, link.measurement.loss), (LinkState::Up, Ppm(0)));
+    }
+    let handshakes = net.counters(0).handshakes;
+    assert!((50..100).contains(&handshakes), "{handshakes}");
+}
+
+#[test]
+fn packets_in_are_packets_out_and_named_drops() {
+    for seed in 0..20 {
+        let mut net = chain(CipherKind::Null);
+        let mut random = seed * 7_919 + 1;
+        let mut sent = 0;
+        for _ in 0..300 {
+            random = random * 1_103_515_245 % 2_147_483_647 + 12_345;
+            let (from, source, to) = (random % 3, random / 3 % 4, random / 16 % 5);
+            net.send(from, &packet(source, to, &[0; 40]));
+            sent += 1;
+            net.run(Micros::from_millis(7));
+        }
+        net.run(Micros::from_secs(10));
+        let entered: u64 = (0..3).map(|node| net.counters(node).tun_rx_packets).sum();
+        let left: u64 = (0..3).map(|node| net.counters(node).tun_tx_packets).sum();
+        let dropped: u64 = (0..3).map(|node| net.drops(node)).sum();
+        assert_eq!((entered, left + dropped), (sent, sent), "seed {seed}");
+    }
+}
+
+#[test]
+fn waiting_packets_and_handshakes_are_no_loss() {
+    let mut net = chain(CipherKind::Null);
+    for _ in 0..100 {
+        net.send(0, &packet(0, 2, b"x"));
+    }
+    net.run(SECOND);
+    for link in (0..3).flat_map(|node| net.status(node).links) {
+        assert_eq!(link.measurement.loss, Ppm(0));
+    }
+}
+
+#[test]
+fn a_frozen_process_blames_nobody() {
+    let mut net = chain(CipherKind::Null);
+    net.send(0, &packet(0, 2, b"x"));
+    net.run(Micros::from_millis(100));
+    for _ in 0..5 {
+        net.freeze(Micros::from_secs(5));
+        net.run(Micros::from_millis(200));
+    }
+    let went_down = |event: &Event| {
+        matches!(
+            event,
+            Event::Link {
+                state: LinkState::Down,
+                ..
+            }
+        )
+    };
+    assert!((0..3).all(|node| !net.events(node).iter().any(went_down)));
+}
+
+#[test]
+fn a_routing_message_reaches_the_engine_of_the_neighbour() {
+    for cipher in BOTH {
+        let mut net = chain(cipher);
+        net.flood(0, 1, &[16, 1, 2, 3]);
+        net.run(SECOND);
+        let heard = net.events(1).iter().find_map(|event| match event {
+            Event::Control {
+                from,
+                link,
+                payload,
+            } => Some((*from, *link, payload.clone())),
+            _ => None,
+        });
+        assert_eq!(heard, Some((net.id(0), net.link(1, 0), vec![16, 1, 2, 3])));
+        assert_eq!(net.drops(0) + net.drops(1), 0);
+    }
+}
+
+mod arbitrary {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(64))]
+
+        #[test]
+        fn bytes_from_the_wire_and_from_the_kernel_never_panic(
+            datagrams in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..20),
+            kinds in proptest::collection::vec(proptest::sample::select(vec![1_u8, 2, 3, 4, 0x57, 0]), 20),
+            noise: bool,
+        ) {
+            let mut net = Net::new(BOTH[usize::from(noise)], 2, &[(0, 1)]);
+            net.run(SECOND);
+            for (datagram, kind) in datagrams.iter().zip(kinds) {
+                let mut datagram = datagram.clone();
+                net.send(0, &datagram);
+                net.send_super(0, VnetHeader { gso: Gso::UdpL4, gso_size: 9, ..VnetHeader::default() }, &datagram);
+                for length in [32, 64, 92, 148, 299] {
+                    datagram.resize(length, 7);
+                    datagram[..4].copy_from_slice(&[kind, u8::from(kind == 0x57), 0, 0]);
+                    net.inject(address(1), 0, &datagram);
+                }
+            }
+            net.run(SECOND);
+            prop_assert_eq!(net.link_states(0), [LinkState::Up]);
+        }
+    }
+}

@@ -1,0 +1,518 @@
+//! How topology events stand in Kafka: names of topics and headers, the progress record, the choice of a partition,
+//! and the words by which a cluster is named in configuration (`docs/protocol/topology-stream.md`).
+//!
+//! Knows nothing of sockets and opens no file: whoever connects hands in how a secret is read.
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use wattle_model::NetworkId;
+
+use crate::Timestamp;
+
+/// Header: the event's place in the total order of one network's events.
+pub const HEADER_SEQ: &str = "wattle-seq";
+/// Header: the term of the coordinator that wrote the record.
+pub const HEADER_TERM: &str = "wattle-term";
+/// Header: the `seq` of the event before this one in the same partition; 0 for the first.
+pub const HEADER_PREV_SEQ: &str = "wattle-prev-seq";
+/// Header: name and version of the value's schema.
+pub const HEADER_SCHEMA: &str = "wattle-schema";
+/// Header: media type of the value.
+pub const HEADER_CONTENT_TYPE: &str = "content-type";
+/// Header of CloudEvents: version of its attributes.
+pub const HEADER_CE_SPECVERSION: &str = "ce_specversion";
+/// Header of CloudEvents: the event's id.
+pub const HEADER_CE_ID: &str = "ce_id";
+/// Header of CloudEvents: `/wattle/<network id>`.
+pub const HEADER_CE_SOURCE: &str = "ce_source";
+/// Header of CloudEvents: `io.wattle.topology.<kind>.<op>`.
+pub const HEADER_CE_TYPE: &str = "ce_type";
+/// Header of CloudEvents: the entity's key.
+pub const HEADER_CE_SUBJECT: &str = "ce_subject";
+/// Header of CloudEvents: the event's time.
+pub const HEADER_CE_TIME: &str = "ce_time";
+
+/// Schema of the values of the state topic: the entity alone.
+pub const STATE_SCHEMA: &str = "wattle.topology.state/v1";
+/// Schema of the values of the progress topic: [`ProgressRecord`].
+pub const PROGRESS_SCHEMA: &str = "wattle.topology.progress/v1";
+
+/// The topics of one network.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Topics {
+    /// Every change, deleted by age.
+    pub events: String,
+    /// The newest image of everything there is, compacted.
+    pub state: String,
+    /// How far the mirror is, compacted, one partition.
+    pub progress: String,
+}
+
+impl Topics {
+    /// The topics below `prefix`.
+    pub fn below(prefix: &str) -> Self {
+        Self {
+            events: format!("{prefix}.topology.events.v1"),
+            state: format!("{prefix}.topology.state.v1"),
+            progress: format!("{prefix}.topology.progress.v1"),
+        }
+    }
+}
+
+/// The key of a network's progress record, which is also the mirror's transactional id.
+pub fn transactional_id(network: &str) -> String {
+    format!("wattle-mirror-{network}")
+}
+
+/// How far the mirror is. Written in the same transaction as the events it speaks of.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ProgressRecord {
+    /// The network.
+    pub network: NetworkId,
+    /// Term of the coordinator that wrote it.
+    pub term: u64,
+    /// The first event that was ever mirrored.
+    pub first_seq: u64,
+    /// Every event from `first_seq` to this one is in the events topic.
+    pub last_seq: u64,
+    /// The last event that is in the state topic; behind `last_seq` only while that topic is written anew.
+    pub state_seq: u64,
+    /// The last event of each partition of the events topic, for [`HEADER_PREV_SEQ`]; 0 for none.
+    pub partitions: Vec<u64>,
+    /// When it was written.
+    pub ts: Timestamp,
+}
+
+/// The partition of a record: records of one site share one, so that a site's history has one order. Without a site
+/// the entity itself decides. Frozen: FNV-1a (64 bit), then the finaliser of MurmurHash3, without which names that
+/// differ in their last character only would share few partitions.
+pub fn partition_of(site: Option<&str>, key: &str, partitions: u32) -> u32 {
+    let name = site.filter(|site| !site.is_empty()).unwrap_or(key);
+    let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+        (hash ^ u64::from(byte)).wrapping_mul(0x0000_0100_0000_01b3)
+    });
+    let mixed = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    ((mixed ^ (mixed >> 33)) % u64::from(partitions.max(1))) as u32
+}
+
+/// A Kafka cluster and what to keep there: `[kafka]` of the coordinator's configuration.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kafka {
+    /// `host:port` of some of the brokers.
+    pub brokers: Vec<String>,
+    /// What the names of the topics begin with; `wattle.<network>` by default.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub topic_prefix: Option<String>,
+    /// How to speak to the brokers.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// User name and password; wanted by the `sasl_…` protocols.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub sasl: Option<Sasl>,
+    /// Certificates; for the protocols with TLS.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tls: Option<Tls>,
+    /// How topics are made that do not exist.
+    #[serde(default)]
+    pub topics: TopicSettings,
+}
+
+/// How to speak to a broker.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Protocol {
+    /// Neither encrypted nor authenticated.
+    #[default]
+    Plaintext,
+    /// TLS.
+    Ssl,
+    /// User and password without encryption.
+    SaslPlaintext,
+    /// User and password inside TLS.
+    SaslSsl,
+}
+
+/// How a password is proven.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Mechanism {
+    /// The password itself is sent: only inside TLS.
+    Plain,
+    /// SCRAM with SHA-256.
+    #[serde(rename = "scram-sha-256")]
+    ScramSha256,
+    /// SCRAM with SHA-512.
+    #[default]
+    #[serde(rename = "scram-sha-512")]
+    ScramSha512,
+}
+
+/// A user of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Sasl {
+    /// How the password is proven.
+    #[serde(default)]
+    pub mechanism: Mechanism,
+    /// The user.
+    pub username: String,
+    /// The file that holds the password.
+    pub password_file: PathBuf,
+}
+
+/// Certificates as PEM files.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Tls {
+    /// Who may sign the brokers' certificates; the system's authorities if absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ca_file: Option<PathBuf>,
+    /// Our certificate, if the brokers want one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub certificate_file: Option<PathBuf>,
+    /// Its private key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_file: Option<PathBuf>,
+}
+
+/// How topics are made. Existing topics are used as they are.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct TopicSettings {
+    /// Partitions of the events and state topics.
+    pub partitions: u32,
+    /// Copies of each record; the cluster's default if absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub replication: Option<u16>,
+    /// How long events are kept.
+    pub retention_days: u32,
+}
+
+impl Default for TopicSettings {
+    fn default() -> Self {
+        Self {
+            partitions: 6,
+            replication: None,
+            retention_days: 90,
+        }
+    }
+}
+
+/// Why a `[kafka]` section cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum KafkaConfigError {
+    /// Nobody to speak to.
+    #[error("kafka.brokers is empty: name at least one broker as host:port")]
+    NoBrokers,
+    /// A broker's address is malformed.
+    #[error("kafka.brokers: `{0}` is not host:port")]
+    Broker(String),
+    /// The topic prefix has characters that Kafka refuses in topic names.
+    #[error(
+        "kafka.topic_prefix: `{0}` is no topic name; letters, digits, `.`, `_` and `-` are allowed, 200 at most"
+    )]
+    Prefix(String),
+    /// Numbers of the topics out of range.
+    #[error("kafka.topics: {0}")]
+    Topics(&'static str),
+    /// A SASL protocol without a user.
+    #[error("kafka.protocol wants a user: add [kafka.sasl] with username and password_file")]
+    NoUser,
+    /// A user without a protocol that sends it.
+    #[error("kafka.sasl is set but kafka.protocol has no SASL: use sasl_ssl (or sasl_plaintext)")]
+    UserUnused,
+    /// Certificates without a protocol that uses them.
+    #[error("kafka.tls is set but kafka.protocol has no TLS: use ssl or sasl_ssl")]
+    TlsUnused,
+    /// A certificate without its key, or a key without its certificate.
+    #[error("kafka.tls: certificate_file and key_file belong together")]
+    HalfCertificate,
+    /// A secret cannot be read.
+    #[error("kafka.sasl.password_file {path}: {source}")]
+    Secret {
+        /// The file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl Kafka {
+    /// A cluster without authentication: what tests and small networks have.
+    pub fn plaintext(broker: &str) -> Self {
+        Self {
+            brokers: vec![broker.to_owned()],
+            topic_prefix: None,
+            protocol: Protocol::Plaintext,
+            sasl: None,
+            tls: None,
+            topics: TopicSettings::default(),
+        }
+    }
+
+    /// The topics for the network of this name.
+    pub fn topics_of(&self, network: &str) -> Topics {
+        match &self.topic_prefix {
+            Some(prefix) => Topics::below(prefix),
+            None => Topics::below(&format!("wattle.{network}")),
+        }
+    }
+
+    /// The properties for a Kafka client (librdkafka's names). `read` reads a secret.
+    pub fn properties(
+        &self,
+        read: impl Fn(&Path) -> io::Result<String>,
+    ) -> Result<Vec<(&'static str, String)>, KafkaConfigError> {
+        self.check()?;
+        let mut properties = vec![
+            ("bootstrap.servers", self.brokers.join(",")),
+            ("security.protocol", self.protocol.name().to_owned()),
+        ];
+        if let Some(sasl) = &self.sasl {
+            let password =
+                read(&sasl.password_file).map_err(|source| KafkaConfigError::Secret {
+                    path: sasl.password_file.clone(),
+                    source,
+                })?;
+            properties.push(("sasl.mechanism", sasl.mechanism.name().to_owned()));
+            properties.push(("sasl.username", sasl.username.clone()));
+            properties.push((
+                "sasl.password",
+                password.trim_end_matches(['\r', '\n']).to_owned(),
+            ));
+        }
+        let tls = self.tls.clone().unwrap_or_default();
+        let files = [
+            ("ssl.ca.location", tls.ca_file),
+            ("ssl.certificate.location", tls.certificate_file),
+            ("ssl.key.location", tls.key_file),
+        ];
+        for (name, file) in files {
+            properties.extend(file.map(|file| (name, file.display().to_string())));
+        }
+        Ok(properties)
+    }
+
+    /// Finds what is wrong with the section without connecting.
+    pub fn check(&self) -> Result<(), KafkaConfigError> {
+        if self.brokers.is_empty() {
+            return Err(KafkaConfigError::NoBrokers);
+        }
+        if let Some(bad) = self.brokers.iter().find(|broker| !is_host_port(broker)) {
+            return Err(KafkaConfigError::Broker(bad.clone()));
+        }
+        if let Some(prefix) = self
+            .topic_prefix
+            .as_ref()
+            .filter(|prefix| !is_topic_name(prefix))
+        {
+            return Err(KafkaConfigError::Prefix(prefix.clone()));
+        }
+        self.topics.check()?;
+        match (self.protocol.has_sasl(), &self.sasl) {
+            (true, None) => return Err(KafkaConfigError::NoUser),
+            (false, Some(_)) => return Err(KafkaConfigError::UserUnused),
+            (true, Some(_)) | (false, None) => {}
+        }
+        match &self.tls {
+            Some(_) if !self.protocol.has_tls() => Err(KafkaConfigError::TlsUnused),
+            Some(tls) if tls.certificate_file.is_some() != tls.key_file.is_some() => {
+                Err(KafkaConfigError::HalfCertificate)
+            }
+            Some(_) | None => Ok(()),
+        }
+    }
+}
+
+impl TopicSettings {
+    fn check(&self) -> Result<(), KafkaConfigError> {
+        if !(1..=1_000).contains(&self.partitions) {
+            return Err(KafkaConfigError::Topics("partitions is 1 to 1000"));
+        }
+        if self
+            .replication
+            .is_some_and(|copies| !(1..=16).contains(&copies))
+        {
+            return Err(KafkaConfigError::Topics("replication is 1 to 16"));
+        }
+        if !(1..=36_500).contains(&self.retention_days) {
+            return Err(KafkaConfigError::Topics("retention_days is 1 to 36500"));
+        }
+        Ok(())
+    }
+}
+
+impl Protocol {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Plaintext => "plaintext",
+            Self::Ssl => "ssl",
+            Self::SaslPlaintext => "sasl_plaintext",
+            Self::SaslSsl => "sasl_ssl",
+        }
+    }
+
+    const fn has_sasl(self) -> bool {
+        matches!(self, Self::SaslPlaintext | Self::SaslSsl)
+    }
+
+    const fn has_tls(self) -> bool {
+        matches!(self, Self::Ssl | Self::SaslSsl)
+    }
+}
+
+impl Mechanism {
+    const fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "PLAIN",
+            Self::ScramSha256 => "SCRAM-SHA-256",
+            Self::ScramSha512 => "SCRAM-SHA-512",
+        }
+    }
+}
+
+fn is_host_port(text: &str) -> bool {
+    text.rsplit_once(':').is_some_and(|(host, port)| {
+        !host.is_empty()
+            && !host.contains([',', ' ', '/'])
+            && port.parse::<u16>().is_ok_and(|port| port != 0)
+    })
+}
+
+fn is_topic_name(text: &str) -> bool {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-');
+    (1..=200).contains(&text.len()) && text.chars().all(legal)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_partition_of_a_site_is_frozen() {
+        // A change here moves every site of every network to another partition.
+        for (site, partition) in [("fra1", FRA1), ("ams2", AMS2), ("home", HOME)] {
+            assert_eq!(partition_of(Some(site), "node:1", 6), partition, "{site}");
+            assert_eq!(partition_of(Some(site), "node:2", 6), partition, "{site}");
+        }
+        assert_eq!(partition_of(Some(""), "fra1", 6), FRA1);
+        assert_eq!(partition_of(None, "fra1", 6), FRA1);
+    }
+
+    const FRA1: u32 = 2;
+    const AMS2: u32 = 3;
+    const HOME: u32 = 5;
+
+    #[test]
+    fn entities_without_a_site_spread_over_all_partitions() {
+        let mut seen = [0; 6];
+        for node in 0..600_u64 {
+            seen[partition_of(None, &format!("node:{node:016x}"), 6) as usize] += 1;
+        }
+        assert!(seen.iter().all(|&n| (60..140).contains(&n)), "{seen:?}");
+    }
+
+    #[test]
+    fn a_section_that_cannot_work_is_refused_with_a_hint() {
+        let ok = Kafka::plaintext("k1:9092");
+        assert!(ok.check().is_ok());
+        let sasl = || {
+            Some(Sasl {
+                mechanism: Mechanism::default(),
+                username: "u".into(),
+                password_file: "/nonexistent".into(),
+            })
+        };
+        let cases: [(Kafka, &str); 8] = [
+            (
+                Kafka {
+                    brokers: vec![],
+                    ..ok.clone()
+                },
+                "name at least one broker",
+            ),
+            (
+                Kafka {
+                    brokers: vec!["k1".into()],
+                    ..ok.clone()
+                },
+                "`k1` is not host:port",
+            ),
+            (
+                Kafka {
+                    topic_prefix: Some("a b".into()),
+                    ..ok.clone()
+                },
+                "is no topic name",
+            ),
+            (
+                Kafka {
+                    protocol: Protocol::SaslSsl,
+                    ..ok.clone()
+                },
+                "add [kafka.sasl]",
+            ),
+            (
+                Kafka {
+                    sasl: sasl(),
+                    ..ok.clone()
+                },
+                "use sasl_ssl",
+            ),
+            (
+                Kafka {
+                    tls: Some(Tls::default()),
+                    ..ok.clone()
+                },
+                "use ssl or sasl_ssl",
+            ),
+            (
+                Kafka {
+                    protocol: Protocol::Ssl,
+                    tls: Some(Tls {
+                        key_file: Some("k".into()),
+                        ..Tls::default()
+                    }),
+                    ..ok.clone()
+                },
+                "belong together",
+            ),
+            (
+                Kafka {
+                    topics: TopicSettings {
+                        partitions: 0,
+                        ..TopicSettings::default()
+                    },
+                    ..ok.clone()
+                },
+                "partitions is 1 to 1000",
+            ),
+        ];
+        for (section, part) in cases {
+            let error = section.check().unwrap_err().to_string();
+            assert!(error.contains(part), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_password_comes_from_its_file_and_stands_in_no_debug_output() {
+        let section = Kafka {
+            protocol: Protocol::SaslPlaintext,
+            sasl: Some(Sasl {
+                mechanism: Mechanism::ScramSha512,
+                username: "wattle".into(),
+                password_file: "/run/secret".into(),
+            }),
+            ..Kafka::plaintext("k1:9092")
+        };
+        let properties = section.properties(|_| Ok("hunter2\n".into())).unwrap();
+        assert!(properties.contains(&("sasl.password", "hunter2".to_owned())));
+        assert!(!format!("{section:?}").contains("hunter2"));
+        let unreadable = |_: &Path| Err(io::Error::from(io::ErrorKind::PermissionDenied));
+        let error = section.properties(unreadable).unwrap_err().to_string();
+        assert!(error.contains("/run/secret"), "{error}");
+    }
+}

@@ -1,0 +1,3 @@
+//! The Wattle coordinator.
+
+fn main() {}

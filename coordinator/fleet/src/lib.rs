@@ -1,0 +1,17 @@
+//! The coordinator's decisions: who is a member with which addresses, what each node is told of the others, and what
+//! the link-state database means as a topology. Pure: time is handed in, nothing is sent or stored here.
+//!
+//! `membership` admits and removes, `peer_set` tells what changed between two revisions, `replica` holds the
+//! flooded records, `topology` turns them into ordered differences that the store numbers and keeps.
+
+pub mod difference;
+pub mod membership;
+pub mod peer_set;
+pub mod plan;
+pub mod replica;
+pub mod topology;
+
+pub use difference::{Difference, Stamp};
+pub use membership::{Applicant, Member, Membership, Refusal};
+pub use plan::AddressPlan;
+pub use topology::{Ingest, Topology};

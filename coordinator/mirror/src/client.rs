@@ -1,0 +1,104 @@
+//! How clients of Kafka are made here, and what they complain of while they work.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use rdkafka::client::ClientContext;
+use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
+use rdkafka::consumer::ConsumerContext;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::DeliveryResult;
+use rdkafka::producer::{NoCustomPartitioner, ProducerContext};
+use wattle_api::stream::{Kafka, KafkaConfigError};
+
+use crate::error::{MirrorError, is_credentials};
+use crate::status::Board;
+
+/// Properties that every client shares. Reconnecting stays brisk, so that a broker is used as soon as it is back.
+pub(crate) fn base(kafka: &Kafka) -> Result<ClientConfig, KafkaConfigError> {
+    let mut config = ClientConfig::new();
+    for (name, value) in kafka.properties(|path: &Path| std::fs::read_to_string(path))? {
+        config.set(name, value);
+    }
+    config
+        .set("client.id", "wattle-mirror")
+        .set("reconnect.backoff.ms", "50")
+        .set("reconnect.backoff.max.ms", "1000")
+        .set("socket.keepalive.enable", "true")
+        .set_log_level(RDKafkaLogLevel::Warning);
+    Ok(config)
+}
+
+/// Remembers why a client cannot work, since its calls themselves only say that they timed out.
+#[derive(Debug, Clone)]
+pub(crate) struct Complaints {
+    brokers: String,
+    last: Arc<Mutex<Option<(Code, String)>>>,
+    failed: Arc<Mutex<Option<KafkaError>>>,
+    board: Board,
+}
+
+impl Complaints {
+    pub(crate) fn new(kafka: &Kafka, board: Board) -> Self {
+        Self { brokers: kafka.brokers.join(","), last: Arc::default(), failed: Arc::default(), board }
+    }
+
+    /// Explains `error` by what was complained of before.
+    pub(crate) fn explain(&self, doing: &str, error: KafkaError) -> MirrorError {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        MirrorError::from_kafka(doing, error, last, &self.brokers)
+    }
+
+    /// Everything works: what was complained of is history.
+    pub(crate) fn forget(&self) {
+        *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
+    }
+
+    /// The first record since the last call that was not delivered.
+    pub(crate) fn take_failed(&self) -> Option<KafkaError> {
+        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    fn note(&self, code: Code, reason: &str) {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        // "All brokers down" follows every other cause and says less.
+        let keeps = last.as_ref().is_some_and(|(old, _)| is_credentials(Some(*old)))
+            || (code == Code::AllBrokersDown && last.is_some());
+        if !keeps {
+            *last = Some((code, reason.to_owned()));
+        }
+        let (code, reason) = last.clone().unwrap_or_else(|| (code, reason.to_owned()));
+        drop(last);
+        let error = KafkaError::Global(code);
+        let said = MirrorError::from_kafka("reach the brokers", error, Some((code, reason)), &self.brokers);
+        self.board.complained(&said);
+    }
+}
+
+impl ClientContext for Complaints {
+    fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
+        tracing::debug!(?level, facility, message, "Kafka client");
+    }
+
+    fn error(&self, error: KafkaError, reason: &str) {
+        tracing::debug!(%error, reason, "Kafka client error");
+        match error.rdkafka_error_code() {
+            // A consumer at the end of a partition: what it was made to find.
+            Some(Code::PartitionEOF) | None => {}
+            Some(code) => self.note(code, reason),
+        }
+    }
+}
+
+impl ConsumerContext for Complaints {}
+
+impl ProducerContext<NoCustomPartitioner> for Complaints {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
+        if let Err((error, _)) = result {
+            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+            failed.get_or_insert_with(|| error.clone());
+        }
+    }
+}

@@ -1,0 +1,193 @@
+//! Why the mirror does not move, and what to do about it.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use wattle_api::stream::KafkaConfigError;
+
+use crate::outbox::OutboxError;
+
+/// Why a session of the mirror ended. Nothing is lost by any of them: events stay in the outbox.
+#[derive(Debug, thiserror::Error)]
+pub enum MirrorError {
+    /// The configuration can never work.
+    #[error(transparent)]
+    Config(#[from] KafkaConfigError),
+    /// The thread could not be started.
+    #[error("cannot start the mirror's thread: {0}")]
+    Thread(std::io::Error),
+    /// No broker answers.
+    #[error("no Kafka broker answers at {brokers} ({reason}); events wait in the outbox. Check kafka.brokers and the brokers")]
+    Unreachable {
+        /// Who was asked.
+        brokers: String,
+        /// What the client says.
+        reason: String,
+    },
+    /// The brokers refuse our credentials.
+    #[error("the brokers at {brokers} refuse our credentials ({reason}). Check kafka.sasl or kafka.tls")]
+    Credentials {
+        /// Who refused.
+        brokers: String,
+        /// What the broker says.
+        reason: String,
+    },
+    /// Authenticated, but not allowed to do it.
+    #[error("the brokers do not allow us to {doing} ({reason}). Grant Create, Describe, Read and Write on the topics and Write on the transactional id")]
+    NotAuthorised {
+        /// What was being done.
+        doing: String,
+        /// Which permission is missing.
+        reason: String,
+    },
+    /// A topic is missing and could not be made.
+    #[error("cannot create topic {topic}: {reason}")]
+    Topic {
+        /// Its name.
+        topic: String,
+        /// What the broker says.
+        reason: String,
+    },
+    /// Existing topics do not fit each other.
+    #[error("topic {topic} has {found} partitions instead of {wanted}; a record's partition must not move, so it has to be made anew")]
+    Partitions {
+        /// Its name.
+        topic: String,
+        /// What it has.
+        found: usize,
+        /// What it should have.
+        wanted: usize,
+    },
+    /// Another producer took our transactional id.
+    #[error("another coordinator mirrors this network: we were fenced; looking at the progress topic again")]
+    Fenced,
+    /// A coordinator with a higher term has written.
+    #[error("a coordinator of term {theirs} mirrors this network, ours is {ours}: stepping down")]
+    SteppedDown {
+        /// Our term.
+        ours: u64,
+        /// The term in the progress topic.
+        theirs: u64,
+    },
+    /// The topics belong to a network of another trust root.
+    #[error("the topics hold network {theirs}, this is {ours}: choose another kafka.topic_prefix or delete the topics")]
+    ForeignTopics {
+        /// Our network.
+        ours: String,
+        /// The network in the progress topic.
+        theirs: String,
+    },
+    /// Kafka has events that the outbox never gave out.
+    #[error("Kafka holds events up to {kafka}, the outbox ends at {outbox}: the coordinator's database is older than the topics. Restore a newer one, or choose another kafka.topic_prefix")]
+    OutboxBehind {
+        /// Last in Kafka.
+        kafka: u64,
+        /// Last in the outbox.
+        outbox: u64,
+    },
+    /// The outbox lacks events that Kafka does not have yet.
+    #[error("the outbox lacks events {expected} to {found_before}, which Kafka does not hold: choose another kafka.topic_prefix to start over")]
+    OutboxGap {
+        /// The next event for Kafka.
+        expected: u64,
+        /// The last missing one.
+        found_before: u64,
+    },
+    /// The outbox cannot be read.
+    #[error("cannot read the outbox: {0}")]
+    Outbox(OutboxError),
+    /// A progress record that this version cannot read.
+    #[error("cannot read the progress record in {topic}: {reason}")]
+    Progress {
+        /// Where.
+        topic: String,
+        /// Why.
+        reason: String,
+    },
+    /// Everything else that Kafka may say.
+    #[error("cannot {doing}: {source}")]
+    Kafka {
+        /// What was being done.
+        doing: String,
+        /// What Kafka says.
+        source: KafkaError,
+    },
+}
+
+impl MirrorError {
+    /// Whether trying again is pointless until somebody acts.
+    pub const fn is_final(&self) -> bool {
+        matches!(self, Self::SteppedDown { .. })
+    }
+
+    /// Gives a client's error its cause: the codes of refusals, else the last thing the client complained of.
+    pub(crate) fn from_kafka(
+        doing: &str,
+        error: KafkaError,
+        complaint: Option<(Code, String)>,
+        brokers: &str,
+    ) -> Self {
+        let code = code_of(&error);
+        let reason = || complaint.as_ref().map_or_else(|| error.to_string(), |(_, said)| said.clone());
+        let complained = complaint.as_ref().map(|(code, _)| *code);
+        if is_fencing(code) {
+            return Self::Fenced;
+        }
+        if is_authorisation(code) {
+            return Self::NotAuthorised { doing: doing.to_owned(), reason: error.to_string() };
+        }
+        if is_credentials(code) || complained.is_some_and(|code| is_credentials(Some(code))) {
+            return Self::Credentials { brokers: brokers.to_owned(), reason: reason() };
+        }
+        if is_absence(code) {
+            return Self::Unreachable { brokers: brokers.to_owned(), reason: reason() };
+        }
+        Self::Kafka { doing: doing.to_owned(), source: error }
+    }
+}
+
+fn code_of(error: &KafkaError) -> Option<Code> {
+    match error {
+        KafkaError::Transaction(error) => Some(error.code()),
+        other => other.rdkafka_error_code(),
+    }
+}
+
+fn is_fencing(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
+    )
+}
+
+fn is_authorisation(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(
+            Code::TopicAuthorizationFailed
+                | Code::ClusterAuthorizationFailed
+                | Code::TransactionalIdAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+        )
+    )
+}
+
+pub(crate) fn is_credentials(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL | Code::IllegalSASLState)
+    )
+}
+
+fn is_absence(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(
+            Code::AllBrokersDown
+                | Code::BrokerTransportFailure
+                | Code::OperationTimedOut
+                | Code::RequestTimedOut
+                | Code::MessageTimedOut
+                | Code::TimedOutQueue
+                | Code::Resolve
+        )
+    )
+}

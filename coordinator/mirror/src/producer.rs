@@ -1,0 +1,136 @@
+//! The transactional producer: one transaction per batch. A transaction is never empty (librdkafka cannot end one).
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
+use wattle_api::stream::{Topics, transactional_id};
+
+use crate::Config;
+use crate::batch::Record;
+use crate::client::{Complaints, base};
+use crate::error::MirrorError;
+
+/// How long a transaction may stay open before the brokers abort it: what a successor waits at most after kill -9.
+const TRANSACTION: Duration = Duration::from_secs(15);
+
+/// How long calls wait for brokers before the session is given up; less than [`TRANSACTION`].
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// Steps in which deliveries are awaited: the client has no call that returns with the last of them.
+const STEP: Duration = Duration::from_millis(1);
+
+/// A producer that has fenced all its predecessors.
+pub(crate) struct Transactor {
+    producer: BaseProducer<Complaints>,
+    complaints: Complaints,
+}
+
+impl Transactor {
+    /// Takes over the network's transactional id: an open transaction of an older producer is aborted, and that
+    /// producer can never commit again.
+    pub(crate) fn take_over(config: &Config, complaints: &Complaints) -> Result<Self, MirrorError> {
+        let producer: BaseProducer<Complaints> = base(&config.kafka)?
+            .set("transactional.id", transactional_id(&config.network_name))
+            .set("transaction.timeout.ms", TRANSACTION.as_millis().to_string())
+            .set("message.timeout.ms", PATIENCE.as_millis().to_string())
+            .set("compression.type", "zstd")
+            .set("linger.ms", "1")
+            .create_with_context(complaints.clone())
+            .map_err(|error| complaints.explain("make a producer", error))?;
+        let transactor = Self { producer, complaints: complaints.clone() };
+        transactor.while_polling(|producer| producer.init_transactions(PATIENCE))
+            .map_err(|error| transactor.explain("take over the transactional id", error))?;
+        complaints.forget();
+        Ok(transactor)
+    }
+
+    /// Writes all records in one transaction, or none of them. After an error nobody knows which: the producer is
+    /// finished, and the progress topic tells its successor.
+    pub(crate) fn commit(&self, topics: &Topics, records: &[Record]) -> Result<(), MirrorError> {
+        debug_assert!(!records.is_empty(), "an empty transaction cannot be ended");
+        self.producer
+            .begin_transaction()
+            .map_err(|error| self.explain("begin a transaction", error))?;
+        for record in records {
+            self.send(topics, record)?;
+        }
+        self.settle()?;
+        self.producer
+            .commit_transaction(PATIENCE)
+            .map_err(|error| self.explain("commit a transaction", error))?;
+        self.complaints.forget();
+        Ok(())
+    }
+
+    /// How many partitions every topic has that we may see.
+    pub(crate) fn partition_counts(&self) -> Result<BTreeMap<String, usize>, MirrorError> {
+        let metadata = self
+            .producer
+            .client()
+            .fetch_metadata(None, PATIENCE)
+            .map_err(|error| self.explain("list the topics", error))?;
+        let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
+        Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
+    }
+
+    fn send(&self, topics: &Topics, record: &Record) -> Result<(), MirrorError> {
+        let topic = record.topic.name(topics);
+        let count = record.headers.len();
+        let headers = record.headers.iter().fold(
+            OwnedHeaders::new_with_capacity(count),
+            |headers, (key, value)| headers.insert(Header { key, value: Some(value) }),
+        );
+        let mut message = BaseRecord::to(topic)
+            .partition(record.partition as i32)
+            .key(&record.key)
+            .timestamp(i64::try_from(record.timestamp_ms).unwrap_or(i64::MAX))
+            .headers(headers);
+        if let Some(value) = &record.value {
+            message = message.payload(value);
+        }
+        self.producer
+            .send(message)
+            .map_err(|(error, _)| self.explain(&format!("write to {topic}"), error))
+    }
+
+    /// Waits until the brokers have every record.
+    fn settle(&self) -> Result<(), MirrorError> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            if let Some(error) = self.complaints.take_failed() {
+                return Err(self.explain("write a record", error));
+            }
+            if self.producer.in_flight_count() == 0 {
+                return Ok(());
+            }
+            if Instant::now() > deadline {
+                let late = KafkaError::MessageProduction(Code::MessageTimedOut);
+                return Err(self.explain("write a record", late));
+            }
+            self.producer.poll(STEP);
+        }
+    }
+
+    /// Serves the client's complaints while a call blocks, so that the status tells why it does.
+    fn while_polling<T>(&self, call: impl FnOnce(&BaseProducer<Complaints>) -> T) -> T {
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !done.load(Ordering::Relaxed) {
+                    self.producer.poll(Duration::from_millis(20));
+                }
+            });
+            let result = call(&self.producer);
+            done.store(true, Ordering::Relaxed);
+            result
+        })
+    }
+
+    fn explain(&self, doing: &str, error: KafkaError) -> MirrorError {
+        self.complaints.explain(doing, error)
+    }
+}

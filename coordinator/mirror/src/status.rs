@@ -1,0 +1,173 @@
+//! What the mirror tells of itself, for the coordinator's API, its metrics and its alarms.
+
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
+use wattle_api::Timestamp;
+
+use crate::Config;
+use crate::error::MirrorError;
+
+/// What the mirror is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum State {
+    /// Looking for the brokers, the topics and its own position.
+    Connecting,
+    /// Moving events, or waiting for some.
+    Running,
+    /// Something is wrong; tries again by itself. Events wait in the outbox.
+    Waiting,
+    /// Another coordinator leads; this one does nothing until it leads again.
+    SteppedDown,
+    /// Was told to stop.
+    Stopped,
+}
+
+/// How the mirror is doing.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// What it is doing.
+    pub state: State,
+    /// The brokers it was told to ask.
+    pub brokers: Vec<String>,
+    /// The topic of the events.
+    pub events_topic: String,
+    /// The term it writes under.
+    pub term: u64,
+    /// The last event that is in Kafka for certain; 0 before the position is known.
+    pub committed_seq: u64,
+    /// The newest event of the outbox that it has heard of.
+    pub outbox_seq: u64,
+    /// Events that wait.
+    pub lag: u64,
+    /// When it last committed.
+    pub committed_at: Option<Timestamp>,
+    /// What is or was wrong last.
+    pub last_error: Option<String>,
+    /// When that was.
+    pub last_error_at: Option<Timestamp>,
+    /// Transactions committed since the start.
+    pub transactions: u64,
+    /// Events committed since the start.
+    pub events: u64,
+    /// Sessions that ended in an error.
+    pub failures: u64,
+    /// How often another producer took the transactional id.
+    pub fenced: u64,
+}
+
+/// One number for a scrape.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Metric {
+    /// Its name.
+    pub name: &'static str,
+    /// What it says.
+    pub help: &'static str,
+    /// Whether it only ever grows.
+    pub counter: bool,
+    /// The number.
+    pub value: u64,
+}
+
+impl Status {
+    /// The numbers of the status for Prometheus.
+    pub fn metrics(&self) -> Vec<Metric> {
+        let gauge = |name, help, value| Metric { name, help, counter: false, value };
+        let counter = |name, help, value| Metric { name, help, counter: true, value };
+        let running = u64::from(self.state == State::Running);
+        vec![
+            gauge("wattle_mirror_running", "Whether events reach Kafka.", running),
+            gauge("wattle_mirror_lag_events", "Events in the outbox that Kafka does not have.", self.lag),
+            gauge("wattle_mirror_committed_seq", "Last event that Kafka has.", self.committed_seq),
+            counter("wattle_mirror_events_total", "Events committed.", self.events),
+            counter("wattle_mirror_transactions_total", "Transactions committed.", self.transactions),
+            counter("wattle_mirror_failures_total", "Sessions that ended in an error.", self.failures),
+            counter("wattle_mirror_fenced_total", "Times another producer took over.", self.fenced),
+        ]
+    }
+}
+
+/// Where the mirror's threads write the status and everybody reads it.
+#[derive(Debug, Clone)]
+pub(crate) struct Board(Arc<Mutex<Status>>);
+
+impl Board {
+    pub(crate) fn new(config: &Config) -> Self {
+        Self(Arc::new(Mutex::new(Status {
+            state: State::Connecting,
+            brokers: config.kafka.brokers.clone(),
+            events_topic: config.kafka.topics_of(&config.network_name).events,
+            term: config.term,
+            committed_seq: 0,
+            outbox_seq: 0,
+            lag: 0,
+            committed_at: None,
+            last_error: None,
+            last_error_at: None,
+            transactions: 0,
+            events: 0,
+            failures: 0,
+            fenced: 0,
+        })))
+    }
+
+    pub(crate) fn snapshot(&self) -> Status {
+        self.status().clone()
+    }
+
+    pub(crate) fn enter(&self, state: State) {
+        self.status().state = state;
+    }
+
+    /// A client has trouble that it may get over by itself.
+    pub(crate) fn complained(&self, error: &MirrorError) {
+        let mut status = self.status();
+        status.last_error = Some(error.to_string());
+        status.last_error_at = Some(now());
+    }
+
+    /// The session ended.
+    pub(crate) fn failed(&self, error: &MirrorError) {
+        self.complained(error);
+        let mut status = self.status();
+        status.failures += 1;
+        status.fenced += u64::from(matches!(error, MirrorError::Fenced));
+        status.state = if error.is_final() { State::SteppedDown } else { State::Waiting };
+    }
+
+    /// The outbox reaches to `seq`.
+    pub(crate) fn outbox(&self, seq: u64) {
+        let mut status = self.status();
+        status.outbox_seq = status.outbox_seq.max(seq);
+        status.lag = status.outbox_seq.saturating_sub(status.committed_seq);
+    }
+
+    /// The position is known.
+    pub(crate) fn resumed(&self, seq: u64) {
+        let mut status = self.status();
+        status.state = State::Running;
+        status.committed_seq = seq;
+        status.lag = status.outbox_seq.saturating_sub(seq);
+    }
+
+    /// A transaction with so many events went through.
+    pub(crate) fn committed(&self, seq: u64, events: u64) {
+        self.resumed(seq);
+        let mut status = self.status();
+        status.committed_at = Some(now());
+        status.transactions += 1;
+        status.events += events;
+    }
+
+    fn status(&self) -> MutexGuard<'_, Status> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Wall-clock time, for people.
+pub(crate) fn now() -> Timestamp {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}

@@ -1,0 +1,1 @@
+"""Hosts, links and probes in network namespaces, for tools/demo and tools/bench. Standard library only."""

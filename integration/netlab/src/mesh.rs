@@ -1,0 +1,373 @@
+//! A mesh of real agents without a coordinator: writes `nodes.toml`, has `wattle network create --offline` make the
+//! state directories, and runs `wattled` in each host.
+//!
+//! The binaries come from `WATTLE_BIN_DIR`, or lie beside the test's own in the target directory.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::{Host, Lab, Process, eventually};
+
+/// The UDP port of every agent.
+pub const PORT: u16 = 51_820;
+/// The device of every agent.
+pub const INTERFACE: &str = "wattle0";
+
+/// Describes a mesh before it is made.
+#[derive(Debug)]
+pub struct MeshBuilder {
+    directory: PathBuf,
+    nodes: Vec<Node>,
+    leaves: Vec<Leaf>,
+}
+
+#[derive(Debug)]
+struct Node {
+    host: Host,
+    endpoints: Vec<IpAddr>,
+    neighbours: Option<Vec<String>>,
+    prefixes: Vec<String>,
+}
+
+#[derive(Debug)]
+struct Leaf {
+    name: String,
+    host: String,
+    public_key: String,
+    address: IpAddr,
+}
+
+/// A mesh of running agents.
+#[derive(Debug)]
+pub struct Mesh {
+    directory: PathBuf,
+    agents: BTreeMap<String, Agent>,
+}
+
+#[derive(Debug)]
+struct Agent {
+    host: Host,
+    address: Ipv4Addr,
+    process: Option<Process>,
+}
+
+impl Lab {
+    /// A mesh with these nodes; everybody may dial everybody at all addresses that the hosts have in the lab.
+    pub fn mesh(&self, name: &str, hosts: &[&Host]) -> MeshBuilder {
+        let node = |host: &&Host| Node {
+            host: (*host).clone(),
+            endpoints: self
+                .ends(host)
+                .iter()
+                .flat_map(|end| [end.v4.into(), end.v6.into()])
+                .collect(),
+            neighbours: None,
+            prefixes: Vec::new(),
+        };
+        let nodes = hosts.iter().map(node).collect();
+        MeshBuilder {
+            directory: self.directory().join(name),
+            nodes,
+            leaves: Vec::new(),
+        }
+    }
+}
+
+impl MeshBuilder {
+    /// Nobody is told where to dial this node, as when it is behind a NAT.
+    pub fn hidden(mut self, host: &Host) -> Result<Self> {
+        self.node(host)?.endpoints.clear();
+        Ok(self)
+    }
+
+    /// Others dial this node at IPv6 addresses only.
+    pub fn only_ipv6(mut self) -> Self {
+        for node in &mut self.nodes {
+            node.endpoints.retain(IpAddr::is_ipv6);
+        }
+        self
+    }
+
+    /// Links are wanted between these alone.
+    pub fn only_links(mut self, links: &[(&Host, &Host)]) -> Self {
+        for node in &mut self.nodes {
+            let other = |(a, b): &(&Host, &Host)| {
+                let name = node.host.name();
+                (a.name() == name)
+                    .then(|| b.name().to_owned())
+                    .or((b.name() == name).then(|| a.name().to_owned()))
+            };
+            node.neighbours = Some(links.iter().filter_map(other).collect());
+        }
+        self
+    }
+
+    /// The node may announce this prefix and does.
+    pub fn announces(mut self, host: &Host, prefix: &str) -> Result<Self> {
+        self.node(host)?.prefixes.push(prefix.to_owned());
+        Ok(self)
+    }
+
+    /// A stock WireGuard device hangs on `host`.
+    pub fn leaf(mut self, name: &str, host: &Host, public_key: &str, address: IpAddr) -> Self {
+        let public_key = public_key.trim().to_owned();
+        self.leaves.push(Leaf {
+            name: name.to_owned(),
+            host: host.name().to_owned(),
+            public_key,
+            address,
+        });
+        self
+    }
+
+    fn node(&mut self, host: &Host) -> Result<&mut Node> {
+        let node = self
+            .nodes
+            .iter_mut()
+            .find(|node| node.host.name() == host.name());
+        node.with_context(|| format!("{} is no node of this mesh", host.name()))
+    }
+
+    /// Makes the state directories without starting anybody.
+    pub fn create(self) -> Result<Mesh> {
+        std::fs::create_dir_all(&self.directory)?;
+        let file = self.directory.join("nodes.toml");
+        std::fs::write(&file, self.nodes_toml()?)?;
+        let mut create = std::process::Command::new(binary("wattle")?);
+        create
+            .args(["network", "create", "--offline"])
+            .arg(self.directory.join("net"));
+        crate::host::output(create.arg("--nodes").arg(&file))?;
+        let agent = |(i, node): (usize, Node)| {
+            let agent = Agent {
+                host: node.host.clone(),
+                address: address(i),
+                process: None,
+            };
+            (node.host.name().to_owned(), agent)
+        };
+        Ok(Mesh {
+            directory: self.directory,
+            agents: self.nodes.into_iter().enumerate().map(agent).collect(),
+        })
+    }
+
+    /// Makes the state directories, starts all agents and waits until they agree.
+    pub fn start(self) -> Result<Mesh> {
+        let mut mesh = self.create()?;
+        mesh.start_all()?;
+        mesh.wait_converged(Duration::from_secs(20))?;
+        Ok(mesh)
+    }
+
+    fn nodes_toml(&self) -> Result<String> {
+        let mut text = "[network]\nname = \"lab\"\nipv4 = \"10.77.0.0/16\"\n".to_owned();
+        for (i, node) in self.nodes.iter().enumerate() {
+            let endpoints: Vec<String> = node
+                .endpoints
+                .iter()
+                .map(|ip| SocketAddr::new(*ip, PORT).to_string())
+                .collect();
+            writeln!(
+                text,
+                "\n[[node]]\nname = {:?}\naddresses = [\"{}\"]",
+                node.host.name(),
+                address(i)
+            )?;
+            writeln!(
+                text,
+                "endpoints = {endpoints:?}\nlisten_port = {PORT}\ninterface = {INTERFACE:?}"
+            )?;
+            if let Some(neighbours) = &node.neighbours {
+                writeln!(text, "neighbours = {neighbours:?}")?;
+            }
+            if !node.prefixes.is_empty() {
+                writeln!(text, "prefixes = {:?}", node.prefixes)?;
+            }
+        }
+        for Leaf {
+            name,
+            host,
+            public_key,
+            address,
+        } in &self.leaves
+        {
+            writeln!(text, "\n[[leaf]]\nname = {name:?}\nhost = {host:?}")?;
+            writeln!(
+                text,
+                "public_key = {public_key:?}\naddresses = [\"{address}\"]"
+            )?;
+        }
+        Ok(text)
+    }
+}
+
+/// The overlay address of the node that was named as the i-th.
+fn address(i: usize) -> Ipv4Addr {
+    Ipv4Addr::new(10, 77, 0, i as u8 + 1)
+}
+
+impl Mesh {
+    /// The overlay address of a node.
+    pub fn address(&self, host: &Host) -> Result<IpAddr> {
+        Ok(self.agent(host)?.address.into())
+    }
+
+    /// The state directory of a node.
+    pub fn state(&self, host: &Host) -> PathBuf {
+        self.directory.join("net").join(host.name())
+    }
+
+    /// The agent's control socket.
+    pub fn socket(&self, host: &Host) -> PathBuf {
+        host.directory().join("wattled.sock")
+    }
+
+    /// Starts all agents.
+    pub fn start_all(&mut self) -> Result<()> {
+        let hosts: Vec<Host> = self
+            .agents
+            .values()
+            .map(|agent| agent.host.clone())
+            .collect();
+        hosts.iter().try_for_each(|host| self.start(host))
+    }
+
+    /// Starts the agent of a host.
+    pub fn start(&mut self, host: &Host) -> Result<()> {
+        let mut command = host.command(binary("wattled")?);
+        command
+            .arg("--state")
+            .arg(self.state(host))
+            .arg("--socket")
+            .arg(self.socket(host));
+        let process = host.spawn("wattled", command)?;
+        let agent = self
+            .agents
+            .get_mut(host.name())
+            .context("no node of this mesh")?;
+        agent.process = Some(process);
+        Ok(())
+    }
+
+    /// The running agent of a host.
+    pub fn process(&mut self, host: &Host) -> Result<&mut Process> {
+        let agent = self
+            .agents
+            .get_mut(host.name())
+            .context("no node of this mesh")?;
+        agent
+            .process
+            .as_mut()
+            .with_context(|| format!("no agent runs on {}", host.name()))
+    }
+
+    /// Ends the agent of a host as a power cut would.
+    pub fn kill(&mut self, host: &Host) -> Result<()> {
+        self.process(host)?.kill();
+        self.agents
+            .get_mut(host.name())
+            .context("no node of this mesh")?
+            .process = None;
+        Ok(())
+    }
+
+    /// Asks the agent of a host to end, waits until it has, and returns its log.
+    pub fn stop(&mut self, host: &Host) -> Result<String> {
+        let process = self.process(host)?;
+        let status = process.terminate(Duration::from_secs(10))?;
+        let log = process.log();
+        ensure!(
+            status.success(),
+            "wattled on {} ended with {status}:\n{log}",
+            host.name()
+        );
+        self.agents
+            .get_mut(host.name())
+            .context("no node of this mesh")?
+            .process = None;
+        Ok(log)
+    }
+
+    /// Asks the agent of a host with the CLI; its answer.
+    pub fn wattle(&self, host: &Host, arguments: &[&str]) -> Result<String> {
+        let mut command = host.command(binary("wattle")?);
+        crate::host::output(
+            command
+                .arg("--socket")
+                .arg(self.socket(host))
+                .args(arguments),
+        )
+    }
+
+    /// The same with `--json`, and of the answer the data.
+    pub fn data(&self, host: &Host, arguments: &[&str]) -> Result<serde_json::Value> {
+        let arguments: Vec<&str> = ["--json"].iter().chain(arguments).copied().collect();
+        let mut answer: serde_json::Value = serde_json::from_str(&self.wattle(host, &arguments)?)?;
+        Ok(answer["data"].take())
+    }
+
+    /// Waits until every running agent says that it has converged; how long that took.
+    pub fn wait_converged(&mut self, patience: Duration) -> Result<Duration> {
+        let running: Vec<Host> = self.running();
+        eventually("all agents converged", patience, || {
+            for host in &running {
+                let process = self.process(host)?;
+                if !process.is_running() {
+                    bail!("wattled on {} has ended:\n{}", host.name(), process.log());
+                }
+                self.wattle(host, &["status", "--check", "converged"])?;
+            }
+            Ok(true)
+        })
+    }
+
+    /// Waits until every running agent reaches every other by ping; an error names the pair that does not.
+    pub fn wait_all_reach_all(&self, patience: Duration) -> Result<()> {
+        let running = self.running();
+        for from in &running {
+            for to in running.iter().filter(|to| to.name() != from.name()) {
+                let address = self.address(to)?;
+                eventually("a ping answered", patience, || Ok(from.reaches(address)))
+                    .with_context(|| format!("{} does not reach {}", from.name(), to.name()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn running(&self) -> Vec<Host> {
+        let running = self.agents.values().filter(|agent| agent.process.is_some());
+        running.map(|agent| agent.host.clone()).collect()
+    }
+
+    fn agent(&self, host: &Host) -> Result<&Agent> {
+        self.agents
+            .get(host.name())
+            .with_context(|| format!("{} is no node of this mesh", host.name()))
+    }
+}
+
+/// Where a binary of the workspace is.
+pub fn binary(name: &str) -> Result<PathBuf> {
+    let directory = match std::env::var_os("WATTLE_BIN_DIR") {
+        Some(directory) => PathBuf::from(directory),
+        // Tests lie in target/<profile>/deps, the binaries one above.
+        None => std::env::current_exe()?
+            .parent()
+            .and_then(Path::parent)
+            .map(Path::to_owned)
+            .context("the test's own path has no parent")?,
+    };
+    let path = directory.join(name);
+    ensure!(
+        path.exists(),
+        "{} is missing: build it (`cargo build -p wattle-agent -p wattle-cli`), or set WATTLE_BIN_DIR",
+        path.display()
+    );
+    Ok(path)
+}

@@ -1,0 +1,378 @@
+//! Real agents, real devices, real packets: what the mesh promises, shown in namespaces.
+
+use std::net::{IpAddr, SocketAddr};
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use wattle_netlab::capture::{Capture, occurrences};
+use wattle_netlab::mesh::{INTERFACE, PORT, binary};
+use wattle_netlab::{Host, Lab, Mesh, Nat, eventually, story};
+
+/// What voice needs.
+const STREAM: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_secs(15);
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn two_nodes_talk_and_leave_nothing_behind_when_they_stop() {
+    story("two", |lab| {
+        let [a, b] = lab.hosts(["a", "b"])?;
+        lab.link(&a, &b)?;
+        a.sh("ip route add 10.9.0.0/16 dev b table 5740 proto static; ip rule add fwmark 0x1 lookup 5740")?;
+        let before = kernel_state(&a)?;
+        let mut mesh = lab.mesh("two", &[&a, &b]).start()?;
+        mesh.wait_all_reach_all(PATIENCE)?;
+
+        let mut server = b.command("iperf3");
+        server.arg("-s");
+        let _server = b.spawn("iperf3", server)?;
+        let to = mesh.address(&b)?;
+        let mut mbit = 0.0;
+        eventually("iperf3 listens", PATIENCE, || {
+            mbit = a.iperf3(to, Duration::from_secs(2))?;
+            Ok(true)
+        })?;
+        assert!(mbit > 50.0, "TCP in super-packets: {mbit} Mbit/s");
+        ensure!(kernel_state(&a)? != before, "the agent has set up nothing?");
+        mesh.stop(&a)?;
+        assert_eq!(
+            kernel_state(&a)?,
+            before,
+            "foreign routes and rules stay, ours go"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_ring_relays_for_those_without_a_link_and_survives_a_cut() {
+    story("ring", |lab| {
+        let [a, b, c, d, e] = lab.hosts(["a", "b", "c", "d", "e"])?;
+        for (one, other) in [(&a, &b), (&b, &c), (&c, &d), (&d, &e), (&e, &a), (&b, &e)] {
+            lab.link(one, other)?;
+        }
+        let mesh = lab.mesh("ring", &[&a, &b, &c, &d, &e]).start()?;
+        mesh.wait_all_reach_all(PATIENCE)?;
+
+        // a - b - c: one relay between, so one less of the 64 hops that a packet begins with.
+        let (there, _echo) = echo(&mesh, &c)?;
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(100);
+        let report = stream.stop()?;
+        assert_eq!(
+            (report.lost, report.usual_ttl()),
+            (0, Some(63)),
+            "{report:?}"
+        );
+
+        let (there, _echo) = echo(&mesh, &b)?;
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(100);
+        lab.cut(&a, &b)?;
+        stream.wait_for(400);
+        let report = stream.stop()?;
+        assert_eq!(
+            report.ttl.keys().copied().collect::<Vec<_>>(),
+            [63, 64],
+            "now over e: {report:?}"
+        );
+        assert!(report.outage_ms <= 300.0, "{report:?}");
+
+        lab.heal(&a, &b)?;
+        eventually(
+            "the direct way is taken again",
+            Duration::from_secs(30),
+            || {
+                let stream = a.probe(there, STREAM)?;
+                stream.wait_for(20);
+                Ok(stream.stop()?.usual_ttl() == Some(64))
+            },
+        )?;
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_lossy_link_is_left_within_three_seconds() {
+    story("lossy", |lab| {
+        let [a, b, c] = lab.hosts(["a", "b", "c"])?;
+        for (one, other) in [(&a, &b), (&b, &c), (&a, &c)] {
+            lab.link(one, other)?;
+        }
+        let mesh = lab.mesh("lossy", &[&a, &b, &c]).start()?;
+        let (there, _echo) = echo(&mesh, &b)?;
+        lab.loss(&a, &b, 30.0)?;
+        std::thread::sleep(Duration::from_secs(3));
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(300);
+        let report = stream.stop()?;
+        assert_eq!(report.usual_ttl(), Some(63), "over c: {report:?}");
+        assert!(report.lost <= 6, "{report:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn two_nodes_behind_nats_reach_each_other_through_a_relay() {
+    for nat in [Nat::PortRestricted, Nat::Symmetric] {
+        story("nats", |lab| {
+            let [a, b, relay, left, right] = lab.hosts(["a", "b", "relay", "left", "right"])?;
+            for (one, other) in [(&a, &left), (&left, &relay), (&b, &right), (&right, &relay)] {
+                lab.link(one, other)?;
+            }
+            lab.nat(&a, &left, &relay, nat)?;
+            lab.nat(&b, &right, &relay, nat)?;
+            let mesh = lab
+                .mesh("nats", &[&a, &b, &relay])
+                .hidden(&a)?
+                .hidden(&b)?
+                .start()?;
+            mesh.wait_all_reach_all(PATIENCE)
+        });
+    }
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_host_behind_a_node_is_reached_through_its_prefix() {
+    story("subnet", |lab| {
+        let [a, b, printer] = lab.hosts(["a", "b", "printer"])?;
+        lab.link(&a, &b)?;
+        let lan = lab.link(&b, &printer)?;
+        lab.gateway(&printer, &b)?;
+        let address = lan.v4(&printer)?;
+        let prefix = format!(
+            "{}/24",
+            lan.of(&printer)?.v4.to_string().replace(".2", ".0")
+        );
+        let mesh = lab
+            .mesh("subnet", &[&a, &b])
+            .announces(&b, &prefix)?
+            .start()?;
+        eventually("the printer answers", PATIENCE, || Ok(a.reaches(address)))?;
+        assert!(printer.reaches(mesh.address(&a)?), "and asks");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn an_underlay_of_ipv6_alone_carries_full_sized_relayed_packets() {
+    story("v6", |lab| {
+        let [a, b, c] = lab.hosts(["a", "b", "c"])?;
+        lab.link(&a, &b)?;
+        lab.link(&b, &c)?;
+        for host in [&a, &b, &c] {
+            for end in lab.ends(host) {
+                host.sh(&format!("ip -4 address flush dev {}", end.interface))?;
+            }
+        }
+        let mesh = lab.mesh("v6", &[&a, &b, &c]).only_ipv6().start()?;
+        mesh.wait_all_reach_all(PATIENCE)?;
+        let to = mesh.address(&c)?.to_string();
+        // 1360 bytes with headers, which may not be cut.
+        a.run("fping", ["-q", "-r", "2", "-M", "-b", "1332", &to])?;
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_stock_wireguard_device_reaches_a_node_two_relays_away_and_is_reached() {
+    story("leaf", |lab| {
+        let [phone, a, b, c, d] = lab.hosts(["phone", "a", "b", "c", "d"])?;
+        let access = lab.link(&phone, &a)?;
+        for (one, other) in [(&a, &b), (&b, &c), (&c, &d)] {
+            lab.link(one, other)?;
+        }
+        let key = phone.sh("umask 077; wg genkey > phone.key; wg pubkey < phone.key")?;
+        let address: IpAddr = "10.77.1.9".parse()?;
+        let mesh = lab
+            .mesh("leaf", &[&a, &b, &c, &d])
+            .leaf("phone", &a, &key, address)
+            .start()?;
+        let node_key = std::fs::read(mesh.state(&a).join("wireguard.key"))?;
+        std::fs::write(phone.directory().join("node.key"), node_key)?;
+        let mut device = phone.command("wireguard-go");
+        device
+            .args(["-f", "wg0"])
+            .env("WG_I_PREFER_BUGGY_USERSPACE_TO_POLISHED_KMOD", "1");
+        let _device = phone.spawn("wireguard-go", device)?;
+        let endpoint = SocketAddr::new(access.v4(&a)?, PORT);
+        let configure = format!(
+            "wg set wg0 private-key phone.key peer $(wg pubkey < node.key) endpoint {endpoint} allowed-ips 10.77.0.0/16
+             ip address replace {address}/32 dev wg0
+             ip link set dev wg0 mtu 1360 up
+             ip route replace 10.77.0.0/16 dev wg0"
+        );
+        eventually("wg0 is there", PATIENCE, || {
+            phone.sh(&configure).map(|_| true)
+        })?;
+
+        for node in [&a, &b, &d] {
+            let to = mesh.address(node)?;
+            eventually("the phone is answered", PATIENCE, || Ok(phone.reaches(to)))
+                .with_context(|| format!("by {}", node.name()))?;
+        }
+        assert!(d.reaches(address), "from two relays away");
+        let (there, _echo) = echo(&mesh, &d)?;
+        let stream = phone.probe(there, STREAM)?;
+        stream.wait_for(100);
+        let report = stream.stop()?;
+        assert_eq!(report.lost, 0, "{report:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_relay_sees_no_plaintext() {
+    story("plaintext", |lab| {
+        let [a, relay, c] = lab.hosts(["a", "relay", "c"])?;
+        lab.link(&a, &relay)?;
+        lab.link(&relay, &c)?;
+        let mesh = lab.mesh("plaintext", &[&a, &relay, &c]).start()?;
+        mesh.wait_all_reach_all(PATIENCE)?;
+        let wires = [Capture::start(&relay, "a")?, Capture::start(&relay, "c")?];
+        let device = Capture::start(&relay, INTERFACE)?;
+        let target = Capture::start(&c, INTERFACE)?;
+        let send = format!(
+            "for i in $(seq 200); do printf 'the quick brown fox jumps' > /dev/udp/{}/9; done",
+            mesh.address(&c)?
+        );
+        a.run("bash", ["-c", &send])?;
+        eventually("all arrived", PATIENCE, || {
+            let pcap = std::fs::read(c.directory().join(format!("{INTERFACE}.pcap")))?;
+            Ok(occurrences(&pcap, b"the quick brown fox") >= 200)
+        })?;
+        assert!(occurrences(&target.stop()?, b"the quick brown fox") >= 200);
+        assert_eq!(occurrences(&device.stop()?, b"quick brown"), 0);
+        for wire in wires {
+            let pcap = wire.stop()?;
+            assert!(
+                pcap.len() > 200 * 100,
+                "the relay carried it: {} bytes",
+                pcap.len()
+            );
+            for word in [&b"the quick"[..], b"brown", b"fox", b"jumps"] {
+                assert_eq!(occurrences(&pcap, word), 0);
+            }
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_killed_agent_comes_back_and_what_it_left_is_cleaned() {
+    story("killed", |lab| {
+        let [a, b, c] = lab.hosts(["a", "b", "c"])?;
+        lab.link(&a, &b)?;
+        lab.link(&b, &c)?;
+        let before = kernel_state(&b)?;
+        let mut mesh = lab.mesh("killed", &[&a, &b, &c]).start()?;
+        for _ in 0..3 {
+            mesh.kill(&b)?;
+            mesh.start(&b)?;
+            mesh.wait_converged(PATIENCE)?;
+            mesh.wait_all_reach_all(PATIENCE)?;
+        }
+        assert_eq!(
+            b.sh("ip rule")?.matches("lookup 5740").count(),
+            1,
+            "one rule, not three"
+        );
+        mesh.stop(&b)?;
+        assert_eq!(kernel_state(&b)?, before);
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn the_whole_mesh_forms_again_within_five_seconds() {
+    story("cold", |lab| {
+        let (mut mesh, hosts) = six(lab)?;
+        for host in &hosts {
+            mesh.kill(host)?;
+        }
+        mesh.start_all()?;
+        let took = mesh.wait_converged(PATIENCE)?;
+        mesh.wait_all_reach_all(PATIENCE)?;
+        assert!(took <= Duration::from_secs(5), "{took:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_second_agent_on_the_same_device_is_told_what_to_do_and_harms_nothing() {
+    story("second", |lab| {
+        let [a, b] = lab.hosts(["a", "b"])?;
+        lab.link(&a, &b)?;
+        let mesh = lab.mesh("second", &[&a, &b]).start()?;
+        let second = a
+            .command(binary("wattled")?)
+            .args(["--listen-port", "0", "--socket", "second.sock", "--state"])
+            .arg(copy_of(&mesh.state(&a))?)
+            .output()?;
+        let complaint = String::from_utf8_lossy(&second.stderr);
+        assert!(!second.status.success());
+        assert!(
+            complaint.contains(INTERFACE) && complaint.contains("--interface"),
+            "{complaint}"
+        );
+        assert!(a.reaches(mesh.address(&b)?), "the first goes on");
+        Ok(())
+    });
+}
+
+/// Six hosts in two triangles with two ways between them.
+fn six(lab: &mut Lab) -> Result<(Mesh, [Host; 6])> {
+    let hosts = lab.hosts(["a", "b", "c", "d", "e", "f"])?;
+    for (one, other) in [
+        (0, 1),
+        (1, 2),
+        (2, 0),
+        (3, 4),
+        (4, 5),
+        (5, 3),
+        (0, 3),
+        (2, 5),
+    ] {
+        lab.link(&hosts[one], &hosts[other])?;
+    }
+    let names: Vec<&Host> = hosts.iter().collect();
+    let mesh = lab.mesh("six", &names).start()?;
+    Ok((mesh, hosts))
+}
+
+/// An echo at the overlay address of a node.
+fn echo(mesh: &Mesh, host: &Host) -> Result<(SocketAddr, wattle_netlab::probe::Echo)> {
+    let at = SocketAddr::new(mesh.address(host)?, 7);
+    Ok((at, host.echo(at)?))
+}
+
+/// Everything that an agent might have touched.
+fn kernel_state(host: &Host) -> Result<String> {
+    host.sh(
+        "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all | grep -v fe80 | grep -v ff00 || true
+         ip -brief address | sed 's/ fe80[^ ]*//g'; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward",
+    )
+}
+
+/// A copy of a state directory, with its modes.
+fn copy_of(directory: &std::path::Path) -> Result<std::path::PathBuf> {
+    let copy = directory.with_extension("copy");
+    let status = Command::new("cp")
+        .arg("-a")
+        .arg(directory)
+        .arg(&copy)
+        .status()?;
+    ensure!(status.success(), "cp: {status}");
+    Ok(copy)
+}

@@ -1,0 +1,580 @@
+//! Nodes, each with its links, its router and its own clock, run from event to event.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use rand_chacha::ChaCha8Rng;
+use rand_core::{RngCore as _, SeedableRng as _};
+use wattle_link::{Input as LinkInput, Link, Output as LinkOutput, Traffic};
+use wattle_model::{Instant, LinkId, Micros, NodeId, Prefix, SeqNo, UnixTime};
+use wattle_routing::{Config, Event, Happening, Input, Member, Members, Output, Router};
+use wattle_wire::control::Control;
+use wattle_wire::key::SecretKey;
+use wattle_wire::record::{Body, Record, RecordKey, RecordKind, RemovalBody};
+
+use crate::network::{Arrival, Datagram, Edge, EdgeNumber, Network};
+
+/// Between two packets of a user on a busy edge.
+const DATA_INTERVAL: Micros = Micros::from_millis(10);
+
+/// A node's position in the fleet.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct NodeNumber(pub usize);
+
+/// A node: what survives its process, and the process if it runs.
+pub struct Node {
+    /// Its id.
+    pub id: NodeId,
+    /// Its identity.
+    key: SecretKey,
+    /// How often it booted, as it remembers.
+    epoch: u32,
+    /// The running process.
+    pub process: Option<Process>,
+}
+
+/// What dies with a node's process.
+pub struct Process {
+    /// Its clock reads the fleet's time plus this.
+    offset: Micros,
+    /// Its links, numbered as the edges are.
+    pub links: BTreeMap<EdgeNumber, Link>,
+    /// Its router.
+    pub router: Router,
+    /// Nobody hears of it and it hears of nobody until then.
+    frozen_until: Instant,
+    inbox: Vec<Arrival>,
+}
+
+/// Many nodes, a network, one clock.
+pub struct Fleet {
+    /// The time.
+    pub now: Instant,
+    /// The nodes.
+    pub nodes: Vec<Node>,
+    /// What connects them.
+    pub network: Network,
+    /// Who belongs to it, by the trust root's word.
+    pub members: Members,
+    /// Randomness of the network and of whoever breaks it.
+    pub rng: ChaCha8Rng,
+    /// What routers told people.
+    pub events: Vec<(NodeNumber, Event)>,
+    /// Messages about link state that were sent.
+    pub flooded: u64,
+    /// Datagrams of every kind that were sent.
+    pub sent: u64,
+    root: SecretKey,
+    next_data: Instant,
+    wakes: BTreeMap<NodeNumber, Instant>,
+}
+
+impl Fleet {
+    /// So many nodes that are off, without edges. Node `i` was granted `10.i.0.0/16`.
+    pub fn new(seed: u64, count: usize) -> Self {
+        let root = SecretKey::from_seed(&[255; 32]);
+        let mut members = Members {
+            network: root.public().network_id(),
+            root: root.public(),
+            nodes: BTreeMap::new(),
+        };
+        let nodes = (0..count)
+            .map(|number| {
+                let key = SecretKey::from_seed(&[number as u8 + 1; 32]);
+                let id = key.public().node_id();
+                let prefixes = vec![granted_prefix(NodeNumber(number))];
+                members.nodes.insert(
+                    id,
+                    Member {
+                        identity: key.public(),
+                        serial: 1,
+                        prefixes,
+                    },
+                );
+                Node {
+                    id,
+                    key,
+                    epoch: 0,
+                    process: None,
+                }
+            })
+            .collect();
+        Self {
+            now: Instant(1_000_000),
+            nodes,
+            network: Network::default(),
+            members,
+            rng: ChaCha8Rng::seed_from_u64(seed),
+            events: Vec::new(),
+            flooded: 0,
+            sent: 0,
+            root,
+            next_data: Instant::NEVER,
+            wakes: BTreeMap::new(),
+        }
+    }
+
+    /// Connects two nodes; both ends must be off, links are made at start.
+    pub fn connect(&mut self, edge: Edge) -> EdgeNumber {
+        self.network.edges.push(edge);
+        EdgeNumber(self.network.edges.len() - 1)
+    }
+
+    /// A number below `limit`.
+    pub fn below(&mut self, limit: u64) -> u64 {
+        self.rng.next_u64() % limit
+    }
+
+    /// Starts a node's process.
+    pub fn start(&mut self, number: NodeNumber) {
+        let offset = Micros(self.rng.next_u64() % 1_000_000_000);
+        let local = self.now + offset;
+        let seed = self.rng.next_u64();
+        let node = &mut self.nodes[number.0];
+        node.epoch += 1;
+        let config = Config {
+            identity: node.key.clone(),
+            epoch: node.epoch,
+            seed,
+            version: "0.1.0".to_owned(),
+            time: UnixTime(1_700_000_000_000 + self.now.0 / 1_000),
+        };
+        let mut router = Router::new(config, self.members.clone(), local);
+        // The second one was not granted: nobody may believe it.
+        let announced = vec![granted_prefix(number), stolen_prefix(number)];
+        router.handle(Input::Prefixes(announced), local);
+        let edges = self.network.edges.iter().enumerate();
+        let links = edges
+            .filter(|(_, edge)| edge.ends.contains(&number))
+            .map(|(at, _)| (EdgeNumber(at), Link::new(local)))
+            .collect();
+        let frozen_until = Instant(0);
+        self.nodes[number.0].process = Some(Process {
+            offset,
+            links,
+            router,
+            frozen_until,
+            inbox: Vec::new(),
+        });
+        self.drain(number);
+    }
+
+    /// Starts all nodes.
+    pub fn start_all(&mut self) {
+        (0..self.nodes.len()).for_each(|number| self.start(NodeNumber(number)));
+    }
+
+    /// Ends a node's process without a word.
+    pub fn crash(&mut self, number: NodeNumber) {
+        self.nodes[number.0].process = None;
+        self.wakes.remove(&number);
+    }
+
+    /// Makes a node forget how often it booted.
+    pub fn forget_epoch(&mut self, number: NodeNumber) {
+        self.nodes[number.0].epoch = 0;
+    }
+
+    /// Stops a node's process for a while: datagrams wait in its sockets.
+    pub fn freeze(&mut self, number: NodeNumber, span: Micros) {
+        let until = self.now + span;
+        if let Some(process) = &mut self.nodes[number.0].process {
+            process.frozen_until = until;
+            self.wakes.insert(number, until);
+        }
+    }
+
+    /// Makes users' packets cross an edge all the time, or no longer.
+    pub fn set_busy(&mut self, edge: EdgeNumber, busy: bool) {
+        self.network.edges[edge.0].busy = busy;
+        if self.next_data == Instant::NEVER {
+            self.next_data = self.now;
+        }
+    }
+
+    /// Tells one node something.
+    pub fn tell(&mut self, number: NodeNumber, input: Input) {
+        let now = self.now;
+        if let Some(process) = &mut self.nodes[number.0].process {
+            process.router.handle(input, now + process.offset);
+            self.drain(number);
+        }
+    }
+
+    /// The trust root's word that a node is removed.
+    pub fn removal_of(&self, number: NodeNumber) -> Record {
+        let key = RecordKey {
+            origin: self.nodes[number.0].id,
+            kind: RecordKind::Removal,
+            part: 0,
+        };
+        let body = Body::Removal(RemovalBody {
+            at: UnixTime(1),
+            serial: 1,
+        });
+        Record::sign(
+            self.members.network,
+            key,
+            SeqNo(1),
+            86_400,
+            &body,
+            &self.root,
+        )
+    }
+
+    /// Runs for a while.
+    pub fn run(&mut self, span: Micros) {
+        let end = self.now + span;
+        loop {
+            let wake = self.wakes.values().min().copied().unwrap_or(Instant::NEVER);
+            let next = wake
+                .min(self.network.next_arrival())
+                .min(self.next_data)
+                .max(self.now);
+            if next > end {
+                break;
+            }
+            self.now = next;
+            self.step();
+        }
+        self.now = end;
+    }
+
+    /// Runs until `done`, at most for `limit`; how long it took.
+    pub fn run_until(&mut self, limit: Micros, done: impl Fn(&Self) -> bool) -> Option<Micros> {
+        let began = self.now;
+        while !done(self) {
+            if self.now.since(began) > limit {
+                return None;
+            }
+            self.run(Micros::from_millis(1));
+        }
+        Some(self.now.since(began))
+    }
+
+    /// The running router of a node.
+    pub fn router(&self, number: NodeNumber) -> Option<&Router> {
+        self.nodes[number.0]
+            .process
+            .as_ref()
+            .map(|process| &process.router)
+    }
+
+    /// What a node's clock reads more than the fleet's.
+    pub fn clock_of(&self, number: NodeNumber) -> Micros {
+        self.nodes[number.0]
+            .process
+            .as_ref()
+            .map_or(Micros(0), |process| process.offset)
+    }
+
+    /// The number of the node with this id.
+    pub fn number(&self, id: NodeId) -> Option<NodeNumber> {
+        self.nodes
+            .iter()
+            .position(|node| node.id == id)
+            .map(NodeNumber)
+    }
+
+    fn step(&mut self) {
+        while let Some(arrival) = self.network.arrive(self.now) {
+            let now = self.now;
+            let to = arrival.to;
+            let Some(process) = &mut self.nodes[to.0].process else {
+                continue;
+            };
+            if now < process.frozen_until {
+                process.inbox.push(arrival);
+                continue;
+            }
+            self.receive(arrival);
+        }
+        if self.next_data <= self.now {
+            self.next_data = self.now + DATA_INTERVAL;
+            self.send_data();
+        }
+        let due: Vec<_> = self
+            .wakes
+            .iter()
+            .filter(|(_, at)| **at <= self.now)
+            .map(|(number, _)| *number)
+            .collect();
+        for number in due {
+            self.wake(number);
+        }
+    }
+
+    fn wake(&mut self, number: NodeNumber) {
+        let now = self.now;
+        let Some(process) = &mut self.nodes[number.0].process else {
+            return;
+        };
+        let local = now + process.offset;
+        if now < process.frozen_until {
+            self.wakes.insert(number, process.frozen_until);
+            return;
+        }
+        let late = now.since(process.planned());
+        if late > Micros(0) {
+            for link in process.links.values_mut() {
+                link.handle(LinkInput::Stalled { late }, local);
+            }
+        }
+        let inbox = std::mem::take(&mut process.inbox);
+        inbox.into_iter().for_each(|arrival| self.receive(arrival));
+        if let Some(process) = &mut self.nodes[number.0].process {
+            process
+                .links
+                .values_mut()
+                .for_each(|link| link.handle_timeout(local));
+            process.router.handle_timeout(local);
+        }
+        self.drain(number);
+    }
+
+    fn receive(&mut self, arrival: Arrival) {
+        let from = self.network.edges[arrival.edge.0]
+            .ends
+            .into_iter()
+            .find(|end| *end != arrival.to)
+            .map_or(NodeId(0), |end| self.nodes[end.0].id);
+        let Some(process) = &mut self.nodes[arrival.to.0].process else {
+            return;
+        };
+        let local = self.now + process.offset;
+        let Some(link) = process.links.get_mut(&arrival.edge) else {
+            return;
+        };
+        match arrival.datagram {
+            Datagram::Data => link.handle(LinkInput::Received { datagrams: 1 }, local),
+            Datagram::Message(bytes) => match Control::parse(&bytes) {
+                Ok(Control::Probe(probe)) => link.handle(LinkInput::Probe(probe), local),
+                Ok(Control::ProbeReply(reply)) => link.handle(LinkInput::Reply(reply), local),
+                Ok(_) | Err(_) => {
+                    link.handle(LinkInput::Received { datagrams: 1 }, local);
+                    process.router.handle(
+                        Input::Message {
+                            from,
+                            payload: bytes,
+                        },
+                        local,
+                    );
+                }
+            },
+        }
+        self.drain(arrival.to);
+    }
+
+    fn send_data(&mut self) {
+        let busy: Vec<_> = (0..self.network.edges.len())
+            .filter(|at| self.network.edges[*at].busy)
+            .map(EdgeNumber)
+            .collect();
+        if busy.is_empty() {
+            self.next_data = Instant::NEVER;
+        }
+        for edge in busy {
+            for end in self.network.edges[edge.0].ends {
+                let Some(process) = &mut self.nodes[end.0].process else {
+                    continue;
+                };
+                let local = self.now + process.offset;
+                let Some(link) = process.links.get_mut(&edge) else {
+                    continue;
+                };
+                if self.now < process.frozen_until || !link.state().is_usable() {
+                    continue;
+                }
+                link.handle(
+                    LinkInput::Sent {
+                        datagrams: 1,
+                        traffic: Traffic::Data,
+                    },
+                    local,
+                );
+                self.transmit(end, edge, &Datagram::Data);
+                self.drain(end);
+            }
+        }
+    }
+
+    /// Passes on what links and router of a node want, until they want nothing more.
+    fn drain(&mut self, number: NodeNumber) {
+        loop {
+            let links = self.drain_links(number);
+            let router = self.drain_router(number);
+            if !links && !router {
+                break;
+            }
+        }
+        if let Some(process) = &self.nodes[number.0].process {
+            self.wakes
+                .insert(number, process.planned().max(process.frozen_until));
+        }
+    }
+
+    fn drain_links(&mut self, number: NodeNumber) -> bool {
+        let Some(process) = &mut self.nodes[number.0].process else {
+            return false;
+        };
+        let local = self.now + process.offset;
+        let mut outgoing = Vec::new();
+        let mut inputs = Vec::new();
+        for (edge, link) in &mut process.links {
+            while let Some(output) = link.poll_output() {
+                match output {
+                    LinkOutput::Probe(probe) => outgoing.push((*edge, Control::Probe(probe))),
+                    LinkOutput::Reply(reply) => outgoing.push((*edge, Control::ProbeReply(reply))),
+                    LinkOutput::PeerFingerprint(fingerprint) => {
+                        inputs.push((*edge, None, Some(fingerprint)));
+                    }
+                    LinkOutput::StateChanged { .. } | LinkOutput::Measured(_) => {
+                        let measurement = link.measurement().unwrap_or_default();
+                        inputs.push((*edge, Some((link.state(), measurement)), None));
+                    }
+                }
+            }
+        }
+        let anything = !outgoing.is_empty() || !inputs.is_empty();
+        for (edge, link, fingerprint) in inputs {
+            let ends = self.network.edges[edge.0].ends;
+            let other = if ends[0] == number { ends[1] } else { ends[0] };
+            let (neighbour, carrier) = (self.nodes[other.0].id, self.network.edges[edge.0].carrier);
+            let Some(process) = &mut self.nodes[number.0].process else {
+                break;
+            };
+            if let Some((state, measurement)) = link {
+                let link = LinkId(edge.0 as u32);
+                let input = Input::Link {
+                    link,
+                    neighbour,
+                    carrier,
+                    state,
+                    measurement,
+                };
+                process.router.handle(input, local);
+            }
+            if let Some(fingerprint) = fingerprint {
+                process.router.handle(
+                    Input::Fingerprint {
+                        from: neighbour,
+                        fingerprint,
+                    },
+                    local,
+                );
+            }
+        }
+        for (edge, message) in outgoing {
+            self.transmit(number, edge, &Datagram::Message(message.to_bytes()));
+        }
+        anything
+    }
+
+    fn drain_router(&mut self, number: NodeNumber) -> bool {
+        let mut anything = false;
+        loop {
+            let Some(process) = &mut self.nodes[number.0].process else {
+                return anything;
+            };
+            let local = self.now + process.offset;
+            let Some(output) = process.router.poll_output() else {
+                return anything;
+            };
+            anything = true;
+            match output {
+                Output::Send { link, payload, .. } => {
+                    let edge = EdgeNumber(link.0 as usize);
+                    let Some(link) = process.links.get_mut(&edge) else {
+                        continue;
+                    };
+                    let sent = LinkInput::Sent {
+                        datagrams: 1,
+                        traffic: Traffic::Control,
+                    };
+                    link.handle(sent, local);
+                    self.flooded += 1;
+                    self.transmit(number, edge, &Datagram::Message(payload));
+                }
+                Output::Fingerprint(fingerprint) => {
+                    for link in process.links.values_mut() {
+                        link.handle(LinkInput::Fingerprint(fingerprint), local);
+                    }
+                }
+                Output::Event(event) => {
+                    if let Happening::NodeRemoved { node, .. } = event.what {
+                        self.drop_peer(number, node);
+                    }
+                    self.events.push((number, event));
+                }
+                Output::Routes(_) | Output::Accepted(_) | Output::Expired(_) => {}
+            }
+        }
+    }
+
+    /// Ends the links to a node that was removed, as the worker does.
+    fn drop_peer(&mut self, number: NodeNumber, peer: NodeId) {
+        let Some(peer_number) = self.number(peer) else {
+            return;
+        };
+        let edges: BTreeSet<EdgeNumber> = self
+            .network
+            .edges
+            .iter()
+            .enumerate()
+            .filter(|(_, edge)| edge.ends.contains(&number) && edge.ends.contains(&peer_number))
+            .map(|(at, _)| EdgeNumber(at))
+            .collect();
+        let carriers: BTreeMap<_, _> = edges
+            .iter()
+            .map(|edge| (*edge, self.network.edges[edge.0].carrier))
+            .collect();
+        let Some(process) = &mut self.nodes[number.0].process else {
+            return;
+        };
+        let local = self.now + process.offset;
+        process.links.retain(|edge, _| !edges.contains(edge));
+        for (edge, carrier) in carriers {
+            let input = Input::Link {
+                link: LinkId(edge.0 as u32),
+                neighbour: peer,
+                carrier,
+                state: wattle_model::LinkState::Down,
+                measurement: wattle_model::Measurement::default(),
+            };
+            process.router.handle(input, local);
+        }
+    }
+
+    fn transmit(&mut self, from: NodeNumber, edge: EdgeNumber, datagram: &Datagram) {
+        self.sent += 1;
+        self.network
+            .send(self.now, &mut self.rng, from, edge, datagram);
+    }
+}
+
+impl Process {
+    /// When links or router want to be woken, on the fleet's clock.
+    fn planned(&self) -> Instant {
+        let links = self.links.values().map(Link::poll_timeout);
+        let next = links
+            .chain([self.router.poll_timeout()])
+            .min()
+            .unwrap_or(Instant::NEVER);
+        if next == Instant::NEVER {
+            next
+        } else {
+            next - self.offset
+        }
+    }
+}
+
+/// What a node was granted and announces.
+pub fn granted_prefix(number: NodeNumber) -> Prefix {
+    let address = std::net::Ipv4Addr::new(10, number.0 as u8, 0, 0);
+    Prefix::new(address.into(), 16).expect("16 bits fit an IPv4 address")
+}
+
+/// What a node announces although it was not granted it.
+pub fn stolen_prefix(number: NodeNumber) -> Prefix {
+    let address = std::net::Ipv4Addr::new(192, 168, number.0 as u8, 0);
+    Prefix::new(address.into(), 24).expect("24 bits fit an IPv4 address")
+}

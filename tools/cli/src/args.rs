@@ -1,0 +1,411 @@
+//! The command line: verbs and their arguments, with the help that people read.
+
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use wattle_model::{NodeName, Prefix};
+
+/// Exit codes, as the help and the manual show them.
+pub(crate) const EXIT_CODES: &str = "\
+Exit codes: 0 done, 1 failure, 2 usage, 3 daemon unreachable, 4 permission, 5 check failed, 6 time-out, 7 not found.";
+
+/// Asks the agent on this host, the coordinator, or the topology stream.
+#[derive(Debug, Parser)]
+#[command(name = "wattle", version, max_term_width = 100, after_help = EXIT_CODES)]
+pub(crate) struct Cli {
+    /// The agent's socket
+    #[arg(
+        long, global = true, value_name = "PATH", env = "WATTLE_SOCKET",
+        default_value = wattle_control::DEFAULT_SOCKET, hide_env_values = true
+    )]
+    pub(crate) socket: PathBuf,
+    /// Print one JSON object per answer: {schema, generated_at, node, data, warnings}
+    #[arg(long, global = true)]
+    pub(crate) json: bool,
+    #[command(subcommand)]
+    pub(crate) verb: Verb,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Verb {
+    /// Make a network: start its coordinator's state and print the line that invites a node
+    Init(InitArgs),
+    /// Join a network with a token that `wattle init` or `wattle tokens create` printed
+    Join(JoinArgs),
+    /// Leave the network: the others forget this node, it forgets them
+    Leave(LeaveArgs),
+    /// Show this node at a glance, or check it
+    Status(StatusArgs),
+    /// Show the other nodes and how they are reached
+    Peers,
+    /// Show the links of this node with their measurements
+    Links(LinksArgs),
+    /// Show routes
+    Routes(RoutesArgs),
+    /// Show the mesh as this node knows it
+    Topo(TopoArgs),
+    /// Show the way to a node or address, hop by hop, and its backup
+    Path(DestinationArgs),
+    /// Measure round trips to a node or address
+    Ping(PingArgs),
+    /// Show why traffic goes the way it goes
+    Explain(DestinationArgs),
+    /// Show what happened on this node
+    Events(EventsArgs),
+    /// Read the network's topology stream from the coordinator or from Kafka
+    #[command(subcommand)]
+    Topology(TopologyVerb),
+    /// Show who this node is, and what you may do here
+    Whoami,
+    /// Print the agent's metrics as Prometheus text
+    Metrics,
+    /// Make networks
+    #[command(subcommand)]
+    Network(NetworkVerb),
+    /// Show or remove the nodes that the coordinator knows
+    #[command(subcommand)]
+    Nodes(NodesVerb),
+    /// Make and list join tokens
+    #[command(subcommand)]
+    Tokens(TokensVerb),
+    /// Show the versions of this program and of the agent
+    Version,
+    /// Print the completion script of a shell
+    Completion {
+        /// For which shell
+        shell: clap_complete::Shell,
+    },
+    /// Print the manual, or write all its pages into a directory
+    Man {
+        /// Write `wattle.1`, `wattle-status.1`, ... there
+        #[arg(long, value_name = "DIR")]
+        directory: Option<PathBuf>,
+    },
+}
+
+/// Arguments of `init`.
+#[derive(Debug, Args)]
+pub(crate) struct InitArgs {
+    /// Name of the network
+    #[arg(long, default_value = "wattle")]
+    pub(crate) name: NodeName,
+    /// Where nodes reach the coordinator, `host:port`; may be given several times
+    #[arg(long, value_name = "HOST:PORT")]
+    pub(crate) advertise: Vec<String>,
+    /// The coordinator's state directory
+    #[arg(long, value_name = "DIR", default_value = crate::coordinator::DEFAULT_STATE)]
+    pub(crate) state: PathBuf,
+    /// Addresses of the nodes
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) ipv4: Option<Prefix>,
+    /// Addresses of the nodes
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) ipv6: Option<Prefix>,
+    /// Do not make this host a node of the network
+    #[arg(long)]
+    pub(crate) no_join: bool,
+}
+
+/// Arguments of `join`.
+#[derive(Debug, Args)]
+pub(crate) struct JoinArgs {
+    /// The token, `wattle1-…`; `-` reads it from standard input
+    pub(crate) token: String,
+    /// The node's state directory
+    #[arg(long, value_name = "DIR", default_value = wattle_agent::state::DEFAULT_STATE)]
+    pub(crate) state: PathBuf,
+    /// Name of this node; the host's name unless the token has one
+    #[arg(long)]
+    pub(crate) name: Option<NodeName>,
+    /// A network behind this node to announce; may be given several times
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) announce: Vec<Prefix>,
+    /// Do not start the agent afterwards
+    #[arg(long)]
+    pub(crate) no_start: bool,
+}
+
+/// Arguments of `leave`.
+#[derive(Debug, Args)]
+pub(crate) struct LeaveArgs {
+    /// The node's state directory, if no agent runs
+    #[arg(long, value_name = "DIR", default_value = wattle_agent::state::DEFAULT_STATE)]
+    pub(crate) state: PathBuf,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Arguments of `status`.
+#[derive(Debug, Args)]
+pub(crate) struct StatusArgs {
+    /// Exit with 5 unless it is so
+    #[arg(long, value_enum)]
+    pub(crate) check: Option<Check>,
+    /// Wait so long for the check to pass, then exit with 6
+    #[arg(long, value_name = "SECONDS", requires = "check")]
+    pub(crate) wait: Option<u64>,
+}
+
+/// What `status --check` checks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum Check {
+    /// The agent answers
+    Live,
+    /// Its device, sockets and peer set are in place
+    Ready,
+    /// Every node is reachable and no link is settling
+    Converged,
+}
+
+/// Arguments of `links`.
+#[derive(Debug, Args)]
+#[command(args_conflicts_with_subcommands = true)]
+pub(crate) struct LinksArgs {
+    /// Only those to this neighbour (name, node id or link number)
+    pub(crate) neighbour: Option<String>,
+    #[command(subcommand)]
+    pub(crate) verb: Option<LinksVerb>,
+}
+
+/// Verbs of `links`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LinksVerb {
+    /// Show all that is known of the links to one neighbour
+    Show {
+        /// Name, node id or link number
+        neighbour: String,
+    },
+}
+
+/// Arguments of `routes`.
+#[derive(Debug, Args)]
+#[group(multiple = false)]
+pub(crate) struct RoutesArgs {
+    /// What routing decided (default)
+    #[arg(long)]
+    pub(crate) rib: bool,
+    /// What packets are forwarded by
+    #[arg(long)]
+    pub(crate) fib: bool,
+    /// What the agent has put into the kernel
+    #[arg(long)]
+    pub(crate) kernel: bool,
+    /// Prefixes that are not in all three places; exit with 5 if there are any
+    #[arg(long)]
+    pub(crate) diff: bool,
+}
+
+/// Arguments of `topo`.
+#[derive(Debug, Args)]
+pub(crate) struct TopoArgs {
+    /// How to show it
+    #[arg(long, value_enum, default_value_t = TopoFormat::Table)]
+    pub(crate) format: TopoFormat,
+}
+
+/// How `topo` shows the mesh.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TopoFormat {
+    /// Nodes and links as tables
+    Table,
+    /// For `dot -Tsvg`
+    Dot,
+    /// For Markdown
+    Mermaid,
+    /// As with --json
+    Json,
+    /// A picture
+    Svg,
+}
+
+/// A destination.
+#[derive(Debug, Args)]
+pub(crate) struct DestinationArgs {
+    /// A node's name or id, or an address
+    #[arg(value_name = "NODE|ADDRESS")]
+    pub(crate) destination: String,
+}
+
+/// Arguments of `ping`.
+#[derive(Debug, Args)]
+pub(crate) struct PingArgs {
+    /// A node's name or id, or an address
+    #[arg(value_name = "NODE|ADDRESS")]
+    pub(crate) destination: String,
+    /// How many
+    #[arg(long, short, default_value_t = 4, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) count: u32,
+    /// Milliseconds from one to the next
+    #[arg(long, short, value_name = "MS", default_value_t = 1_000)]
+    pub(crate) interval: u32,
+    /// Milliseconds after which a reply counts as lost
+    #[arg(long, short = 'W', value_name = "MS", default_value_t = 1_000)]
+    pub(crate) timeout: u32,
+}
+
+/// Arguments of `events`.
+#[derive(Debug, Args)]
+pub(crate) struct EventsArgs {
+    /// Go on with what will happen
+    #[arg(long, short)]
+    pub(crate) follow: bool,
+}
+
+/// Verbs of `topology`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TopologyVerb {
+    /// Print events as they come, one JSON object per line with --json
+    Tail {
+        #[command(flatten)]
+        source: StreamArgs,
+        /// Begin with the oldest event that is kept, instead of the next one
+        #[arg(long)]
+        from_start: bool,
+        /// Stop after so many events
+        #[arg(long, value_name = "N")]
+        max: Option<u64>,
+    },
+    /// Print the topology as the stream has it
+    Show {
+        #[command(flatten)]
+        source: StreamArgs,
+    },
+    /// Check that the stream lost, doubled and reordered nothing; exit with 5 otherwise
+    Verify {
+        #[command(flatten)]
+        source: StreamArgs,
+    },
+}
+
+/// Where the topology stream is read.
+#[derive(Debug, Args)]
+pub(crate) struct StreamArgs {
+    /// Read from these Kafka brokers
+    #[arg(long, value_name = "HOST:PORT", conflicts_with = "coordinator")]
+    pub(crate) kafka: Option<String>,
+    /// What the topics' names begin with
+    #[arg(long, value_name = "PREFIX", requires = "kafka")]
+    pub(crate) prefix: Option<String>,
+    #[command(flatten)]
+    pub(crate) coordinator: CoordinatorArgs,
+}
+
+/// Which coordinator, and how to be let in.
+#[derive(Debug, Clone, Args)]
+pub(crate) struct CoordinatorArgs {
+    /// The coordinator's `host:port`; the one on this host by default
+    #[arg(long, value_name = "URL", env = "WATTLE_COORDINATOR")]
+    pub(crate) coordinator: Option<String>,
+    /// SHA-256 of the coordinator's certificate
+    #[arg(long, value_name = "HEX", env = "WATTLE_FINGERPRINT")]
+    pub(crate) fingerprint: Option<wattle_agent::state::Fingerprint>,
+    /// File with the administrator's token; the variable WATTLE_TOKEN holds the token itself
+    #[arg(long, value_name = "FILE")]
+    pub(crate) token_file: Option<PathBuf>,
+    /// The coordinator's state directory, where the three are found on its host
+    #[arg(long, value_name = "DIR", default_value = crate::coordinator::DEFAULT_STATE)]
+    pub(crate) coordinator_state: PathBuf,
+}
+
+/// Verbs of `network`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NetworkVerb {
+    /// Make a network: with --offline one without a coordinator, ready to be copied to its nodes
+    Create {
+        /// Make the trust root and a state directory per node below this directory
+        #[arg(long, value_name = "DIR", required = true)]
+        offline: PathBuf,
+        /// The nodes: see `nodes.toml` in the manual
+        #[arg(long, value_name = "FILE", required = true)]
+        nodes: PathBuf,
+    },
+}
+
+/// Verbs of `nodes`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodesVerb {
+    /// Show all nodes
+    List {
+        #[command(flatten)]
+        coordinator: CoordinatorArgs,
+    },
+    /// Remove a node for good: its sessions end everywhere
+    Remove {
+        /// Name or id
+        node: String,
+        #[command(flatten)]
+        coordinator: CoordinatorArgs,
+    },
+}
+
+/// Verbs of `tokens`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokensVerb {
+    /// Make a token that lets one host join, once
+    Create {
+        /// The name that the node gets
+        #[arg(long)]
+        name: Option<NodeName>,
+        /// The node may announce prefixes within this one; may be given several times
+        #[arg(long, value_name = "PREFIX")]
+        announce: Vec<Prefix>,
+        /// A tag that the node gets; may be given several times
+        #[arg(long)]
+        tag: Vec<NodeName>,
+        /// The site that the node gets
+        #[arg(long)]
+        site: Option<NodeName>,
+        /// For how many seconds it is good
+        #[arg(long, value_name = "SECONDS")]
+        ttl: Option<u64>,
+        #[command(flatten)]
+        coordinator: CoordinatorArgs,
+    },
+    /// Show the tokens and what became of them
+    List {
+        #[command(flatten)]
+        coordinator: CoordinatorArgs,
+    },
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn mistakes_on_the_command_line_are_usage_errors_with_code_2() {
+        for line in [
+            "wattle",
+            "wattle fly",
+            "wattle path",
+            "wattle status --check perfect",
+            "wattle status --wait 3",
+            "wattle routes --fib --kernel",
+            "wattle ping r3 -c 0",
+            "wattle topology tail --prefix p",
+            "wattle topology tail --kafka k:9092 --coordinator c:5741",
+            "wattle join token --name Not_A_Name",
+            "wattle network create --nodes n.toml",
+        ] {
+            let error = Cli::try_parse_from(line.split(' ')).expect_err(line);
+            assert_eq!(error.exit_code(), 2, "{line}");
+        }
+    }
+
+    #[test]
+    fn global_options_stand_before_or_after_the_verb() {
+        for line in ["wattle --json --socket /s peers", "wattle peers --socket /s --json"] {
+            let cli = Cli::try_parse_from(line.split(' ')).expect(line);
+            assert!(cli.json && cli.socket == PathBuf::from("/s"));
+        }
+    }
+}

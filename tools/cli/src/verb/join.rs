@@ -1,0 +1,170 @@
+//! `wattle join`: makes this host a node of a network.
+
+use std::io::Read as _;
+use std::path::Path;
+use std::process::Command;
+
+use serde::Serialize;
+use wattle_agent::coordinator::{ConnectionError, JoinError, JoinRequest, Joined};
+use wattle_agent::state::{DEFAULT_STATE, StateDir, StateError};
+use wattle_api::token::JoinToken;
+use wattle_model::NodeName;
+
+use crate::args::JoinArgs;
+use crate::coordinator::block_on;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::Output;
+
+/// What the host has become.
+#[derive(Debug, Serialize)]
+struct Membership {
+    network: wattle_control::NetworkRef,
+    name: NodeName,
+    others: usize,
+    state: std::path::PathBuf,
+    started: bool,
+}
+
+/// Joins with the token and starts the agent.
+pub(crate) fn run(args: &JoinArgs, output: &mut Output) -> Outcome {
+    let token = token(&args.token)?;
+    let state = StateDir::open(&args.state).map_err(state_failure)?;
+    refuse_member(&state)?;
+    let request = JoinRequest {
+        token,
+        name: args.name.clone().or_else(host_name),
+        prefixes: args.announce.clone(),
+        candidates: Vec::new(),
+    };
+    let joined = block_on(async { Ok(wattle_agent::coordinator::join(&state, request).await) })?;
+    let joined = joined.map_err(join_failure)?;
+    // The agent takes the lock of the directory.
+    drop(state);
+    let started = !args.no_start && args.state == Path::new(DEFAULT_STATE) && start_agent(output);
+    let membership = describe(joined, &args.state, started);
+    output.answer("join", &membership, show)?;
+    if !started {
+        output.note(&format!("start it: wattled --state {}", args.state.display()));
+    }
+    Ok(())
+}
+
+fn token(given: &str) -> Outcome<JoinToken> {
+    let mut text = given.to_owned();
+    if given == "-" {
+        text.clear();
+        std::io::stdin().take(4_096).read_to_string(&mut text).map_err(|error| {
+            Failure::file("cannot read the token", &error, "pipe it into `wattle join -`")
+        })?;
+    }
+    text.trim().parse().map_err(|error| {
+        Failure::new(Exit::Usage, "the token is not valid", error, "wattle tokens create, on the coordinator's host")
+    })
+}
+
+fn refuse_member(state: &StateDir) -> Outcome {
+    let Some(network) = state.network().map_err(state_failure)? else { return Ok(()) };
+    let what = format!("this node is in the network {} already", network.name);
+    let why = format!("{} holds its state", state.path().display());
+    Err(Failure::new(Exit::Failure, what, why, "wattle leave, or another directory: --state DIR"))
+}
+
+/// The first label of the host's name, if it can be a node's name.
+fn host_name() -> Option<NodeName> {
+    let name = nix::unistd::gethostname().ok()?.into_string().ok()?;
+    name.split('.').next()?.to_lowercase().parse().ok()
+}
+
+fn state_failure(error: StateError) -> Failure {
+    let exit = match &error {
+        StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::Permission,
+        StateError::ForeignOwner { .. } => Exit::Permission,
+        _ => Exit::Failure,
+    };
+    let next = if exit == Exit::Permission { "sudo wattle join …" } else { "" };
+    Failure::new(exit, "the state directory cannot be used", error, next)
+}
+
+fn join_failure(error: JoinError) -> Failure {
+    let what = "this host did not become a node";
+    match error {
+        JoinError::Refused { message, hint } => Failure::new(Exit::Failure, what, message, hint),
+        JoinError::Connection(error) => {
+            let exit = match error {
+                ConnectionError::Unreachable { .. } => Exit::Unreachable,
+                ConnectionError::Slow(_) => Exit::Timeout,
+                _ => Exit::Failure,
+            };
+            let next = "systemctl status wattle-coordinator on the coordinator's host; is TCP 5741 let through?";
+            Failure::new(exit, what, error, next)
+        }
+        JoinError::State(error) => state_failure(error),
+        other => Failure::new(Exit::Failure, what, other, "wattle tokens create, on the coordinator's host"),
+    }
+}
+
+/// Whether systemd runs the agent now.
+fn start_agent(output: &mut Output) -> bool {
+    if !Path::new("/run/systemd/system").exists() {
+        return false;
+    }
+    let status = Command::new("systemctl").args(["enable", "--now", "--quiet", "wattled"]).status();
+    let started = status.is_ok_and(|status| status.success());
+    if !started {
+        output.warn("the agent did not start: journalctl -u wattled -n 50");
+    }
+    started
+}
+
+fn describe(joined: Joined, state: &Path, started: bool) -> Membership {
+    let Joined { network, others, name } = joined;
+    let network = wattle_control::NetworkRef { id: network.network, name: network.name };
+    Membership { network, name, others, state: state.to_owned(), started }
+}
+
+fn show(membership: &Membership) -> String {
+    let Membership { network, name, others, started, .. } = membership;
+    let next = if *started { "; the agent runs" } else { "" };
+    format!("joined {} as {name}, with {others} others{next}", network.name)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_damaged_token_is_a_usage_error_that_says_how_to_get_another() {
+        for text in ["", "hello", "wattle1-", "wattle1-AAAA"] {
+            let failure = token(text).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage);
+            assert!(failure.next.contains("wattle tokens create"));
+        }
+    }
+
+    #[test]
+    fn a_refusal_of_the_coordinator_is_told_with_its_hint() {
+        let refused = JoinError::Refused { message: "the token was used".into(), hint: "make another".into() };
+        let failure = join_failure(refused);
+        assert_eq!((failure.why.as_str(), failure.next.as_str()), ("the token was used", "make another"));
+        let away = ConnectionError::Slow("c:5741".into());
+        assert_eq!(join_failure(JoinError::Connection(away)).exit, Exit::Timeout);
+    }
+
+    #[test]
+    fn a_member_does_not_join_twice() {
+        let home = tempfile::tempdir().unwrap();
+        let state = StateDir::open(&home.path().join("s")).unwrap();
+        assert!(refuse_member(&state).is_ok());
+        let root = wattle_wire::key::SecretKey::from_seed(&[3; 32]).public();
+        let network = wattle_agent::state::Network {
+            network: root.network_id(),
+            name: "lab".into(),
+            root,
+            coordinator: None,
+            ipv4: None,
+            ipv6: None,
+        };
+        state.store_network(&network).unwrap();
+        assert!(refuse_member(&state).unwrap_err().what.contains("in the network lab already"));
+    }
+}

@@ -1,0 +1,116 @@
+//! `wattle leave`: the agent tells the others and forgets the network; without an agent, only its state is forgotten.
+
+use std::path::Path;
+use std::thread::sleep;
+use std::time::Duration;
+
+use serde::Serialize;
+use wattle_agent::state::{Network, StateDir, StateError};
+use wattle_control::{Client, ClientError};
+
+use crate::agent::PATIENCE;
+use crate::args::LeaveArgs;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::output::Output;
+
+#[derive(Debug, Serialize)]
+struct Left {
+    network: Option<String>,
+    told_the_others: bool,
+    dry_run: bool,
+}
+
+/// Leaves the network.
+pub(crate) fn run(socket: &Path, args: &LeaveArgs, output: &mut Output) -> Outcome {
+    let left = match Client::connect(socket, PATIENCE) {
+        Ok(agent) => with_agent(agent, args)?,
+        Err(ClientError::Unreachable { .. }) => without_agent(args, output)?,
+        Err(other) => return Err(other.into()),
+    };
+    output.answer("leave", &left, show)
+}
+
+fn with_agent(mut agent: Client, args: &LeaveArgs) -> Outcome<Left> {
+    let network = agent.whoami()?.network.name;
+    if !args.dry_run {
+        agent.leave()?;
+    }
+    Ok(Left { network: Some(network), told_the_others: true, dry_run: args.dry_run })
+}
+
+fn without_agent(args: &LeaveArgs, output: &mut Output) -> Outcome<Left> {
+    let state = open(&args.state)?;
+    let network = state.network().unwrap_or_default();
+    if network.as_ref().is_some_and(|network| network.coordinator.is_some()) {
+        output.warn("no agent runs, so nobody is told: wattle nodes remove NAME, on the coordinator's host");
+    }
+    if !args.dry_run {
+        state.forget_network().map_err(failure)?;
+    }
+    let name = network.map(|Network { name, .. }| name);
+    Ok(Left { network: name, told_the_others: false, dry_run: args.dry_run })
+}
+
+/// An agent that is just stopping holds the directory for a moment.
+fn open(path: &Path) -> Outcome<StateDir> {
+    if !path.exists() {
+        let what = format!("{} does not exist", path.display());
+        return Err(Failure::new(Exit::NotFound, what, "this host is no node", "name its state: --state DIR"));
+    }
+    for _ in 0..10 {
+        match StateDir::open(path) {
+            Err(StateError::InUse { .. }) => sleep(Duration::from_millis(100)),
+            opened => return opened.map_err(failure),
+        }
+    }
+    StateDir::open(path).map_err(failure)
+}
+
+fn failure(error: StateError) -> Failure {
+    Failure::new(Exit::Failure, "the state directory cannot be used", error, "")
+}
+
+fn show(left: &Left) -> String {
+    let Some(network) = &left.network else { return "this node was in no network".to_owned() };
+    let verb = if left.dry_run { "would leave" } else { "left" };
+    format!("{verb} {network}; the keys of this node stay for a later join")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::output::tests::captured;
+
+    #[test]
+    fn a_host_that_is_no_node_is_told_so() {
+        let home = tempfile::tempdir().unwrap();
+        let args = LeaveArgs { state: home.path().join("none"), dry_run: false };
+        let failure = run(&home.path().join("socket"), &args, &mut captured(false).0).unwrap_err();
+        assert_eq!(failure.exit, Exit::NotFound);
+    }
+
+    #[test]
+    fn without_an_agent_the_network_is_forgotten_and_the_keys_stay() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("s");
+        let root = wattle_wire::key::SecretKey::from_seed(&[3; 32]).public();
+        let state = StateDir::open(&path).unwrap();
+        let node = state.keys().unwrap().node_id();
+        let network = Network {
+            network: root.network_id(),
+            name: "lab".into(),
+            root,
+            coordinator: None,
+            ipv4: None,
+            ipv6: None,
+        };
+        state.store_network(&network).unwrap();
+        drop(state);
+        for (dry_run, there) in [(true, true), (false, false)] {
+            let args = LeaveArgs { state: path.clone(), dry_run };
+            run(&home.path().join("socket"), &args, &mut captured(false).0).unwrap();
+            assert_eq!(wattle_agent::state::has_network(&path), there);
+        }
+        assert_eq!(StateDir::open(&path).unwrap().keys().unwrap().node_id(), node);
+    }
+}

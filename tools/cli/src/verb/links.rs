@@ -1,0 +1,154 @@
+//! `wattle links`: the links of this node with their measurements; `show` tells all about those to one neighbour.
+
+use std::path::Path;
+
+use wattle_control::{CostParts, LinkReport, LinksReport};
+use wattle_model::LinkState;
+
+use crate::agent;
+use crate::failure::{Exit, Failure, Outcome};
+use crate::human::{bytes, clean, micros, millis, or_unknown, percent};
+use crate::output::Output;
+use crate::table::{Columns, Mood, Side};
+
+const HEADINGS: [(&str, Side); 12] = [
+    ("LINK", Side::Right),
+    ("PEER", Side::Left),
+    ("CARRIER", Side::Left),
+    ("ENDPOINT", Side::Left),
+    ("STATE", Side::Left),
+    ("RTT", Side::Right),
+    ("JITTER", Side::Right),
+    ("LOSS", Side::Right),
+    ("MTU", Side::Right),
+    ("COST", Side::Right),
+    ("REASON", Side::Left),
+    ("HANDSHAKE", Side::Right),
+];
+
+/// Shows the links, or those to one neighbour.
+pub(crate) fn run(socket: &Path, neighbour: Option<String>, output: &mut Output) -> Outcome {
+    let report = agent::connect(socket, output)?.links(neighbour)?;
+    let coloured = output.is_coloured();
+    output.answer("links", &report, |report| table(report, coloured))
+}
+
+/// Shows all that is known of the links to one neighbour.
+pub(crate) fn show(socket: &Path, neighbour: String, output: &mut Output) -> Outcome {
+    let report = agent::connect(socket, output)?.links(Some(neighbour.clone()))?;
+    if report.links.is_empty() {
+        let what = format!("no link to `{}`", clean(&neighbour));
+        return Err(Failure::new(Exit::NotFound, what, "this node has none", "wattle links"));
+    }
+    output.answer("links", &report, |report| {
+        report.links.iter().map(block).collect::<Vec<_>>().join("\n")
+    })
+}
+
+fn table(report: &LinksReport, coloured: bool) -> String {
+    let mut table = Columns::new(coloured, &HEADINGS);
+    for link in &report.links {
+        table.row(cells(link), Some((4, mood(link.state))));
+    }
+    table.finish()
+}
+
+fn cells(link: &LinkReport) -> Vec<String> {
+    vec![
+        link.link.0.to_string(),
+        link.peer.name.clone(),
+        link.carrier.to_string(),
+        or_unknown(link.endpoint, |endpoint| endpoint.to_string()),
+        link.state.to_string(),
+        or_unknown(link.rtt_us, micros),
+        or_unknown(link.jitter_us, micros),
+        or_unknown(link.loss_ppm, percent),
+        or_unknown(link.mtu_bytes, |mtu| mtu.to_string()),
+        or_unknown(link.cost, |cost| micros(cost.total_us.into())),
+        or_unknown(Some(&link.reason).filter(|reason| !reason.is_empty()), Clone::clone),
+        or_unknown(link.handshake_age_ms, millis),
+    ]
+}
+
+const fn mood(state: LinkState) -> Mood {
+    match state {
+        LinkState::Up => Mood::Good,
+        LinkState::Probing | LinkState::Suspect => Mood::Odd,
+        LinkState::Down => Mood::Bad,
+    }
+}
+
+/// A link in the form of `wg show`.
+fn block(link: &LinkReport) -> String {
+    let ago = |age| format!("{} ago", millis(age));
+    let lines = [
+        ("peer", format!("{} ({})", link.peer.name, link.peer.id)),
+        ("endpoint", or_unknown(link.endpoint, |endpoint| endpoint.to_string())),
+        ("state", link.state.to_string()),
+        ("latest handshake", or_unknown(link.handshake_age_ms, ago)),
+        ("transfer", format!("{} received, {} sent", bytes(link.rx_bytes), bytes(link.tx_bytes))),
+        ("rtt", rtt(link)),
+        ("jitter", or_unknown(link.jitter_us, micros)),
+        ("loss", or_unknown(link.loss_ppm, percent)),
+        ("mtu", or_unknown(link.mtu_bytes, |mtu| mtu.to_string())),
+        ("cost", or_unknown(link.cost, |cost| sum(&cost))),
+    ];
+    let mut text = format!("link: {} {}\n", link.link.0, link.carrier);
+    for (name, value) in lines {
+        text += &format!("  {name}: {}\n", clean(&value));
+    }
+    text
+}
+
+fn rtt(link: &LinkReport) -> String {
+    let least = link.min_rtt_us.map(|least| format!(" (least of the last minute {})", micros(least)));
+    or_unknown(link.rtt_us, micros) + &least.unwrap_or_default()
+}
+
+/// A price as the sum of its parts; parts that are zero are left out.
+pub(crate) fn sum(cost: &CostParts) -> String {
+    let parts = [
+        ("base", cost.base_us),
+        ("rtt", cost.rtt_us),
+        ("jitter", cost.jitter_us),
+        ("loss", cost.loss_us),
+        ("health", cost.health_us),
+        ("policy", cost.policy_us),
+    ];
+    let parts = parts.iter().filter(|(_, us)| *us > 0);
+    let parts: Vec<_> = parts.map(|(name, us)| format!("{name} {}", micros((*us).into()))).collect();
+    let total = micros(cost.total_us.into());
+    if parts.is_empty() { total } else { format!("{total} = {}", parts.join(" + ")) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verb::sample;
+
+    #[test]
+    fn a_line_per_link_with_what_was_measured() {
+        insta::assert_snapshot!(table(&sample::links(), false), @"
+        LINK  PEER  CARRIER  ENDPOINT         STATE     RTT  JITTER  LOSS   MTU    COST  REASON         HANDSHAKE
+           1  r2    udp4     192.0.2.2:51820  up     24.2ms   300us  3.0%  1360  13.1ms  rtt, loss 3 %        12s
+           2  r3    udp6     -                down        -       -     -     -       -  -                      -
+        ");
+    }
+
+    #[test]
+    fn one_link_is_shown_as_wg_shows_a_peer() {
+        insta::assert_snapshot!(block(&sample::links().links[0]), @"
+        link: 1 udp4
+          peer: r2 (0000000000000002)
+          endpoint: 192.0.2.2:51820
+          state: up
+          latest handshake: 12s ago
+          transfer: 1.2MiB received, 4.0KiB sent
+          rtt: 24.2ms (least of the last minute 24.0ms)
+          jitter: 300us
+          loss: 3.0%
+          mtu: 1360
+          cost: 13.1ms = base 100us + rtt 12.1ms + jitter 300us + loss 600us
+        ");
+    }
+}

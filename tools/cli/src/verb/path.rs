@@ -1,0 +1,78 @@
+//! `wattle path`: the computed way, hop by hop, with what each hop costs, and the backup.
+
+use std::path::Path;
+
+use wattle_control::{HopReport, PathReport, PathRole, WayReport};
+
+use crate::agent;
+use crate::failure::Outcome;
+use crate::human::{clean, micros, or_unknown, percent};
+use crate::output::Output;
+use crate::verb::links::sum;
+
+/// Shows the way to a destination.
+pub(crate) fn run(socket: &Path, destination: String, output: &mut Output) -> Outcome {
+    let report = agent::connect(socket, output)?.path(destination)?;
+    output.answer("path", &report, show)
+}
+
+fn show(report: &PathReport) -> String {
+    let by = report.prefix.map(|prefix| format!(" by {prefix}")).unwrap_or_default();
+    let mut text = format!("to {} ({}){by}\n", clean(&report.destination.name), report.destination.id);
+    for shown in &report.ways {
+        text += &way(shown);
+    }
+    text
+}
+
+/// One way and its hops.
+pub(crate) fn way(way: &WayReport) -> String {
+    let role = match way.role {
+        PathRole::Used => format!("used {}", percent(way.weight_ppm)),
+        PathRole::Backup => "backup".to_owned(),
+        PathRole::Spare => "spare".to_owned(),
+    };
+    let cost = micros(way.cost_us.into());
+    let mut text = format!("  {role}: {}  cost {cost}\n", names(way));
+    for hop in &way.hops {
+        text += &hop_line(hop);
+    }
+    text
+}
+
+/// The nodes of a way: `r1 > r2 > r3`.
+pub(crate) fn names(way: &WayReport) -> String {
+    let first = way.hops.first().map(|hop| &hop.from);
+    let nodes = first.into_iter().chain(way.hops.iter().map(|hop| &hop.to));
+    nodes.map(|node| clean(&node.name)).collect::<Vec<_>>().join(" > ")
+}
+
+fn hop_line(hop: &HopReport) -> String {
+    format!(
+        "    {} > {}  {}  rtt {}  loss {}  cost {}\n",
+        clean(&hop.from.name),
+        clean(&hop.to.name),
+        or_unknown(hop.carrier, |carrier| carrier.to_string()),
+        or_unknown(hop.rtt_us, micros),
+        or_unknown(hop.loss_ppm, percent),
+        sum(&hop.cost),
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::verb::sample;
+
+    #[test]
+    fn a_path_shows_its_hops_their_prices_and_the_backup() {
+        insta::assert_snapshot!(show(&sample::path()), @"
+        to r3 (0000000000000003) by 10.77.0.3/32
+          used 100%: r1 > r2 > r3  cost 26.2ms
+            r1 > r2  udp4  rtt 24.2ms  loss 3.0%  cost 13.1ms = base 100us + rtt 12.1ms + jitter 300us + loss 600us
+            r2 > r3  udp4  rtt 24.2ms  loss 3.0%  cost 13.1ms = base 100us + rtt 12.1ms + jitter 300us + loss 600us
+          backup: r1 > r3  cost 40.0ms
+            r1 > r3  -  rtt -  loss -  cost 40.0ms
+        ");
+    }
+}

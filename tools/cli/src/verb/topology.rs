@@ -1,0 +1,170 @@
+//! `wattle topology`: the network's stream, from Kafka or from the coordinator.
+
+use http_body_util::BodyExt as _;
+use serde::Serialize;
+use wattle_api::rest::Topology;
+use wattle_api::stream::Kafka;
+use wattle_api::topology::TopologyEvent;
+use wattle_topology::{Format, Item, Source, Start, TopologyError, Verification, picture, sse};
+
+use crate::args::{StreamArgs, TopologyVerb};
+use crate::coordinator::{Coordinator, block_on};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::human::clean;
+use crate::output::Output;
+
+/// Reads the stream.
+pub(crate) fn run(verb: TopologyVerb, output: &mut Output) -> Outcome {
+    block_on(async {
+        match verb {
+            TopologyVerb::Tail { source, from_start, max } => {
+                tail(&source, from_start, max.unwrap_or(u64::MAX), output).await
+            }
+            TopologyVerb::Show { source } => show(&source, output).await,
+            TopologyVerb::Verify { source } => verify(&source, output).await,
+        }
+    })
+}
+
+async fn tail(source: &StreamArgs, from_start: bool, max: u64, output: &mut Output) -> Outcome {
+    match kafka(source) {
+        Some(kafka) => tail_kafka(kafka, from_start, max, output).await,
+        None => tail_coordinator(source, from_start, max, output).await,
+    }
+}
+
+async fn tail_kafka(kafka: Kafka, from_start: bool, max: u64, output: &mut Output) -> Outcome {
+    let start = if from_start { Start::Oldest } else { Start::Next };
+    let source = Source::find(kafka).await.map_err(failure)?;
+    let mut tail = wattle_topology::tail(&source, start).await.map_err(failure)?;
+    let mut seen = 0;
+    while seen < max {
+        let Some(item) = tail.next().await else { break };
+        match item.map_err(failure)? {
+            Item::Event(event) => {
+                seen += 1;
+                output.answer("topology_event", &*event, line)?;
+            }
+            Item::Missing(first, last) => output.warn(format!("events {first} to {last} are not in the topic")),
+        }
+    }
+    Ok(())
+}
+
+async fn tail_coordinator(source: &StreamArgs, from_start: bool, max: u64, output: &mut Output) -> Outcome {
+    let mut coordinator = Coordinator::connect(&source.coordinator).await?;
+    let query = if from_start { "?after=0" } else { "" };
+    let mut body = coordinator.stream(&format!("/events/stream{query}")).await?;
+    let mut decoder = sse::Decoder::default();
+    let mut rest = Vec::new();
+    let mut seen = 0;
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|error| {
+            Failure::new(Exit::Failure, "the coordinator ended the stream", error, "try again")
+        })?;
+        rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+            let whole: Vec<u8> = rest.drain(..=end).collect();
+            let text = String::from_utf8_lossy(&whole[..end]).into_owned();
+            if let Some(sse::Message::Event(event)) = decoder.line(&text).map_err(failure)? {
+                output.answer("topology_event", &*event, line)?;
+                seen += 1;
+                if seen >= max {
+                    return Ok(());
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn show(source: &StreamArgs, output: &mut Output) -> Outcome {
+    if let Some(kafka) = kafka(source) {
+        let source = Source::find(kafka).await.map_err(failure)?;
+        let graph = wattle_topology::graph(&source).await.map_err(failure)?;
+        return output.answer("topology", &picture::document(&graph), |_| picture::draw(&graph, Format::Table));
+    }
+    let topology: Topology = Coordinator::connect(&source.coordinator).await?.get("/topology").await?;
+    output.answer("topology", &topology, |topology| {
+        serde_json::to_string_pretty(topology).unwrap_or_default()
+    })
+}
+
+async fn verify(source: &StreamArgs, output: &mut Output) -> Outcome {
+    let Some(kafka) = kafka(source) else {
+        let why = "the coordinator's own stream is one ordered table";
+        return Err(Failure::new(Exit::Usage, "there is nothing to verify", why, "wattle topology verify --kafka HOST:PORT"));
+    };
+    let source = Source::find(kafka).await.map_err(failure)?;
+    let found = wattle_topology::verify(&source).await.map_err(failure)?;
+    output.answer("topology_verification", &found, verdict)?;
+    if found.is_clean() {
+        return Ok(());
+    }
+    Err(Failure::new(Exit::Check, "the stream is not whole", verdict(&found), "journalctl -u wattle-coordinator"))
+}
+
+fn kafka(source: &StreamArgs) -> Option<Kafka> {
+    let brokers = source.kafka.as_ref()?;
+    let mut kafka = Kafka::plaintext(brokers);
+    kafka.brokers = brokers.split(',').map(str::to_owned).collect();
+    kafka.topic_prefix.clone_from(&source.prefix);
+    Some(kafka)
+}
+
+fn failure(error: TopologyError) -> Failure {
+    let exit = match error {
+        TopologyError::Unreachable { .. } | TopologyError::Silent { .. } => Exit::Unreachable,
+        TopologyError::Config(_) | TopologyError::SeveralNetworks { .. } => Exit::Usage,
+        TopologyError::NoNetwork { .. } | TopologyError::NoTopic { .. } => Exit::NotFound,
+        TopologyError::NotAuthorised { .. } => Exit::Permission,
+        TopologyError::Record { .. }
+        | TopologyError::Sse(_)
+        | TopologyError::Interrupted
+        | TopologyError::Kafka { .. } => Exit::Failure,
+    };
+    Failure::new(exit, "the topology stream cannot be read", error, "name the brokers: --kafka HOST:PORT --prefix PREFIX")
+}
+
+/// Time, number, what happened to which entity, and why.
+fn line(event: &TopologyEvent) -> String {
+    let cause = word(&event.cause);
+    format!("{}  {:>6}  {:<12}  {}  {}", event.ts, event.id.seq, event.op.as_str(), event.key, clean(&cause))
+}
+
+fn word(value: &impl Serialize) -> String {
+    match serde_json::to_value(value) {
+        Ok(serde_json::Value::String(word)) => word,
+        Ok(other) => other.to_string(),
+        Err(_) => String::new(),
+    }
+}
+
+fn verdict(found: &Verification) -> String {
+    let Verification { first_seq, last_seq, seen, lost, duplicated, reordered, broken_links, .. } = found;
+    format!(
+        "events {first_seq} to {last_seq}: {seen} seen, {lost} lost, {duplicated} duplicated, {reordered} reordered, \
+         {broken_links} out of chain"
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_verdict_counts_every_kind_of_fault() {
+        let clean = Verification { first_seq: 1, last_seq: 9, seen: 9, ..Verification::default() };
+        assert_eq!(verdict(&clean), "events 1 to 9: 9 seen, 0 lost, 0 duplicated, 0 reordered, 0 out of chain");
+    }
+
+    #[test]
+    fn several_brokers_and_a_prefix_are_taken_from_the_command_line() {
+        use clap::Parser as _;
+        let line = "wattle topology tail --kafka a:1,b:2 --prefix x";
+        let cli = crate::args::Cli::try_parse_from(line.split(' ')).unwrap();
+        let crate::args::Verb::Topology(TopologyVerb::Tail { source, .. }) = cli.verb else { panic!() };
+        let kafka = kafka(&source).unwrap();
+        assert_eq!((kafka.brokers, kafka.topic_prefix), (vec!["a:1".into(), "b:2".into()], Some("x".into())));
+    }
+}

@@ -1,0 +1,102 @@
+//! Why the stream cannot be read, and what to do about it.
+
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use wattle_api::stream::KafkaConfigError;
+
+/// Why the topology could not be read.
+#[derive(Debug, thiserror::Error)]
+pub enum TopologyError {
+    /// The description of the cluster can never work.
+    #[error(transparent)]
+    Config(#[from] KafkaConfigError),
+    /// No broker answers.
+    #[error("no Kafka broker answers at {brokers}: {reason}. Check the address, and user or certificates if the brokers want some")]
+    Unreachable {
+        /// Who was asked.
+        brokers: String,
+        /// What the client says.
+        reason: String,
+    },
+    /// The cluster has no topics of a network.
+    #[error("no topology of a network at {brokers}: no topic ends in `.topology.progress.v1`. Is [kafka] set in the coordinator's configuration?")]
+    NoNetwork {
+        /// Who was asked.
+        brokers: String,
+    },
+    /// The cluster has several networks.
+    #[error("several networks at {brokers}: give the prefix of one of them: {}", prefixes.join(", "))]
+    SeveralNetworks {
+        /// Who was asked.
+        brokers: String,
+        /// What was found.
+        prefixes: Vec<String>,
+    },
+    /// A topic is missing.
+    #[error("no topic {topic} at {brokers}, or no right to see it")]
+    NoTopic {
+        /// The topic.
+        topic: String,
+        /// Who was asked.
+        brokers: String,
+    },
+    /// The user may not read.
+    #[error("the brokers do not allow us to {doing}: grant Read and Describe on the topics")]
+    NotAuthorised {
+        /// What was being done.
+        doing: String,
+    },
+    /// A record that is none of ours.
+    #[error("{topic} partition {partition} offset {offset}: {reason}")]
+    Record {
+        /// The topic.
+        topic: String,
+        /// Where in it.
+        partition: i32,
+        /// Where in the partition.
+        offset: i64,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A server-sent event that cannot be read.
+    #[error("the coordinator sent an event that cannot be read: {0}")]
+    Sse(serde_json::Error),
+    /// Nothing came for too long.
+    #[error("the brokers went silent while we tried to {doing}")]
+    Silent {
+        /// What was being done.
+        doing: String,
+    },
+    /// The reader's thread ended early.
+    #[error("reading was interrupted")]
+    Interrupted,
+    /// Everything else that Kafka may say.
+    #[error("cannot {doing}: {source}")]
+    Kafka {
+        /// What was being done.
+        doing: String,
+        /// What Kafka says.
+        source: KafkaError,
+    },
+}
+
+impl TopologyError {
+    pub(crate) fn from_kafka(doing: &str, brokers: &str, error: KafkaError) -> Self {
+        match error.rdkafka_error_code() {
+            Some(
+                Code::BrokerTransportFailure
+                | Code::AllBrokersDown
+                | Code::OperationTimedOut
+                | Code::Resolve
+                | Code::Authentication
+                | Code::SaslAuthenticationFailed
+                | Code::SSL,
+            ) => Self::Unreachable { brokers: brokers.to_owned(), reason: error.to_string() },
+            Some(
+                Code::TopicAuthorizationFailed
+                | Code::GroupAuthorizationFailed
+                | Code::ClusterAuthorizationFailed,
+            ) => Self::NotAuthorised { doing: doing.to_owned() },
+            _ => Self::Kafka { doing: doing.to_owned(), source: error },
+        }
+    }
+}

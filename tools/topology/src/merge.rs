@@ -1,0 +1,100 @@
+//! Puts the events of several partitions into the one order of their sequence numbers. Pure.
+
+use std::collections::BTreeMap;
+
+/// Events wait here until those before them have come.
+#[derive(Debug)]
+pub(crate) struct Merge<T> {
+    next: Option<u64>,
+    waiting: BTreeMap<u64, T>,
+}
+
+impl<T> Merge<T> {
+    /// Begins with `next`; with the lowest number that waits when [`Merge::skip`] is called if `None`.
+    pub(crate) const fn from(next: Option<u64>) -> Self {
+        Self { next, waiting: BTreeMap::new() }
+    }
+
+    /// Takes an event. One that was given out or waits already changes nothing.
+    pub(crate) fn put(&mut self, seq: u64, event: T) {
+        if self.next.is_none_or(|next| seq >= next) {
+            self.waiting.entry(seq).or_insert(event);
+        }
+    }
+
+    /// The next event in order, if it is there.
+    pub(crate) fn pop(&mut self) -> Option<T> {
+        let event = self.waiting.remove(&self.next?)?;
+        self.next = self.next.map(|next| next + 1);
+        Some(event)
+    }
+
+    /// Waits no longer for what is missing: goes on with the lowest number that is there. Says what was left out, as
+    /// first and last number.
+    pub(crate) fn skip(&mut self) -> Option<(u64, u64)> {
+        let (&lowest, _) = self.waiting.first_key_value()?;
+        let missing = self.next.filter(|next| *next < lowest).map(|next| (next, lowest - 1));
+        self.next = Some(lowest);
+        missing
+    }
+
+    /// Whether nobody has said yet which number is the first.
+    pub(crate) const fn is_unset(&self) -> bool {
+        self.next.is_none()
+    }
+
+    /// How many events wait.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn drain(merge: &mut Merge<u64>) -> Vec<u64> {
+        std::iter::from_fn(|| merge.pop()).collect()
+    }
+
+    #[test]
+    fn what_is_missing_is_named_before_it_is_left_out() {
+        let mut merge = Merge::from(Some(1));
+        for seq in [1, 2, 6, 5] {
+            merge.put(seq, seq);
+        }
+        assert_eq!(drain(&mut merge), [1, 2]);
+        assert_eq!(merge.skip(), Some((3, 4)));
+        assert_eq!(drain(&mut merge), [5, 6]);
+        merge.put(4, 4);
+        assert_eq!((drain(&mut merge), merge.len()), (vec![], 0), "what comes late stays out");
+    }
+
+    #[test]
+    fn without_a_first_number_the_lowest_begins() {
+        let mut merge = Merge::from(None);
+        merge.put(9, 9);
+        merge.put(8, 8);
+        assert_eq!(merge.pop(), None);
+        assert_eq!(merge.skip(), None);
+        assert_eq!(drain(&mut merge), [8, 9]);
+    }
+
+    proptest! {
+        #[test]
+        fn any_interleaving_comes_out_in_order(
+            order in Just((1..=60_u64).collect::<Vec<_>>()).prop_shuffle(),
+            again in prop::collection::vec(1..=60_u64, 0..20),
+        ) {
+            let mut merge = Merge::from(Some(1));
+            let mut out = Vec::new();
+            for seq in order.into_iter().chain(again) {
+                merge.put(seq, seq);
+                out.extend(std::iter::from_fn(|| merge.pop()));
+            }
+            prop_assert_eq!(out, (1..=60).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! Reads all partitions of one topic, committed records only, and knows when it has seen the end of each.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use rdkafka::consumer::{BaseConsumer, Consumer};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::message::{BorrowedMessage, Headers, Message};
+use rdkafka::{Offset, TopicPartitionList};
+use wattle_api::stream::ProgressRecord;
+
+use crate::error::TopologyError;
+use crate::source::{PATIENCE, Source, client};
+
+/// A record, copied out of the client.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Record {
+    pub(crate) partition: i32,
+    pub(crate) offset: i64,
+    pub(crate) key: Vec<u8>,
+    /// `None` is a tombstone.
+    pub(crate) value: Option<Vec<u8>>,
+    headers: Vec<(String, Vec<u8>)>,
+}
+
+impl Record {
+    fn copy(message: &BorrowedMessage<'_>) -> Self {
+        let headers = message.headers().into_iter().flat_map(Headers::iter);
+        Self {
+            partition: message.partition(),
+            offset: message.offset(),
+            key: message.key().unwrap_or_default().to_vec(),
+            value: message.payload().map(<[u8]>::to_vec),
+            headers: headers
+                .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
+                .collect(),
+        }
+    }
+
+    /// The number in a header.
+    pub(crate) fn number(&self, name: &str) -> Option<u64> {
+        let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
+        std::str::from_utf8(value).ok()?.parse().ok()
+    }
+}
+
+/// Where reading begins.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum From {
+    /// The oldest record that is kept.
+    Oldest,
+    /// So many offsets before the end of each partition.
+    Tail(i64),
+}
+
+/// A consumer of all partitions of one topic.
+pub(crate) struct Reader {
+    consumer: BaseConsumer,
+    topic: String,
+    brokers: String,
+    open: BTreeSet<i32>,
+    /// The oldest offset that is kept, by partition.
+    pub(crate) oldest: Vec<i64>,
+}
+
+impl Reader {
+    pub(crate) fn open(source: &Source, topic: &str, from: From) -> Result<Self, TopologyError> {
+        let brokers = source.kafka.brokers.join(",");
+        let explain = |error| TopologyError::from_kafka(&format!("read {topic}"), &brokers, error);
+        let consumer: BaseConsumer = client(&source.kafka)?
+            // Never joined nor committed to: the client wants a name for its bookkeeping.
+            .set("group.id", "wattle-topology")
+            .set("enable.auto.commit", "false")
+            .set("isolation.level", "read_committed")
+            .set("enable.partition.eof", "true")
+            .set("auto.offset.reset", "earliest")
+            .set("fetch.wait.max.ms", "100")
+            .create()
+            .map_err(explain)?;
+        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).map_err(explain)?;
+        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len()) as i32;
+        if count == 0 {
+            return Err(TopologyError::NoTopic { topic: topic.to_owned(), brokers });
+        }
+        let mut assignment = TopicPartitionList::new();
+        let mut oldest = Vec::new();
+        for partition in 0..count {
+            let (low, high) = consumer.fetch_watermarks(topic, partition, PATIENCE).map_err(explain)?;
+            let start = match from {
+                From::Oldest => low,
+                From::Tail(offsets) => low.max(high - offsets),
+            };
+            oldest.push(low);
+            assignment.add_partition_offset(topic, partition, Offset::Offset(start)).map_err(explain)?;
+        }
+        consumer.assign(&assignment).map_err(explain)?;
+        Ok(Self { consumer, topic: topic.to_owned(), brokers, open: (0..count).collect(), oldest })
+    }
+
+    /// The next record, if one comes within `patience`.
+    pub(crate) fn next(&mut self, patience: Duration) -> Result<Option<Record>, TopologyError> {
+        match self.consumer.poll(patience) {
+            Some(Ok(message)) => Ok(Some(Record::copy(&message))),
+            Some(Err(KafkaError::PartitionEOF(partition))) => {
+                self.open.remove(&partition);
+                Ok(None)
+            }
+            // The client reconnects by itself; whoever waits has a deadline.
+            Some(Err(error)) if is_passing(&error) => Ok(None),
+            Some(Err(error)) => Err(self.explain(error)),
+            None => Ok(None),
+        }
+    }
+
+    /// Whether the end of every partition was seen at least once.
+    pub(crate) fn saw_all_ends(&self) -> bool {
+        self.open.is_empty()
+    }
+
+    /// Calls `take` with every record up to the end of each partition.
+    pub(crate) fn to_end(
+        &mut self,
+        mut take: impl FnMut(Record) -> Result<(), TopologyError>,
+    ) -> Result<(), TopologyError> {
+        let mut heard = Instant::now();
+        while !self.saw_all_ends() {
+            if let Some(record) = self.next(Duration::from_millis(100))? {
+                heard = Instant::now();
+                take(record)?;
+            }
+            if heard.elapsed() > PATIENCE {
+                return Err(TopologyError::Silent { doing: format!("read {}", self.topic) });
+            }
+        }
+        Ok(())
+    }
+
+    /// Says where `record` cannot be read and why.
+    pub(crate) fn bad(&self, record: &Record, reason: impl std::fmt::Display) -> TopologyError {
+        TopologyError::Record {
+            topic: self.topic.clone(),
+            partition: record.partition,
+            offset: record.offset,
+            reason: reason.to_string(),
+        }
+    }
+
+    fn explain(&self, error: KafkaError) -> TopologyError {
+        TopologyError::from_kafka(&format!("read {}", self.topic), &self.brokers, error)
+    }
+}
+
+/// The newest progress record, if there is one.
+pub(crate) fn progress(source: &Source) -> Result<Option<ProgressRecord>, TopologyError> {
+    let mut reader = Reader::open(source, &source.topics.progress, From::Oldest)?;
+    let mut last = None;
+    reader.to_end(|record| {
+        last = Some(record);
+        Ok(())
+    })?;
+    let Some(record) = last else { return Ok(None) };
+    serde_json::from_slice(record.value.as_deref().unwrap_or_default())
+        .map(Some)
+        .map_err(|error| reader.bad(&record, error))
+}
+
+fn is_passing(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::BrokerTransportFailure | Code::AllBrokersDown | Code::OperationTimedOut)
+    )
+}
+
+/// Waits for an answer that another thread brings.
+pub(crate) fn wait<F: Future>(answer: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: std::sync::Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::sync::Arc::new(Unpark(std::thread::current())).into();
+    let mut context = std::task::Context::from_waker(&waker);
+    let mut answer = std::pin::pin!(answer);
+    loop {
+        match answer.as_mut().poll(&mut context) {
+            std::task::Poll::Ready(output) => return output,
+            std::task::Poll::Pending => std::thread::park(),
+        }
+    }
+}

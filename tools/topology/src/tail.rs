@@ -1,0 +1,124 @@
+//! Follows the events topic in the order of the sequence numbers.
+
+use std::time::{Duration, Instant};
+
+use tokio::sync::mpsc;
+use wattle_api::stream::HEADER_SEQ;
+use wattle_api::topology::TopologyEvent;
+
+use crate::error::TopologyError;
+use crate::merge::Merge;
+use crate::reader::{From, Reader, progress};
+use crate::source::Source;
+
+/// Events between reader and caller; each some hundred bytes. When it is full the reader waits.
+const QUEUE: usize = 1_024;
+
+/// Events that may wait for one before them; then it is taken for lost.
+const WINDOW: usize = 100_000;
+
+/// How long an event before others is waited for. All of a batch become visible within milliseconds.
+const LATE: Duration = Duration::from_secs(5);
+
+/// Offsets before the end at which following begins: more than one transaction has in a partition.
+const OVERLAP: i64 = 2_048;
+
+/// Where to begin.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// With the next event that happens.
+    Next,
+    /// With the oldest that is kept.
+    Oldest,
+    /// With this one.
+    Seq(u64),
+}
+
+/// What a tail gives.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Item {
+    /// An event.
+    Event(Box<TopologyEvent>),
+    /// Events from the first to the second number are not in the topic.
+    Missing(u64, u64),
+}
+
+/// Follows a network's events; ends when dropped.
+#[derive(Debug)]
+pub struct Tail(mpsc::Receiver<Result<Item, TopologyError>>);
+
+impl Tail {
+    pub(crate) fn open(source: &Source, start: Start) -> Result<Self, TopologyError> {
+        let (from, first) = match start {
+            Start::Next => (From::Tail(OVERLAP), None),
+            Start::Oldest => (From::Oldest, Some(None)),
+            Start::Seq(seq) => (From::Oldest, Some(Some(seq))),
+        };
+        let reader = Reader::open(source, &source.topics.events, from)?;
+        // Read after the reader knows where it begins, so that nothing falls between the two.
+        let first = match first {
+            Some(first) => first,
+            None => Some(progress(source)?.map_or(1, |progress| progress.last_seq + 1)),
+        };
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        std::thread::Builder::new()
+            .name("topology-tail".into())
+            .spawn(move || follow(reader, Merge::from(first), &sender))
+            .map_err(|_| TopologyError::Interrupted)?;
+        Ok(Self(receiver))
+    }
+
+    /// The next event; `None` after an error.
+    pub async fn next(&mut self) -> Option<Result<Item, TopologyError>> {
+        self.0.recv().await
+    }
+}
+
+/// Ends when nobody listens any more, or after an error.
+fn follow(
+    mut reader: Reader,
+    mut merge: Merge<Box<TopologyEvent>>,
+    sender: &mpsc::Sender<Result<Item, TopologyError>>,
+) {
+    let mut moved = Instant::now();
+    while !sender.is_closed() {
+        let read = read_one(&mut reader, &mut merge);
+        let mut items: Vec<_> = read.err().map(Err).into_iter().collect();
+        let failed = !items.is_empty();
+        while let Some(event) = merge.pop() {
+            items.push(Ok(Item::Event(event)));
+        }
+        let stuck = merge.len() > 0 && reader.saw_all_ends() && moved.elapsed() > LATE;
+        if items.is_empty() && (stuck || merge.len() > WINDOW || begins_with_lowest(&reader, &merge)) {
+            items.extend(merge.skip().map(|(first, last)| Ok(Item::Missing(first, last))));
+        }
+        if !items.is_empty() || merge.len() == 0 {
+            moved = Instant::now();
+        }
+        for item in items {
+            if sender.blocking_send(item).is_err() {
+                return;
+            }
+        }
+        if failed {
+            return;
+        }
+    }
+}
+
+/// Nobody said where to begin, and everything that is kept has been read.
+fn begins_with_lowest<T>(reader: &Reader, merge: &Merge<T>) -> bool {
+    merge.is_unset() && reader.saw_all_ends()
+}
+
+fn read_one(
+    reader: &mut Reader,
+    merge: &mut Merge<Box<TopologyEvent>>,
+) -> Result<(), TopologyError> {
+    let Some(record) = reader.next(Duration::from_millis(100))? else { return Ok(()) };
+    let seq = record.number(HEADER_SEQ).ok_or_else(|| reader.bad(&record, "no wattle-seq"))?;
+    let event = serde_json::from_slice(record.value.as_deref().unwrap_or_default())
+        .map_err(|error| reader.bad(&record, error))?;
+    merge.put(seq, Box::new(event));
+    Ok(())
+}

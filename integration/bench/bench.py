@@ -263,7 +263,7 @@ def routing(options):
 
 def one_cut(lab, mesh, stream, link):
     source = mesh.agents["r1"]
-    wait_until(lambda: stream.flowing() and source.path_to("r3") == ["r1", "r2", "r3"], 400, "the way r1-r2-r3 is not used", step=0.5)
+    wait_until(lambda: stream.flowing() and source.path_of_flow("r3") == ["r1", "r2", "r3"], 400, "the way r1-r2-r3 is not used", step=0.5)
     time.sleep(0.3 + random.random())
     cut_at = time.monotonic_ns()
     lab.between(*link).cut()

@@ -13,11 +13,13 @@ import json
 import os
 import sys
 import time
+import traceback
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 sys.path[:0] = [os.path.dirname(HERE), HERE]
 
 from breaks import Breaker, Ledger  # noqa: E402
+from lab.mesh import binaries  # noqa: E402
 from lab.net import Lab, LabError  # noqa: E402
 from stage import LINKS, NODES, Stage, processes_of  # noqa: E402
 from view import View  # noqa: E402
@@ -63,6 +65,8 @@ def verdict(document):
         wrong.append("some pairs do not reach each other")
     if len(document.get("breaks", [])) < 6:
         wrong.append("not every break was played")
+    if any(result.get("left_after_ms", 0) is None for result in document.get("breaks", [])):
+        wrong.append("the lossy link was not left within 10 s")
     if any(not result["path_after"] for result in document.get("breaks", [])):
         wrong.append("a break left no way")
     events = document.get("events", {})
@@ -83,6 +87,8 @@ def main():
     parser.add_argument("--keep", action="store_true", help="stay until Ctrl-C")
     parser.add_argument("--seconds", type=int, default=4, help="length of each iperf3 run")
     options = parser.parse_args()
+    # `wattle init` calls its sister programs by name.
+    os.environ["PATH"] = f"{binaries()}:{os.environ['PATH']}"
     document = {"schema": "wattle.demo/v1"}
     begun = time.monotonic()
     lab = Lab()
@@ -92,6 +98,9 @@ def main():
         document["error"] = None if options.keep else "interrupted"
     except LabError as error:
         document["error"] = str(error)
+    except Exception as error:
+        document["error"] = f"{type(error).__name__}: {error}"
+        traceback.print_exc()
     finally:
         document["leftovers"] = lab.close() + processes_of(lab.folder)
         document["seconds"] = round(time.monotonic() - begun)

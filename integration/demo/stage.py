@@ -9,8 +9,10 @@
 
 import json
 import os
+import socket
 import time
 
+from lab import bridge
 from lab import mesh as wattle_mesh
 from lab.mesh import Agent, Mesh
 from lab.net import LabError, run, wait_until
@@ -50,7 +52,9 @@ class Stage:
         self.state = os.path.join(self.hub.folder, "coordinator")
         self.admin("init", "--name", "demo", "--advertise", f"{HUB}:5741", "--state", self.state, "--no-join")
         if self.kafka:
-            wire_kafka(self.state, self.kafka)
+            # The hub has no way out of the lab; brokers that the first one names must be reachable at its address, too.
+            address, port = self.kafka.rsplit(":", 1)
+            bridge.into(self.lab, self.hub, socket.gethostbyname(address), port)
         self.serve()
         self.events_path = os.path.join(self.lab.folder, "events.jsonl")
         with open(self.events_path, "w") as out:
@@ -61,7 +65,10 @@ class Stage:
     def serve(self):
         program = os.path.join(wattle_mesh.binaries(), "wattle-coordinator")
         self.coordinator_log = os.path.join(self.hub.folder, "coordinator.log")
-        self.coordinator = self.hub.spawn([program, "serve", "--state", self.state], log=self.coordinator_log)
+        config = os.path.join(self.hub.folder, "coordinator.toml")
+        with open(config, "w") as out:
+            out.write(f"[kafka]\nbrokers = [{json.dumps(self.kafka)}]\n" if self.kafka else "")
+        self.coordinator = self.hub.spawn([program, "serve", "--state", self.state, "--config", config], log=self.coordinator_log)
         wait_until(lambda: "5741" in self.hub.run(["ss", "-Hltn"]).stdout or self.coordinator.poll() is not None, 15,
                    "the coordinator does not listen")
         if self.coordinator.poll() is not None:
@@ -120,12 +127,6 @@ class Stage:
                     document = json.loads(line)
                     events.append(document.get("data", document))
         return [event for event in events if isinstance(event, dict) and "key" in event]
-
-
-def wire_kafka(state, broker):
-    path = os.path.join(state, "coordinator.toml")
-    with open(path, "a") as out:
-        out.write(f"\n[kafka]\nbrokers = [{json.dumps(broker)}]\n")
 
 
 def processes_of(folder):

@@ -62,17 +62,28 @@ class Agent:
         """Runs `wattle WORDS --json` and returns its `data`."""
         return json.loads(self.wattle(*words, "--json", timeout=timeout).stdout)["data"]
 
-    def path_to(self, name):
-        """Names of the nodes on the used way to a node, both ends included; [] when there is none."""
+    def ways_to(self, name):
+        """The used ways to a node, widest first: each a list of names, both ends included."""
         answer = self.wattle("path", name, "--json", check=False)
         if answer.returncode:
             return []
-        ways = json.loads(answer.stdout)["data"]["ways"]
-        used = [way for way in ways if way["role"] == "used"]
-        if not used or not used[0]["hops"]:
-            return []
-        best = max(used, key=lambda way: way["weight_ppm"])
-        return [best["hops"][0]["from"]["name"]] + [hop["to"]["name"] for hop in best["hops"]]
+        ways = [way for way in json.loads(answer.stdout)["data"]["ways"] if way["role"] == "used" and way["hops"]]
+        ways.sort(key=lambda way: -way["weight_ppm"])
+        return [[way["hops"][0]["from"]["name"]] + [hop["to"]["name"] for hop in way["hops"]] for way in ways]
+
+    def path_to(self, name):
+        """The widest used way to a node; [] when there is none."""
+        return next(iter(self.ways_to(name)), [])
+
+    def path_of_flow(self, name, seconds=0.4):
+        """The way that most packets take at this moment: flows are spread over ways, a stream of probes is one flow."""
+        before = self.host.packets_sent()
+        time.sleep(seconds)
+        after = self.host.packets_sent()
+        wires = [wire for wire in before if wire.startswith("to-")]
+        first = max(wires, key=lambda wire: after[wire] - before[wire]).removeprefix("to-")
+        ways = self.ways_to(name)
+        return next((way for way in ways if way[1] == first), ways[0] if ways else [])
 
     def tail_of_log(self, lines=15):
         try:

@@ -72,6 +72,12 @@ class Lab:
             host.address("lan", f"{subnet}.{number}/24")
             host.up("lan")
 
+    def spawn(self, command):
+        """Starts a process outside of all hosts, to be ended with the lab."""
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.processes.append(process)
+        return process
+
     def between(self, a, b):
         return self.links[frozenset((a, b))]
 
@@ -157,8 +163,14 @@ class Host:
                    seconds, f"{self.name}: no interface {interface}")
 
     def bytes_sent(self):
+        return self._sent("bytes")
+
+    def packets_sent(self):
+        return self._sent("packets")
+
+    def _sent(self, what):
         links = json.loads(self.ip("-s", "-j", "link").stdout)
-        return {link["ifname"]: link["stats64"]["tx"]["bytes"] for link in links}
+        return {link["ifname"]: link["stats64"]["tx"][what] for link in links}
 
     def reaches(self, addresses, timeout_ms=500):
         """Tells which addresses answer a ping."""

@@ -5,6 +5,7 @@
 #   setup_packages GROUP...   Debian packages of a group: build run capture kafka package bench
 #   setup_rust                cargo on the PATH, through rustup when there is none
 #   setup_binaries CRATE...   release binaries; WATTLE_BIN_DIR says where they are
+#   setup_debug_binaries      all binaries in the development profile, likewise
 #
 # Nothing that is there already is installed again, so a second run starts at once.
 
@@ -34,7 +35,7 @@ setup_group() {
     run) echo iproute2 nftables iperf3 fping iputils-ping ethtool procps python3 ;;
     capture) echo tcpdump kcat wireguard-go wireguard-tools jq openssl ;;
     kafka) echo default-jre-headless maven kcat ;;
-    package) echo dpkg-dev man-db ;;
+    package) echo dpkg-dev debootstrap systemd ;;
     bench) echo wireguard-go wireguard-tools nebula tinc frr bird2 babeld ;;
     *) setup_die "setup_packages: no group $1" ;;
   esac
@@ -92,6 +93,19 @@ setup_binaries() {
   setup_say "building $* (release; the first time takes about ten minutes on two cores)"
   (cd "$setup_root" && cargo build --release --locked --bins "${args[@]}" >&2) || setup_die "the build failed, see above"
   WATTLE_BIN_DIR=$(setup_target_dir)/release
+  export WATTLE_BIN_DIR
+}
+
+# The binaries that tests run. The whole workspace at once, so that cargo picks the same features as for the unit tests
+# and builds no dependency twice.
+setup_debug_binaries() {
+  if [ -n "${WATTLE_BIN_DIR:-}" ]; then
+    setup_binaries
+    return
+  fi
+  setup_say "building the binaries (development profile)"
+  (cd "$setup_root" && cargo build --workspace --bins --locked >&2) || setup_die "the build failed, see above"
+  WATTLE_BIN_DIR=$(setup_target_dir)/debug
   export WATTLE_BIN_DIR
 }
 

@@ -126,10 +126,24 @@ pub struct Complaint {
 
 impl fmt::Display for Complaint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        writeln!(f, "{}:{}:{}: {}", self.path.display(), self.line, self.column, self.message)?;
+        writeln!(
+            f,
+            "{}:{}:{}: {}",
+            self.path.display(),
+            self.line,
+            self.column,
+            self.message
+        )?;
         let number = self.line.to_string();
         writeln!(f, " {number} | {}", self.excerpt)?;
-        write!(f, " {:w$} | {:>c$}", "", "^", w = number.len(), c = self.column)
+        write!(
+            f,
+            " {:w$} | {:>c$}",
+            "",
+            "^",
+            w = number.len(),
+            c = self.column
+        )
     }
 }
 
@@ -151,14 +165,22 @@ impl Config {
 
     /// Reads one file.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let read = |source| ConfigError::Read { path: path.to_owned(), source };
+        let read = |source| ConfigError::Read {
+            path: path.to_owned(),
+            source,
+        };
         let bytes = std::fs::read(path).map_err(read)?;
         match std::str::from_utf8(&bytes) {
             Ok(text) => Self::parse(text, path),
             Err(error) => {
                 let before = String::from_utf8_lossy(&bytes[..error.valid_up_to()]);
                 let at = before.len()..before.len();
-                Err(complain(path, &before, at, "this byte is not UTF-8 text".to_owned()))
+                Err(complain(
+                    path,
+                    &before,
+                    at,
+                    "this byte is not UTF-8 text".to_owned(),
+                ))
             }
         }
     }
@@ -192,7 +214,10 @@ impl Config {
 }
 
 fn complain(path: &Path, text: &str, at: Range<usize>, message: String) -> ConfigError {
-    let start = (0..=at.start.min(text.len())).rev().find(|i| text.is_char_boundary(*i)).unwrap_or(0);
+    let start = (0..=at.start.min(text.len()))
+        .rev()
+        .find(|i| text.is_char_boundary(*i))
+        .unwrap_or(0);
     let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
     let excerpt = text[line_start..].lines().next().unwrap_or("");
     ConfigError::Content(Box::new(Complaint {
@@ -200,7 +225,11 @@ fn complain(path: &Path, text: &str, at: Range<usize>, message: String) -> Confi
         line: text[..start].matches('\n').count() + 1,
         column: text[line_start..start].chars().count() + 1,
         message,
-        excerpt: excerpt.chars().map(|c| if c.is_control() { ' ' } else { c }).take(160).collect(),
+        excerpt: excerpt
+            .chars()
+            .map(|c| if c.is_control() { ' ' } else { c })
+            .take(160)
+            .collect(),
     }))
 }
 
@@ -227,7 +256,9 @@ fn integer_in<'de, D: Deserializer<'de>>(
         return Ok(value);
     }
     let (low, high) = (allowed.start, allowed.end - 1);
-    Err(D::Error::custom(format!("{value} is outside the range of {what}: {low} to {high}")))
+    Err(D::Error::custom(format!(
+        "{value} is outside the range of {what}: {low} to {high}"
+    )))
 }
 
 fn port<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u16, D::Error> {
@@ -256,22 +287,27 @@ fn checked_interface(name: String) -> Result<String, String> {
     if (1..=15).contains(&name.len()) && name.chars().all(allowed) && name != "." && name != ".." {
         return Ok(name);
     }
-    Err(format!("{name:?} is not an interface name: 1 to 15 characters of a-z A-Z 0-9 - _ ."))
+    Err(format!(
+        "{name:?} is not an interface name: 1 to 15 characters of a-z A-Z 0-9 - _ ."
+    ))
 }
 
 fn endpoints<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<SocketAddr>, D::Error> {
     let texts = Vec::<String>::deserialize(deserializer)?;
-    texts.iter().map(|text| checked_endpoint(text).map_err(D::Error::custom)).collect()
+    texts
+        .iter()
+        .map(|text| checked_endpoint(text).map_err(D::Error::custom))
+        .collect()
 }
 
 fn checked_endpoint(text: &str) -> Result<SocketAddr, String> {
     match SocketAddr::from_str(text) {
-        Ok(address) if address.port() == 0 => {
-            Err(format!("{text:?}: port 0 cannot be dialled; give the port that others reach"))
-        }
-        Ok(address) if address.ip().is_unspecified() || address.ip().is_multicast() => {
-            Err(format!("{text:?} cannot be dialled; give a unicast address"))
-        }
+        Ok(address) if address.port() == 0 => Err(format!(
+            "{text:?}: port 0 cannot be dialled; give the port that others reach"
+        )),
+        Ok(address) if address.ip().is_unspecified() || address.ip().is_multicast() => Err(
+            format!("{text:?} cannot be dialled; give a unicast address"),
+        ),
         Ok(address) => Ok(address),
         Err(_) => Err(format!(
             "{text:?} is not an address with a port, such as 192.0.2.1:51820 or [2001:db8::1]:51820"
@@ -287,7 +323,9 @@ fn checked_path(path: PathBuf) -> Result<PathBuf, String> {
     // sun_path has 108 bytes, one of them the final zero.
     match path.as_os_str().len() {
         _ if !path.is_absolute() => Err(format!("{path:?} is not an absolute path")),
-        108.. => Err(format!("{path:?} is too long for a Unix socket: at most 107 bytes")),
+        108.. => Err(format!(
+            "{path:?} is too long for a Unix socket: at most 107 bytes"
+        )),
         _ => Ok(path),
     }
 }
@@ -296,16 +334,22 @@ fn loopback<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<SocketA
     let text = String::deserialize(deserializer)?;
     let example = SocketAddr::from((Ipv4Addr::LOCALHOST, 9586));
     let address = SocketAddr::from_str(&text).map_err(|_| {
-        D::Error::custom(format!("{text:?} is not an address with a port, such as {example}"))
+        D::Error::custom(format!(
+            "{text:?} is not an address with a port, such as {example}"
+        ))
     })?;
-    checked_loopback(address).map(Some).map_err(D::Error::custom)
+    checked_loopback(address)
+        .map(Some)
+        .map_err(D::Error::custom)
 }
 
 fn checked_loopback(address: SocketAddr) -> Result<SocketAddr, String> {
     if address.ip().is_loopback() {
         return Ok(address);
     }
-    Err(format!("metrics are served on loopback only (127.0.0.1 or [::1]), not on {address}"))
+    Err(format!(
+        "metrics are served on loopback only (127.0.0.1 or [::1]), not on {address}"
+    ))
 }
 
 fn log_filter<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
@@ -344,7 +388,10 @@ mod tests {
 
     #[test]
     fn an_empty_file_is_the_defaults() {
-        assert_eq!(Config::parse("", Path::new("x")).unwrap(), Config::default());
+        assert_eq!(
+            Config::parse("", Path::new("x")).unwrap(),
+            Config::default()
+        );
     }
 
     #[test]
@@ -363,7 +410,10 @@ mod tests {
     fn an_unknown_key_is_answered_with_the_allowed_ones() {
         let (line, column, message) = refusal("mtu = 1360\nlisen_port = 1\n");
         assert_eq!((line, column), (2, 1));
-        assert!(message.starts_with("unknown key `lisen_port`; allowed keys:"), "{message}");
+        assert!(
+            message.starts_with("unknown key `lisen_port`; allowed keys:"),
+            "{message}"
+        );
         assert!(message.contains("`listen_port`"), "{message}");
     }
 
@@ -378,7 +428,11 @@ mod tests {
             ("interface = \"much-too-long-name\"", 13, "1 to 15"),
             ("interface = \"a/b\"", 13, "1 to 15"),
             ("interface = \"\"", 13, "1 to 15"),
-            ("prefixes = [\"10.1.2.3/16\"]", 12, "did you mean 10.1.0.0/16?"),
+            (
+                "prefixes = [\"10.1.2.3/16\"]",
+                12,
+                "did you mean 10.1.0.0/16?",
+            ),
             ("prefixes = [\"10.0.0.0/99\"]", 12, "not an IP prefix"),
             ("endpoints = [\"192.0.2.1\"]", 13, "with a port"),
             ("endpoints = [\"192.0.2.1:0\"]", 13, "port 0"),
@@ -412,7 +466,9 @@ mod tests {
 
     #[test]
     fn the_refusal_shows_the_line_and_points_at_it() {
-        let error = Config::parse("\tmtu = 5\n", Path::new("w.toml")).unwrap_err().to_string();
+        let error = Config::parse("\tmtu = 5\n", Path::new("w.toml"))
+            .unwrap_err()
+            .to_string();
         let lines: Vec<&str> = error.lines().collect();
         assert_eq!(lines[1], " 1 |  mtu = 5");
         assert_eq!(lines[2].find('^'), lines[1].find('5'));
@@ -420,16 +476,31 @@ mod tests {
 
     #[test]
     fn flags_win_over_the_file_and_are_checked_alike() {
-        let flags = Overrides { listen_port: Some(0), ..Overrides::default() };
+        let flags = Overrides {
+            listen_port: Some(0),
+            ..Overrides::default()
+        };
         assert_eq!(Config::default().overridden(flags).unwrap().listen_port, 0);
-        let flags = Overrides { interface: Some("a/b".into()), ..Overrides::default() };
+        let flags = Overrides {
+            interface: Some("a/b".into()),
+            ..Overrides::default()
+        };
         let error = Config::default().overridden(flags).unwrap_err();
         assert!(error.to_string().starts_with("--interface: "));
     }
 
     #[test]
     fn no_garbage_panics() {
-        for text in ["\0", "=", "[[]]", "mtu={}", "é = 1", "mtu = 1\u{2028}", "a.b.c.d = 1", "'"] {
+        for text in [
+            "\0",
+            "=",
+            "[[]]",
+            "mtu={}",
+            "é = 1",
+            "mtu = 1\u{2028}",
+            "a.b.c.d = 1",
+            "'",
+        ] {
             let _ = refusal(text);
         }
     }

@@ -97,7 +97,10 @@ impl WorkerHandle {
             mailbox.questions.push(question);
         }
         self.wake.wake();
-        tokio::time::timeout(STATUS_PATIENCE, answer).await.ok()?.ok()
+        tokio::time::timeout(STATUS_PATIENCE, answer)
+            .await
+            .ok()?
+            .ok()
     }
 
     /// Ends the thread.
@@ -136,7 +139,10 @@ impl DataThread {
         let wake = Wake::new()?;
         let mailbox = Arc::new(Mutex::new(Mailbox::default()));
         let (events, events_end) = mpsc::channel(EVENT_QUEUE);
-        let handle = WorkerHandle { mailbox: Arc::clone(&mailbox), wake: wake.clone() };
+        let handle = WorkerHandle {
+            mailbox: Arc::clone(&mailbox),
+            wake: wake.clone(),
+        };
         let tun_out = TunBatch::new(tun.coalescing());
         let thread = Self {
             worker,
@@ -156,7 +162,9 @@ impl DataThread {
 
     /// Starts the thread. It ends by order, or with the error that took the device away.
     pub(crate) fn start(self) -> io::Result<JoinHandle<io::Result<()>>> {
-        std::thread::Builder::new().name(NAME.to_owned()).spawn(move || self.run())
+        std::thread::Builder::new()
+            .name(NAME.to_owned())
+            .spawn(move || self.run())
     }
 
     fn run(mut self) -> io::Result<()> {
@@ -168,14 +176,19 @@ impl DataThread {
             }
             // Always both: reading what is there costs one call, a link judged dead too early costs a route.
             more = self.read_sockets() | self.read_device()?;
-            self.worker.handle_timeout(self.clock.now(), &mut self.tx, &mut self.tun_out);
+            self.worker
+                .handle_timeout(self.clock.now(), &mut self.tx, &mut self.tun_out);
             self.flush();
             self.tell();
         }
     }
 
     fn sources(&self) -> Sources<'_> {
-        Sources { tun: Some(&self.tun), udp: &self.udp, wake: &self.wake }
+        Sources {
+            tun: Some(&self.tun),
+            udp: &self.udp,
+            wake: &self.wake,
+        }
     }
 
     /// How long there is nothing to do by ourselves.
@@ -193,7 +206,10 @@ impl DataThread {
         let mailbox = {
             let mut open = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner);
             let dropped = open.dropped;
-            let emptied = Mailbox { dropped, ..Mailbox::default() };
+            let emptied = Mailbox {
+                dropped,
+                ..Mailbox::default()
+            };
             std::mem::replace(&mut *open, emptied)
         };
         let now = self.clock.now();
@@ -212,7 +228,11 @@ impl DataThread {
         for question in mailbox.questions {
             let _ = question.send(self.report(mailbox.dropped));
         }
-        if mailbox.stop { Obeyed::Stop } else { Obeyed::GoOn }
+        if mailbox.stop {
+            Obeyed::Stop
+        } else {
+            Obeyed::GoOn
+        }
     }
 
     fn report(&self, orders_dropped: u64) -> WorkerReport {
@@ -228,7 +248,15 @@ impl DataThread {
     fn read_sockets(&mut self) -> bool {
         for _ in 0..UDP_ROUNDS {
             let now = self.clock.now();
-            let Self { worker, udp, received, tx, tun_out, tun, .. } = self;
+            let Self {
+                worker,
+                udp,
+                received,
+                tx,
+                tun_out,
+                tun,
+                ..
+            } = self;
             let messages = udp.receive(received, |udp, from, datagrams, segment| {
                 if tx.is_nearly_full() {
                     udp.send(tx);
@@ -255,7 +283,8 @@ impl DataThread {
                 return Ok(false);
             };
             let packet = &mut self.packet[..length];
-            self.worker.handle_tun(now, header, packet, &mut self.tx, &mut self.tun_out);
+            self.worker
+                .handle_tun(now, header, packet, &mut self.tx, &mut self.tun_out);
             if self.tx.is_nearly_full() || self.tun_out.is_nearly_full() {
                 self.flush();
             }

@@ -29,7 +29,10 @@ struct Look {
 impl LoadWatch {
     /// The load in percent, given the CPU time that the data thread has wanted so far.
     pub(crate) fn percent(&mut self) -> u8 {
-        let look = data_thread_time().map(|wanted_ns| Look { at: Instant::now(), wanted_ns });
+        let look = data_thread_time().map(|wanted_ns| Look {
+            at: Instant::now(),
+            wanted_ns,
+        });
         if let (Some(last), Some(look)) = (self.last, look) {
             let wanted = look.wanted_ns.saturating_sub(last.wanted_ns) as f64;
             let passed = look.at.duration_since(last.at).as_nanos().max(1) as f64;
@@ -46,9 +49,13 @@ fn rounded(percent: f64) -> u8 {
 
 /// Nanoseconds that the data thread ran or waited to run; `None` where the kernel does not count them.
 fn data_thread_time() -> Option<u64> {
-    let mut tasks = fs::read_dir("/proc/self/task").ok()?.flatten().map(|entry| entry.path());
+    let mut tasks = fs::read_dir("/proc/self/task")
+        .ok()?
+        .flatten()
+        .map(|entry| entry.path());
     let is_data = |path: &std::path::PathBuf| {
-        fs::read_to_string(path.join("comm")).is_ok_and(|name| name.trim() == crate::data_thread::NAME)
+        fs::read_to_string(path.join("comm"))
+            .is_ok_and(|name| name.trim() == crate::data_thread::NAME)
     };
     parse_schedstat(&fs::read_to_string(tasks.find(is_data)?.join("schedstat")).ok()?)
 }
@@ -64,7 +71,10 @@ fn memory_pressure() -> Option<f64> {
 
 fn parse_pressure(text: &str) -> Option<f64> {
     let full = text.lines().find_map(|line| line.strip_prefix("full "))?;
-    full.split(' ').find_map(|field| field.strip_prefix("avg60="))?.parse().ok()
+    full.split(' ')
+        .find_map(|field| field.strip_prefix("avg60="))?
+        .parse()
+        .ok()
 }
 
 #[cfg(test)]
@@ -82,6 +92,9 @@ mod tests {
 
     #[test]
     fn load_moves_in_steps() {
-        assert_eq!((rounded(3.0), rounded(42.5), rounded(99.0), rounded(400.0)), (0, 40, 100, 100));
+        assert_eq!(
+            (rounded(3.0), rounded(42.5), rounded(99.0), rounded(400.0)),
+            (0, 40, 100, 100)
+        );
     }
 }

@@ -13,10 +13,12 @@ use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 use tokio::net::unix::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::net::{UnixListener, UnixStream};
-use tokio::sync::{Semaphore, broadcast::error::RecvError};
+use tokio::sync::Semaphore;
+use tokio::sync::broadcast::{self, error::RecvError};
 use tokio::time::timeout;
 use wattle_control::{
-    Access, ErrorCode, ErrorReport, MAX_REQUEST_BYTES, Reply, Request, Role, decode, encode,
+    Access, ErrorCode, ErrorReport, EventReport, MAX_REQUEST_BYTES, Reply, Request, Role, decode,
+    encode,
 };
 
 use crate::ping;
@@ -35,7 +37,7 @@ const ADMIN_GROUP: &str = "wattle-admin";
 
 /// Why the socket cannot be served.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum LocalApiError {
+pub enum LocalApiError {
     /// Somebody answers on the socket.
     #[error(
         "another agent listens on {0}; stop it first (`systemctl stop wattled`), \
@@ -65,7 +67,10 @@ pub(crate) struct LocalSocket {
 impl LocalSocket {
     /// Listens on `path`: mode 0660, group `wattle` where there is one. Takes over the file of an agent that died.
     pub(crate) fn bind(path: &Path) -> Result<Self, LocalApiError> {
-        let failed = |source| LocalApiError::Bind { path: path.to_owned(), source };
+        let failed = |source| LocalApiError::Bind {
+            path: path.to_owned(),
+            source,
+        };
         if std::os::unix::net::UnixStream::connect(path).is_ok() {
             return Err(LocalApiError::InUse(path.to_owned()));
         }
@@ -78,14 +83,19 @@ impl LocalSocket {
         }
         let listener = UnixListener::bind(path).map_err(failed)?;
         std::fs::set_permissions(path, PermissionsExt::from_mode(0o660)).map_err(failed)?;
-        let socket = Self { listener, path: path.to_owned() };
+        let socket = Self {
+            listener,
+            path: path.to_owned(),
+        };
         socket.open_to_readers();
         Ok(socket)
     }
 
     /// Members of both groups must be able to connect: the file belongs to the wider one.
     fn open_to_readers(&self) {
-        let Some(gid) = group_id(READ_GROUP) else { return };
+        let Some(gid) = group_id(READ_GROUP) else {
+            return;
+        };
         if let Err(error) = std::os::unix::fs::chown(&self.path, None, Some(gid.as_raw())) {
             tracing::warn!(%error, group = READ_GROUP, "cannot open the local socket to its group");
         }
@@ -127,7 +137,7 @@ impl Drop for LocalSocket {
 fn turn_away(stream: &UnixStream) {
     let why = format!("{MAX_CLIENTS} clients are being served");
     let reply = refusal(ErrorCode::Busy, "not served", why, "try again in a moment");
-    if let Ok(line) = encode(&reply) {
+    if let Ok(line) = encode(&Reply::Error(reply)) {
         let _ = stream.try_write(&line);
     }
 }
@@ -142,7 +152,7 @@ async fn serve_client(stream: UnixStream, engine: EngineHandle) {
     while let Some(line) = next_line(&mut reader).await {
         let outcome = match decode::<Request>(&line) {
             Err(error) => {
-                let reply = malformed(&error.to_string());
+                let reply = Reply::Error(malformed(&error.to_string()));
                 let _ = send(&mut writer, &reply).await;
                 return;
             }
@@ -176,7 +186,7 @@ async fn answer(
 ) -> io::Result<()> {
     let caller = match permitted(caller, &request) {
         Ok(caller) => caller,
-        Err(refused) => return send(writer, &refused).await,
+        Err(refused) => return send(writer, &Reply::Error(refused)).await,
     };
     match request {
         Request::Events { follow } => stream_events(follow, engine, writer).await,
@@ -190,22 +200,32 @@ async fn stream_events(
     engine: &EngineHandle,
     writer: &mut OwnedWriteHalf,
 ) -> io::Result<()> {
-    let mut feed = match engine.events().await {
+    let feed = match engine.events().await {
         Ok(feed) => feed,
-        Err(refused) => return send(writer, &refused).await,
+        Err(refused) => return send(writer, &Reply::Error(refused)).await,
     };
     for event in feed.kept {
         send(writer, &Reply::Event(event)).await?;
     }
-    while follow {
-        match feed.coming.recv().await {
+    if follow {
+        stream_coming(feed.coming, writer).await?;
+    }
+    send(writer, &Reply::Done).await
+}
+
+/// Tells events until the engine is gone.
+async fn stream_coming(
+    mut coming: broadcast::Receiver<EventReport>,
+    writer: &mut OwnedWriteHalf,
+) -> io::Result<()> {
+    loop {
+        match coming.recv().await {
             Ok(event) => send(writer, &Reply::Event(event)).await?,
             // The sequence numbers show the gap.
             Err(RecvError::Lagged(_)) => {}
-            Err(RecvError::Closed) => break,
+            Err(RecvError::Closed) => return Ok(()),
         }
     }
-    send(writer, &Reply::Done).await
 }
 
 async fn stream_pings(
@@ -214,14 +234,22 @@ async fn stream_pings(
     engine: &EngineHandle,
     writer: &mut OwnedWriteHalf,
 ) -> io::Result<()> {
-    let Request::Ping { dst, count, interval_ms, timeout_ms } = request else { return Ok(()) };
+    let Request::Ping {
+        dst,
+        count,
+        interval_ms,
+        timeout_ms,
+    } = request
+    else {
+        return Ok(());
+    };
     let way = match engine.ask(Request::Path { dst: dst.clone() }, caller).await {
         Reply::Path(way) => way,
         refused => return send(writer, &refused).await,
     };
     let target = match ping::Target::new(&dst, &way, engine, caller).await {
         Ok(target) => target,
-        Err(refused) => return send(writer, &refused).await,
+        Err(refused) => return send(writer, &Reply::Error(refused)).await,
     };
     let pace = Duration::from_millis(interval_ms.clamp(10, 60_000).into());
     let patience = Duration::from_millis(timeout_ms.clamp(1, 60_000).into());
@@ -229,7 +257,7 @@ async fn stream_pings(
         let began = tokio::time::Instant::now();
         match target.ping(sequence, patience).await {
             Ok(report) => send(writer, &Reply::Ping(report)).await?,
-            Err(refused) => return send(writer, &refused).await,
+            Err(refused) => return send(writer, &Reply::Error(refused)).await,
         }
         if sequence < count {
             tokio::time::sleep_until(began + pace).await;
@@ -243,10 +271,15 @@ async fn send(writer: &mut OwnedWriteHalf, reply: &Reply) -> io::Result<()> {
     timeout(PATIENCE, writer.write_all(&line)).await?
 }
 
-fn permitted(caller: Option<Caller>, request: &Request) -> Result<Caller, Reply> {
+fn permitted(caller: Option<Caller>, request: &Request) -> Result<Caller, ErrorReport> {
     let forbidden = |group: &str| {
         let why = format!("that takes root or membership in the group {group}");
-        refusal(ErrorCode::Permission, "not permitted", why, "run it with sudo")
+        refusal(
+            ErrorCode::Permission,
+            "not permitted",
+            why,
+            "run it with sudo",
+        )
     };
     let caller = caller.ok_or_else(|| forbidden(READ_GROUP))?;
     match (request.access(), caller.role) {
@@ -261,9 +294,15 @@ fn caller_of(uid: u32, gid: u32) -> Option<Caller> {
     let is_member = |name| group_id(name).is_some_and(|group| groups.contains(&group));
     let is_agent = uid == Uid::effective().as_raw();
     if uid == 0 || is_agent || is_member(ADMIN_GROUP) {
-        return Some(Caller { uid, role: Role::Admin });
+        return Some(Caller {
+            uid,
+            role: Role::Admin,
+        });
     }
-    is_member(READ_GROUP).then_some(Caller { uid, role: Role::Reader })
+    is_member(READ_GROUP).then_some(Caller {
+        uid,
+        role: Role::Reader,
+    })
 }
 
 fn groups_of(uid: u32, gid: u32) -> Vec<Gid> {
@@ -279,12 +318,22 @@ fn group_id(name: &str) -> Option<Gid> {
     Group::from_name(name).ok().flatten().map(|group| group.gid)
 }
 
-fn malformed(why: &str) -> Reply {
+fn malformed(why: &str) -> ErrorReport {
     let next = "use a `wattle` of the agent's version: `wattle version`";
-    refusal(ErrorCode::Usage, "the request was not understood", why.to_owned(), next)
+    refusal(
+        ErrorCode::Usage,
+        "the request was not understood",
+        why.to_owned(),
+        next,
+    )
 }
 
-/// An error as an answer.
-pub(crate) fn refusal(code: ErrorCode, what: &str, why: String, next: &str) -> Reply {
-    Reply::Error(ErrorReport { code, what: what.to_owned(), why, next: next.to_owned() })
+/// An error, for an answer.
+pub(crate) fn refusal(code: ErrorCode, what: &str, why: String, next: &str) -> ErrorReport {
+    ErrorReport {
+        code,
+        what: what.to_owned(),
+        why,
+        next: next.to_owned(),
+    }
 }

@@ -57,7 +57,7 @@ fn main() -> ExitCode {
     };
     let outcome = match flags.check_config {
         true => startup::check_config(&options),
-        false => startup::run(options),
+        false => startup::run(&options),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -74,11 +74,17 @@ impl Snapshot {
         kind: Kind,
         value: u64,
     ) {
-        self.0.push(Sample { name, help, labels, kind, value });
+        self.0.push(Sample {
+            name,
+            help,
+            labels,
+            kind,
+            value,
+        });
     }
 
     /// The figures as text.
-    pub(crate) fn to_text(self) -> String {
+    pub(crate) fn into_text(self) -> String {
         let mut registry = Registry::default();
         registry.register_collector(Box::new(self));
         let mut text = String::new();
@@ -124,14 +130,16 @@ impl Sample {
     "cannot serve metrics on {address}: {source}; choose another port with `metrics` in wattled.toml, \
      or leave it out to serve none"
 )]
-pub(crate) struct MetricsError {
+pub struct MetricsError {
     address: SocketAddr,
     source: io::Error,
 }
 
 /// Listens for scrapes.
 pub(crate) async fn bind(address: SocketAddr) -> Result<TcpListener, MetricsError> {
-    TcpListener::bind(address).await.map_err(|source| MetricsError { address, source })
+    TcpListener::bind(address)
+        .await
+        .map_err(|source| MetricsError { address, source })
 }
 
 /// Serves scrapes for ever.
@@ -142,7 +150,9 @@ pub(crate) async fn serve(listener: TcpListener, engine: EngineHandle) {
             tokio::time::sleep(Duration::from_millis(100)).await;
             continue;
         };
-        let Ok(place) = Arc::clone(&places).try_acquire_owned() else { continue };
+        let Ok(place) = Arc::clone(&places).try_acquire_owned() else {
+            continue;
+        };
         let engine = engine.clone();
         tokio::spawn(async move {
             let _ = tokio::time::timeout(PATIENCE, serve_scrape(stream, engine)).await;
@@ -156,7 +166,10 @@ async fn serve_scrape(mut stream: TcpStream, engine: EngineHandle) -> io::Result
     let (status, body) = match request_line(&head) {
         Some(("GET", "/metrics")) => scrape(&engine).await,
         Some(("GET", _)) => ("404 Not Found", "the metrics are at /metrics\n".to_owned()),
-        Some(_) => ("405 Method Not Allowed", "only GET is answered\n".to_owned()),
+        Some(_) => (
+            "405 Method Not Allowed",
+            "only GET is answered\n".to_owned(),
+        ),
         None => ("400 Bad Request", "this is not HTTP\n".to_owned()),
     };
     let response = format!(
@@ -170,7 +183,10 @@ async fn serve_scrape(mut stream: TcpStream, engine: EngineHandle) -> io::Result
 }
 
 async fn scrape(engine: &EngineHandle) -> (&'static str, String) {
-    let scraper = Caller { uid: 0, role: Role::Reader };
+    let scraper = Caller {
+        uid: 0,
+        role: Role::Reader,
+    };
     match engine.ask(Request::Metrics {}, scraper).await {
         Reply::Metrics(report) => ("200 OK", report.text),
         _ => ("503 Service Unavailable", "the agent is busy\n".to_owned()),
@@ -193,7 +209,10 @@ fn request_line(head: &[u8]) -> Option<(&str, &str)> {
     let line = head.split(|byte| *byte == b'\r').next()?;
     let mut words = std::str::from_utf8(line).ok()?.split(' ');
     let (method, target) = (words.next()?, words.next()?);
-    words.next()?.starts_with("HTTP/1.").then_some((method, target.split('?').next()?))
+    words
+        .next()?
+        .starts_with("HTTP/1.")
+        .then_some((method, target.split('?').next()?))
 }
 
 #[cfg(test)]
@@ -209,17 +228,36 @@ mod tests {
             let name = "wattle_worker_dropped_packets".to_owned();
             snapshot.add(name, "Dropped packets.", labels, Kind::Counter, value);
         }
-        let text = snapshot.to_text();
-        assert!(text.contains("# TYPE wattle_link_up_links gauge\nwattle_link_up_links 2\n"), "{text}");
-        assert_eq!(text.matches("# TYPE wattle_worker_dropped_packets counter").count(), 1);
-        assert!(text.contains("wattle_worker_dropped_packets_total{reason=\"no_route\"} 3\n"), "{text}");
+        let text = snapshot.into_text();
+        assert!(
+            text.contains("# TYPE wattle_link_up_links gauge\nwattle_link_up_links 2\n"),
+            "{text}"
+        );
+        assert_eq!(
+            text.matches("# TYPE wattle_worker_dropped_packets counter")
+                .count(),
+            1
+        );
+        assert!(
+            text.contains("wattle_worker_dropped_packets_total{reason=\"no_route\"} 3\n"),
+            "{text}"
+        );
         assert!(text.ends_with("# EOF\n"));
     }
 
     #[test]
     fn only_http_is_a_request() {
-        assert_eq!(request_line(b"GET /metrics?x HTTP/1.1\r\nA: b"), Some(("GET", "/metrics")));
-        for bad in [&b""[..], b"GET", b"GET /", b"GET / SMTP\r\n", b"\xff\xff / HTTP/1.1"] {
+        assert_eq!(
+            request_line(b"GET /metrics?x HTTP/1.1\r\nA: b"),
+            Some(("GET", "/metrics"))
+        );
+        for bad in [
+            &b""[..],
+            b"GET",
+            b"GET /",
+            b"GET / SMTP\r\n",
+            b"\xff\xff / HTTP/1.1",
+        ] {
             assert_eq!(request_line(bad), None, "{bad:?}");
         }
     }

@@ -77,7 +77,9 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("notify");
         let manager = UnixDatagram::bind(&path).unwrap();
-        let notifier = Notifier { socket: Some(connect(path.to_str().unwrap()).unwrap()) };
+        let notifier = Notifier {
+            socket: Some(connect(path.to_str().unwrap()).unwrap()),
+        };
         notifier.ready("6 peers");
         notifier.alive();
         let mut heard = [0; 64];

@@ -12,7 +12,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 use wattle_control::{
-    ErrorCode, NodeRef, PathReport, PathRole, PingReport, Reply, Request, WayReport,
+    ErrorCode, ErrorReport, NodeRef, PathReport, PathRole, PingReport, Reply, Request, WayReport,
 };
 
 use crate::local_api::refusal;
@@ -34,7 +34,7 @@ impl Target {
         path: &PathReport,
         engine: &EngineHandle,
         caller: Caller,
-    ) -> Result<Self, Reply> {
+    ) -> Result<Self, ErrorReport> {
         let node = path.destination.clone();
         let address = match dst.parse() {
             Ok(address) => address,
@@ -47,11 +47,21 @@ impl Target {
         })?;
         let mut nonce = [0; 8];
         let _ = getrandom::fill(&mut nonce);
-        Ok(Self { node, address, relays: relays(path.ways.first()), socket, nonce })
+        Ok(Self {
+            node,
+            address,
+            relays: relays(path.ways.first()),
+            socket,
+            nonce,
+        })
     }
 
     /// Asks once.
-    pub(crate) async fn ping(&self, sequence: u32, patience: Duration) -> Result<PingReport, Reply> {
+    pub(crate) async fn ping(
+        &self,
+        sequence: u32,
+        patience: Duration,
+    ) -> Result<PingReport, ErrorReport> {
         let asked = Instant::now();
         if let Err(error) = self.socket.send(&self.request(sequence)).await {
             let why = format!("cannot send to {}: {error}", self.address);
@@ -88,7 +98,9 @@ impl Target {
         let mut message = [0; 128];
         loop {
             // An error is an ICMP answer to an earlier request; the wait's end is the caller's.
-            let Ok(length) = self.socket.recv(&mut message).await else { continue };
+            let Ok(length) = self.socket.recv(&mut message).await else {
+                continue;
+            };
             if is_echo_of(&message[..length], self.address, &data) {
                 return;
             }
@@ -99,9 +111,9 @@ impl Target {
 /// A raw IPv4 socket hands out the IP header too.
 fn is_echo_of(message: &[u8], from: IpAddr, data: &[u8]) -> bool {
     let icmp = match message.first() {
-        Some(first) if from.is_ipv4() && first >> 4 == 4 => {
-            message.get(usize::from(first & 0xf) * 4..).unwrap_or_default()
-        }
+        Some(first) if from.is_ipv4() && first >> 4 == 4 => message
+            .get(usize::from(first & 0xf) * 4..)
+            .unwrap_or_default(),
         _ => message,
     };
     let reply = if from.is_ipv4() { 0 } else { 129 };
@@ -129,11 +141,13 @@ async fn address_of(
     node: &NodeRef,
     engine: &EngineHandle,
     caller: Caller,
-) -> Result<IpAddr, Reply> {
+) -> Result<IpAddr, ErrorReport> {
     let addresses = match engine.ask(Request::Peers {}, caller).await {
-        Reply::Peers(report) => {
-            report.peers.into_iter().find(|peer| peer.node.id == node.id).map(|p| p.addresses)
-        }
+        Reply::Peers(report) => report
+            .peers
+            .into_iter()
+            .find(|peer| peer.node.id == node.id)
+            .map(|p| p.addresses),
         _ => None,
     };
     let first = addresses.and_then(|addresses| addresses.first().copied());
@@ -144,13 +158,21 @@ async fn address_of(
 }
 
 fn relays(way: Option<&WayReport>) -> Vec<NodeRef> {
-    let Some(way) = way.filter(|way| way.role == PathRole::Used) else { return Vec::new() };
-    way.hops.iter().skip(1).map(|hop| hop.from.clone()).collect()
+    let Some(way) = way.filter(|way| way.role == PathRole::Used) else {
+        return Vec::new();
+    };
+    way.hops
+        .iter()
+        .skip(1)
+        .map(|hop| hop.from.clone())
+        .collect()
 }
 
 /// RFC 1071.
 fn checksum(message: &[u8]) -> u16 {
-    let words = message.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+    let words = message
+        .chunks(2)
+        .map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
     let sum: u32 = words.sum();
     let folded = (sum & 0xffff) + (sum >> 16);
     !(((folded & 0xffff) + (folded >> 16)) as u16)

@@ -51,10 +51,7 @@ pub(crate) struct EngineHandle {
 
 impl EngineHandle {
     /// A handle that puts questions into `queries`, and asks `worker` for its counters first.
-    pub(crate) const fn new(
-        queries: mpsc::Sender<Query>,
-        worker: WorkerHandle,
-    ) -> Self {
+    pub(crate) const fn new(queries: mpsc::Sender<Query>, worker: WorkerHandle) -> Self {
         Self { queries, worker }
     }
 
@@ -62,35 +59,42 @@ impl EngineHandle {
     pub(crate) async fn ask(&self, request: Request, caller: Caller) -> Reply {
         let worker = self.worker.status().await.map(Box::new);
         let (reply, answer) = oneshot::channel();
-        let query = Query::Local { request, caller, worker, reply };
+        let query = Query::Local {
+            request,
+            caller,
+            worker,
+            reply,
+        };
         if self.queries.try_send(query).is_err() {
-            return busy();
+            return Reply::Error(busy());
         }
-        answer.await.unwrap_or_else(|_| stopping())
+        answer.await.unwrap_or_else(|_| Reply::Error(stopping()))
     }
 
     /// Asks for the event log.
-    pub(crate) async fn events(&self) -> Result<EventFeed, Reply> {
+    pub(crate) async fn events(&self) -> Result<EventFeed, ErrorReport> {
         let (reply, answer) = oneshot::channel();
-        self.queries.try_send(Query::Events(reply)).map_err(|_| busy())?;
+        self.queries
+            .try_send(Query::Events(reply))
+            .map_err(|_| busy())?;
         answer.await.map_err(|_| stopping())
     }
 }
 
-fn busy() -> Reply {
-    Reply::Error(ErrorReport {
+fn busy() -> ErrorReport {
+    ErrorReport {
         code: ErrorCode::Busy,
         what: "the question was not taken".into(),
         why: "too many questions wait for the agent's engine".into(),
         next: "try again in a moment".into(),
-    })
+    }
 }
 
-fn stopping() -> Reply {
-    Reply::Error(ErrorReport {
+fn stopping() -> ErrorReport {
+    ErrorReport {
         code: ErrorCode::Failure,
         what: "the question was not answered".into(),
         why: "the agent is stopping".into(),
         next: "systemctl status wattled".into(),
-    })
+    }
 }

@@ -18,7 +18,7 @@ use wattle_worker::{CipherKind, Transit, Worker};
 use crate::config::{Config, ConfigError, Overrides};
 use crate::coordinator::{self, Uplink};
 use crate::data_thread::DataThread;
-use crate::engine::{Engine, Ended, Inputs, Membership, Setting};
+use crate::engine::{Ended, Engine, Inputs, Membership, Setting};
 use crate::kernel;
 use crate::local_api::{LocalApiError, LocalSocket};
 use crate::metrics::{self, MetricsError};
@@ -97,7 +97,9 @@ pub enum StartError {
     #[error(transparent)]
     Metrics(#[from] MetricsError),
     /// The kernel has no threads or descriptors left.
-    #[error("the kernel refused to {doing}: {source}; raise the limits of the process (`ulimit -a`)")]
+    #[error(
+        "the kernel refused to {doing}: {source}; raise the limits of the process (`ulimit -a`)"
+    )]
     Resources {
         /// What was being done.
         doing: &'static str,
@@ -105,7 +107,9 @@ pub enum StartError {
         source: io::Error,
     },
     /// The data thread ended by itself.
-    #[error("the TUN device is gone ({0}); was it removed with `ip link delete`? Start the agent again")]
+    #[error(
+        "the TUN device is gone ({0}); was it removed with `ip link delete`? Start the agent again"
+    )]
     DataThread(String),
 }
 
@@ -116,8 +120,8 @@ pub fn check_config(options: &Options) -> Result<(), StartError> {
 }
 
 /// Runs the agent until it is told to stop.
-pub fn run(options: Options) -> Result<(), StartError> {
-    let config = load_config(&options)?;
+pub fn run(options: &Options) -> Result<(), StartError> {
+    let config = load_config(options)?;
     start_logging(&config.log);
     hide_memory();
     let state = StateDir::open(&options.state)?;
@@ -153,7 +157,13 @@ impl Node {
             node = %node.name, id = %node.id, network = %network.name, epoch,
             revision = membership.revision(), interface = %config.interface, "Starting"
         );
-        Ok(Self { state, keys, network, membership, epoch })
+        Ok(Self {
+            state,
+            keys,
+            network,
+            membership,
+            epoch,
+        })
     }
 }
 
@@ -168,12 +178,17 @@ fn load_membership(
         tracing::warn!(%damage, "A stored peer set is damaged");
     }
     if found.from == PeersFrom::Previous {
-        tracing::warn!("Using the peer set before the last one; the coordinator will bring the newest");
+        tracing::warn!(
+            "Using the peer set before the last one; the coordinator will bring the newest"
+        );
     }
     let path = state.path().to_owned();
     match found.signed_set {
         Some(signed) => {
-            membership.accept(&signed).map_err(|source| StartError::PeerSet { path, source })?;
+            membership
+                .accept(&signed)
+                .map_err(|source| StartError::PeerSet { path, source })?;
+            keep_two_copies(state, found.from, &signed);
         }
         None if network.coordinator.is_some() => {
             tracing::warn!("No usable peer set on disk; asking the coordinator for one");
@@ -188,9 +203,21 @@ fn load_membership(
     }
 }
 
+/// A set that came with the directory has one copy, and so has one whose other copy is damaged.
+fn keep_two_copies(state: &StateDir, from: PeersFrom, signed: &[u8]) {
+    let has_one = from == PeersFrom::Previous || !state.has_previous_peers();
+    if has_one && let Err(error) = state.store_peers(signed) {
+        tracing::warn!(%error, "There is one intact copy of the peer set only");
+    }
+}
+
 async fn serve(config: Config, node: Node) -> Result<(), StartError> {
     let tun = Tun::open(&config.interface, Offload::TcpUdp)?;
-    let options = UdpOptions { port: config.listen_port, mark: Some(MARK), segmentation: true };
+    let options = UdpOptions {
+        port: config.listen_port,
+        mark: Some(MARK),
+        segmentation: true,
+    };
     let udp = UdpSockets::bind(options)?;
     let listen_port = udp.port();
     let (index, offload) = (tun.index(), tun.offload());
@@ -235,9 +262,18 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
         membership: node.membership,
         epoch: node.epoch,
     };
-    let inputs =
-        Inputs { events, queries, uplink, monitor, netlink, interrupts, notifier: Notifier::from_environment() };
-    let ended = Engine::new(setting, worker.clone(), wishes_end).run(inputs).await;
+    let inputs = Inputs {
+        events,
+        queries,
+        uplink,
+        monitor,
+        netlink,
+        interrupts,
+        notifier: Notifier::from_environment(),
+    };
+    let ended = Engine::new(setting, worker.clone(), wishes_end)
+        .run(inputs)
+        .await;
 
     api.abort();
     let _ = api.await;
@@ -250,7 +286,9 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), task).await;
     }
     worker.stop();
-    let outcome = thread.join().unwrap_or_else(|_| Err(io::Error::other("the thread panicked")));
+    let outcome = thread
+        .join()
+        .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")));
     match (ended, outcome) {
         (Ended::WorkerGone, Err(error)) => Err(StartError::DataThread(error.to_string())),
         (Ended::WorkerGone, Ok(())) => Err(StartError::DataThread("no reason given".to_owned())),
@@ -267,7 +305,11 @@ fn worker_config(config: &Config, keys: &Keys) -> wattle_worker::Config {
         mtu: config.mtu,
         seed,
         cipher: CipherKind::Noise,
-        transit: if config.transit { Transit::Relay } else { Transit::Refuse },
+        transit: if config.transit {
+            Transit::Relay
+        } else {
+            Transit::Refuse
+        },
     }
 }
 
@@ -278,12 +320,21 @@ fn load_config(options: &Options) -> Result<Config, ConfigError> {
 
 /// Logs to standard error; under systemd the journal adds the time.
 fn start_logging(filter: &str) {
-    let filter = EnvFilter::try_new(filter).unwrap_or_else(|_| EnvFilter::new("info"));
-    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    // boringtun shouts ERROR for every neighbour that is away; the worker tells what matters of it.
+    let quiet = match filter.contains("boringtun") {
+        true => filter.to_owned(),
+        false => format!("boringtun=off,{filter}"),
+    };
+    let filter = EnvFilter::try_new(quiet).unwrap_or_else(|_| EnvFilter::new("info"));
+    let log = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr);
     let in_journal = std::env::var_os("JOURNAL_STREAM").is_some();
     let started = match in_journal {
         true => log.without_time().with_ansi(false).try_init(),
-        false => log.with_ansi(io::IsTerminal::is_terminal(&io::stderr())).try_init(),
+        false => log
+            .with_ansi(io::IsTerminal::is_terminal(&io::stderr()))
+            .try_init(),
     };
     // A host process that embeds the library may have its own log.
     drop(started);
@@ -297,7 +348,10 @@ fn hide_memory() {
 }
 
 fn signals() -> io::Result<[Signal; 2]> {
-    Ok([signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?])
+    Ok([
+        signal(SignalKind::terminate())?,
+        signal(SignalKind::interrupt())?,
+    ])
 }
 
 fn resources(doing: &'static str) -> impl FnOnce(io::Error) -> StartError {

@@ -1,5 +1,7 @@
 //! Joining and the coordinator's identity, against a coordinator of a few lines.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -34,7 +36,10 @@ async fn another_certificate_is_no_coordinator() {
     let keys = lab.state.keys().unwrap();
     let wrong = Fingerprint([1; 32]);
     let outcome = Connection::open(&lab.address.to_string(), wrong, keys.identity()).await;
-    let Err(ConnectionError::Impostor { found, expected, .. }) = outcome else {
+    let Err(ConnectionError::Impostor {
+        found, expected, ..
+    }) = outcome
+    else {
         panic!("an impostor was believed");
     };
     assert_eq!((found, expected), (lab.fingerprint, wrong));
@@ -46,14 +51,20 @@ async fn nobody_listening_is_said_with_the_address() {
     let keys = lab.state.keys().unwrap();
     let outcome = Connection::open("127.0.0.1:1", lab.fingerprint, keys.identity()).await;
     let error = outcome.err().unwrap().to_string();
-    assert!(error.contains("cannot reach the coordinator at 127.0.0.1:1"), "{error}");
+    assert!(
+        error.contains("cannot reach the coordinator at 127.0.0.1:1"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
 async fn a_refused_join_stores_nothing_and_says_why() {
     let lab = Lab::start(Answer::Refuse).await;
     let error = join(&lab.state, lab.request()).await.unwrap_err();
-    assert_eq!(error.to_string(), "the coordinator refused: the token was used; make another");
+    assert_eq!(
+        error.to_string(),
+        "the coordinator refused: the token was used; make another"
+    );
     assert!(lab.state.network().unwrap().is_none());
     assert!(lab.state.peers().unwrap().signed_set.is_none());
 }
@@ -99,8 +110,18 @@ impl Lab {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let identity = state.keys().unwrap();
-        tokio::spawn(serve(listener, TlsAcceptor::from(Arc::new(config)), identity, answer));
-        Self { _directory: directory, state, address, fingerprint }
+        tokio::spawn(serve(
+            listener,
+            TlsAcceptor::from(Arc::new(config)),
+            identity,
+            answer,
+        ));
+        Self {
+            _directory: directory,
+            state,
+            address,
+            fingerprint,
+        }
     }
 
     fn request(&self) -> JoinRequest {
@@ -110,17 +131,24 @@ impl Lab {
             secret: Secret::new([5; 32]),
             addresses: vec![self.address.to_string()],
         };
-        JoinRequest { token, name: None, prefixes: vec![], candidates: vec![] }
+        JoinRequest {
+            token,
+            name: None,
+            prefixes: vec![],
+            candidates: vec![],
+        }
     }
 }
 
 async fn serve(listener: TcpListener, acceptor: TlsAcceptor, member: Keys, answer: Answer) {
     while let Ok((stream, _)) = listener.accept().await {
-        let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+        let Ok(mut stream) = acceptor.accept(stream).await else {
+            continue;
+        };
         let mut decoder = frame::Decoder::default();
         let mut piece = [0; 4096];
         let asked: Join = loop {
-            match decoder.next::<ToCoordinator>().unwrap() {
+            match decoder.next_message::<ToCoordinator>().unwrap() {
                 Some(ToCoordinator::Join(join)) => break *join,
                 Some(_) => {}
                 None => {
@@ -130,7 +158,10 @@ async fn serve(listener: TcpListener, acceptor: TlsAcceptor, member: Keys, answe
             }
         };
         assert_eq!(asked.wireguard_key, member.wireguard_public());
-        stream.write_all(&frame::encode(&reply(&member, answer)).unwrap()).await.unwrap();
+        stream
+            .write_all(&frame::encode(&reply(&member, answer)).unwrap())
+            .await
+            .unwrap();
         stream.flush().await.unwrap();
     }
 }
@@ -148,7 +179,9 @@ fn reply(member: &Keys, answer: Answer) -> ToAgent {
     let grant = Grant {
         network: set.network,
         node: member.node_id(),
-        holder: Holder::Agent { identity: member.identity_public() },
+        holder: Holder::Agent {
+            identity: member.identity_public(),
+        },
         wireguard: member.wireguard_public(),
         index: NodeIndex(1),
         name: "newcomer".parse().unwrap(),
@@ -159,11 +192,22 @@ fn reply(member: &Keys, answer: Answer) -> ToAgent {
         serial: 1,
         not_after: UnixTime(u64::MAX),
     };
-    let signer = if answer == Answer::Forge { SecretKey::from_seed(&[66; 32]) } else { root.clone() };
+    let signer = if answer == Answer::Forge {
+        SecretKey::from_seed(&[66; 32])
+    } else {
+        root.clone()
+    };
     let grant = SignedGrant::sign(grant, &signer);
     let bytes = grant.to_bytes();
     set.revision = 1;
-    set.peers.insert(member.node_id(), Peer { grant, candidates: vec![], neighbours: None });
+    set.peers.insert(
+        member.node_id(),
+        Peer {
+            grant,
+            candidates: vec![],
+            neighbours: None,
+        },
+    );
     let network = NetworkInfo {
         id: set.network,
         name: "lab".to_owned(),
@@ -174,7 +218,12 @@ fn reply(member: &Keys, answer: Answer) -> ToAgent {
         fingerprint: vec![0; 32].into(),
     };
     let peer_set = set.sign(&signer).into();
-    ToAgent::Joined { grant: bytes.into(), network: Box::new(network), revision: 1, peer_set }
+    ToAgent::Joined {
+        grant: bytes.into(),
+        network: Box::new(network),
+        revision: 1,
+        peer_set,
+    }
 }
 
 fn root() -> SecretKey {

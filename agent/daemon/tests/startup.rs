@@ -2,6 +2,8 @@
 //!
 //! All of these end before the TUN device is opened, so no privilege is needed.
 
+#![expect(clippy::unwrap_used, reason = "a test that cannot be set up fails")]
+
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -26,7 +28,10 @@ fn a_second_agent_on_the_same_state_directory_is_refused() {
     let lab = Lab::new();
     let _first = lab.member();
     let refusal = lab.refusal(&[]);
-    assert!(refusal.contains("another agent uses the state directory"), "{refusal}");
+    assert!(
+        refusal.contains("another agent uses the state directory"),
+        "{refusal}"
+    );
 }
 
 #[test]
@@ -57,12 +62,18 @@ fn a_peer_set_of_another_root_is_refused() {
     state.store_peers(&set).unwrap();
     drop(state);
     let refusal = lab.refusal(&[]);
-    assert!(refusal.contains("the signature does not match"), "{refusal}");
+    assert!(
+        refusal.contains("the signature does not match"),
+        "{refusal}"
+    );
 }
 
 #[test]
 fn keys_that_were_not_granted_are_refused() {
-    for (file, words) in [("identity.key", "is not in its network's peer set"), ("wireguard.key", "not the key that was granted")] {
+    for (file, words) in [
+        ("identity.key", "is not in its network's peer set"),
+        ("wireguard.key", "not the key that was granted"),
+    ] {
         let lab = Lab::new();
         drop(lab.member());
         std::fs::remove_file(lab.state.join(file)).unwrap();
@@ -75,10 +86,17 @@ fn keys_that_were_not_granted_are_refused() {
 fn a_bad_configuration_is_refused_with_its_place_and_the_check_finds_it_too() {
     let lab = Lab::new();
     drop(lab.member());
-    std::fs::write(lab.state.join("wattled.toml"), "mtu = 1360\nlisten_prot = 1\n").unwrap();
+    std::fs::write(
+        lab.state.join("wattled.toml"),
+        "mtu = 1360\nlisten_prot = 1\n",
+    )
+    .unwrap();
     for flags in [&[][..], &["--check-config"]] {
         let refusal = lab.refusal(flags);
-        assert!(refusal.contains("wattled.toml:2:1: unknown key `listen_prot`"), "{refusal}");
+        assert!(
+            refusal.contains("wattled.toml:2:1: unknown key `listen_prot`"),
+            "{refusal}"
+        );
     }
     std::fs::write(lab.state.join("wattled.toml"), "mtu = 1360\n").unwrap();
     assert!(lab.start(&["--check-config"]).status.success());
@@ -106,7 +124,10 @@ impl Lab {
     fn new() -> Self {
         let parent = tempfile::tempdir().unwrap();
         let state = parent.path().join("state");
-        Self { _parent: parent, state }
+        Self {
+            _parent: parent,
+            state,
+        }
     }
 
     /// Makes the directory that of the only member of a network.
@@ -114,7 +135,9 @@ impl Lab {
         let root = SecretKey::from_seed(&[7; 32]);
         let state = StateDir::open(&self.state).unwrap();
         let keys = state.keys().unwrap();
-        state.store_peers(&set_of(&keys, &root).sign(&root)).unwrap();
+        state
+            .store_peers(&set_of(&keys, &root).sign(&root))
+            .unwrap();
         let network = Network {
             network: root.public().network_id(),
             name: "lab".to_owned(),
@@ -129,7 +152,11 @@ impl Lab {
 
     fn start(&self, flags: &[&str]) -> Output {
         let mut agent = Command::new(env!("CARGO_BIN_EXE_wattled"));
-        agent.arg("--state").arg(&self.state).args(flags).env_clear();
+        agent
+            .arg("--state")
+            .arg(&self.state)
+            .args(flags)
+            .env_clear();
         agent.output().unwrap()
     }
 
@@ -148,7 +175,9 @@ fn set_of(keys: &Keys, root: &SecretKey) -> PeerSet {
     let grant = Grant {
         network: set.network,
         node: keys.node_id(),
-        holder: Holder::Agent { identity: keys.identity_public() },
+        holder: Holder::Agent {
+            identity: keys.identity_public(),
+        },
         wireguard: keys.wireguard_public(),
         index: NodeIndex(1),
         name: "only".parse().unwrap(),
@@ -161,12 +190,21 @@ fn set_of(keys: &Keys, root: &SecretKey) -> PeerSet {
     };
     let grant = SignedGrant::sign(grant, root);
     set.revision = 1;
-    set.peers.insert(keys.node_id(), Peer { grant, candidates: vec![], neighbours: None });
+    set.peers.insert(
+        keys.node_id(),
+        Peer {
+            grant,
+            candidates: vec![],
+            neighbours: None,
+        },
+    );
     set
 }
 
 fn listing(directory: &Path) -> Vec<(String, Vec<u8>)> {
-    let entries = std::fs::read_dir(directory).unwrap().map(|entry| entry.unwrap().path());
+    let entries = std::fs::read_dir(directory)
+        .unwrap()
+        .map(|entry| entry.unwrap().path());
     let mut files: Vec<_> = entries
         .map(|path| (path.display().to_string(), std::fs::read(&path).unwrap()))
         .collect();

@@ -139,13 +139,15 @@ impl Transmit {
     }
 }
 
-/// Whether packets for the TUN device may be joined into super-packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Which packets for the TUN device may be joined into super-packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Coalescing {
-    /// Consecutive segments of one TCP flow become one super-packet.
-    On,
-    /// The kernel refuses super-packets.
+    /// None: the kernel refuses super-packets.
     Off,
+    /// Consecutive segments of one TCP flow.
+    On,
+    /// … and consecutive datagrams of one UDP flow (Linux 6.2 and later).
+    WithUdp,
 }
 
 /// Packets for the TUN device, in order, each behind its virtio-net header.
@@ -206,9 +208,7 @@ impl TunBatch {
         self.bytes[self.used..start].copy_from_slice(&VnetHeader::default().to_bytes());
         self.packets.push(self.used..end);
         self.used = end;
-        if self.coalescing == Coalescing::On {
-            self.open = OpenPacket::of(&self.bytes[start..end]);
-        }
+        self.open = OpenPacket::of(&self.bytes[start..end], self.coalescing);
     }
 
     /// Copies a finished packet in, with its header; whether there was room.

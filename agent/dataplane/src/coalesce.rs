@@ -1,10 +1,11 @@
-//! Joining: consecutive segments of one TCP flow become one super-packet for the kernel.
+//! Joining: consecutive segments of one TCP flow, or datagrams of one UDP flow, become one super-packet for the kernel.
 //!
-//! The rules of the kernel's `tcp_gro_receive`: what is joined could be cut again into the very same packets. Only
-//! segments whose checksum is right are joined, because the kernel does not look at it again.
+//! The rules of the kernel's `tcp_gro_receive` and `udp_gro_receive`: what is joined could be cut again into the very
+//! same packets. Only packets whose checksum is right are joined, because the kernel does not look at it again.
 
+use crate::batch::{Coalescing, MAX_SEGMENTS};
 use crate::checksum;
-use crate::packet::{Fragment, IPV4_HEADER, IPV6_HEADER, Packet, TCP};
+use crate::packet::{Fragment, IPV4_HEADER, IPV6_HEADER, Packet, TCP, UDP};
 use crate::segment::transport_checksum;
 use crate::vnet::{Gso, NEEDS_CSUM, VnetHeader};
 
@@ -13,8 +14,10 @@ const MAX_LENGTH: usize = 65_535;
 const TCP_PSH: u8 = 0x08;
 const TCP_ACK: u8 = 0x10;
 const TCP_CHECKSUM: usize = 16;
+const UDP_CHECKSUM: usize = 6;
+const UDP_HEADER: usize = 8;
 
-/// The last packet of a batch, while segments may still be added to it.
+/// The last packet of a batch, while others may still be added to it.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct OpenPacket {
     ip: Packet,
@@ -22,29 +25,33 @@ pub(crate) struct OpenPacket {
     payload: usize,
     /// Bytes so far.
     length: usize,
-    /// Payload bytes of the first segment, and so of all but the last.
+    /// Payload bytes of the first part, and so of all but the last.
     size: usize,
-    segments: usize,
+    parts: usize,
     next_seq: u32,
-    /// Whether the first segment's checksum was found right.
+    /// Whether the first part's checksum was found right.
     verified: bool,
-    /// Nothing may follow: the last segment was short, or pushed.
+    /// Nothing may follow: the last part was short, or pushed.
     complete: bool,
 }
 
 impl OpenPacket {
     /// A packet that others may be added to; `None` if none may.
-    pub(crate) fn of(packet: &[u8]) -> Option<Self> {
-        let segment = Segment::of(packet)?;
+    pub(crate) fn of(packet: &[u8], coalescing: Coalescing) -> Option<Self> {
+        let part = match coalescing {
+            Coalescing::Off => None,
+            Coalescing::On => Part::of(packet).filter(|part| part.ip.protocol == TCP),
+            Coalescing::WithUdp => Part::of(packet),
+        }?;
         Some(Self {
-            ip: segment.ip,
-            payload: segment.payload,
+            ip: part.ip,
+            payload: part.payload,
             length: packet.len(),
-            size: segment.length,
-            segments: 1,
-            next_seq: segment.seq.wrapping_add(segment.length as u32),
+            size: part.length,
+            parts: 1,
+            next_seq: part.next_seq(),
             verified: false,
-            complete: segment.pushed,
+            complete: part.pushed,
         })
     }
 
@@ -53,96 +60,108 @@ impl OpenPacket {
         if self.complete || new.len() < self.payload {
             return None;
         }
-        let segment = Segment::of(new)?;
-        let follows = segment.payload == self.payload
-            && segment.seq == self.next_seq
-            && segment.length <= self.size
-            && self.length + segment.length <= MAX_LENGTH
+        let part = Part::of(new)?;
+        let follows = part.payload == self.payload
+            && part.ip.protocol == self.ip.protocol
+            && part.seq == self.next_seq
+            && part.length <= self.size
+            && self.parts < MAX_SEGMENTS
+            && self.length + part.length <= MAX_LENGTH
             && self.same_headers(packet, new);
-        if !follows || !self.verify(packet) || transport_checksum(&segment.ip, new) != 0 {
+        if !follows || !self.verify(packet) || !is_right(&part.ip, new) {
             return None;
         }
-        if segment.pushed {
+        if part.pushed {
             packet[self.ip.transport + 13] |= TCP_PSH;
         }
-        self.complete = segment.pushed || segment.length < self.size;
-        self.length += segment.length;
-        self.segments += 1;
-        self.next_seq = self.next_seq.wrapping_add(segment.length as u32);
-        Some(segment.length)
+        self.complete = part.pushed || part.length < self.size;
+        self.length += part.length;
+        self.parts += 1;
+        self.next_seq = part.next_seq();
+        Some(part.length)
     }
 
     /// Writes lengths and the partial checksum of what was joined; `None` if nothing was.
     pub(crate) fn finish(&self, packet: &mut [u8]) -> Option<VnetHeader> {
-        if self.segments < 2 {
+        if self.parts < 2 {
             return None;
         }
         let transport = self.ip.transport;
-        let (gso, addresses) = match self.ip.is_ipv6() {
-            true => {
-                packet[4..6].copy_from_slice(&((self.length - IPV6_HEADER) as u16).to_be_bytes());
-                (Gso::TcpV6, 8..40)
-            }
-            false => {
-                packet[2..4].copy_from_slice(&(self.length as u16).to_be_bytes());
-                packet[10..12].fill(0);
-                let checksum = !checksum::sum(&packet[..transport]);
-                packet[10..12].copy_from_slice(&checksum.to_be_bytes());
-                (Gso::TcpV4, 12..20)
+        let addresses = if self.ip.is_ipv6() {
+            packet[4..6].copy_from_slice(&((self.length - IPV6_HEADER) as u16).to_be_bytes());
+            8..IPV6_HEADER
+        } else {
+            packet[2..4].copy_from_slice(&(self.length as u16).to_be_bytes());
+            packet[10..12].fill(0);
+            let checksum = !checksum::sum(&packet[..transport]);
+            packet[10..12].copy_from_slice(&checksum.to_be_bytes());
+            12..IPV4_HEADER
+        };
+        let length = self.length - transport;
+        let (gso, field) = match (self.ip.protocol, self.ip.is_ipv6()) {
+            (TCP, false) => (Gso::TcpV4, TCP_CHECKSUM),
+            (TCP, true) => (Gso::TcpV6, TCP_CHECKSUM),
+            _ => {
+                packet[transport + 4..][..2].copy_from_slice(&(length as u16).to_be_bytes());
+                (Gso::UdpL4, UDP_CHECKSUM)
             }
         };
-        let pseudo = checksum::pseudo_header(&packet[addresses], TCP, self.length - transport);
-        packet[transport + TCP_CHECKSUM..][..2].copy_from_slice(&pseudo.to_be_bytes());
+        let pseudo = checksum::pseudo_header(&packet[addresses], self.ip.protocol, length);
+        packet[transport + field..][..2].copy_from_slice(&pseudo.to_be_bytes());
         Some(VnetHeader {
             flags: NEEDS_CSUM,
             gso,
             hdr_len: self.payload as u16,
             gso_size: self.size as u16,
             csum_start: transport as u16,
-            csum_offset: TCP_CHECKSUM as u16,
+            csum_offset: field as u16,
         })
     }
 
     fn verify(&mut self, packet: &[u8]) -> bool {
-        self.verified = self.verified || transport_checksum(&self.ip, packet) == 0;
+        self.verified = self.verified || is_right(&self.ip, packet);
         self.verified
     }
 
-    /// Whether all header fields agree that do not differ between the segments of one super-packet.
+    /// Whether all header fields agree that do not differ between the parts of one super-packet.
     fn same_headers(&self, packet: &[u8], new: &[u8]) -> bool {
-        let (tcp, new_tcp) = (
-            &packet[self.ip.transport..self.payload],
-            &new[self.ip.transport..self.payload],
-        );
+        let transport = self.ip.transport..self.payload;
+        let (old_header, new_header) = (&packet[transport.clone()], &new[transport]);
         let network = match self.ip.is_ipv6() {
             true => packet[..4] == new[..4] && packet[6..IPV6_HEADER] == new[6..IPV6_HEADER],
             false => {
-                // Segments of a super-packet have consecutive identifications.
-                let id = |packet: &[u8]| u16::from_be_bytes([packet[4], packet[5]]);
                 packet[..2] == new[..2]
-                    && id(new) == id(packet).wrapping_add(self.segments as u16)
+                    && (self.ip.dont_fragment || self.has_next_id(packet, new))
                     && packet[6..10] == new[6..10]
                     && packet[12..IPV4_HEADER] == new[12..IPV4_HEADER]
             }
         };
+        let same = |range: std::ops::Range<usize>| old_header[range.clone()] == new_header[range];
         network
-            && tcp[..4] == new_tcp[..4]
-            && tcp[8..13] == new_tcp[8..13]
-            && tcp[14..16] == new_tcp[14..16]
-            && tcp[18..] == new_tcp[18..]
+            && same(0..4)
+            && (self.ip.protocol == UDP
+                || same(8..13) && same(14..16) && same(18..old_header.len()))
+    }
+
+    /// Parts of a super-packet have consecutive identifications. (What may not be fragmented has none that means
+    /// anything: RFC 6864 §4.1.)
+    fn has_next_id(&self, packet: &[u8], new: &[u8]) -> bool {
+        let id = |packet: &[u8]| u16::from_be_bytes([packet[4], packet[5]]);
+        id(new) == id(packet).wrapping_add(self.parts as u16)
     }
 }
 
-/// A TCP segment that may be part of a super-packet.
-struct Segment {
+/// A packet that may be part of a super-packet.
+struct Part {
     ip: Packet,
     payload: usize,
     length: usize,
+    /// Zero for UDP, which has no order of its own.
     seq: u32,
     pushed: bool,
 }
 
-impl Segment {
+impl Part {
     fn of(bytes: &[u8]) -> Option<Self> {
         let ip = Packet::parse(bytes)?;
         let plain = if ip.is_ipv6() {
@@ -150,13 +169,17 @@ impl Segment {
         } else {
             IPV4_HEADER
         };
-        if ip.protocol != TCP
-            || ip.transport != plain
-            || ip.fragment != Fragment::Whole
-            || ip.length != bytes.len()
-        {
+        if ip.transport != plain || ip.fragment != Fragment::Whole || ip.length != bytes.len() {
             return None;
         }
+        match ip.protocol {
+            TCP => Self::of_tcp(ip, bytes),
+            UDP => Self::of_udp(ip, bytes),
+            _ => None,
+        }
+    }
+
+    fn of_tcp(ip: Packet, bytes: &[u8]) -> Option<Self> {
         let tcp: &[u8; 20] = bytes[ip.transport..].first_chunk()?;
         let header = usize::from(tcp[12] >> 4) * 4;
         let payload = ip.transport + header;
@@ -171,6 +194,38 @@ impl Segment {
             pushed: tcp[13] & TCP_PSH != 0,
         })
     }
+
+    fn of_udp(ip: Packet, bytes: &[u8]) -> Option<Self> {
+        let udp: &[u8; UDP_HEADER] = bytes[ip.transport..].first_chunk()?;
+        let payload = ip.transport + UDP_HEADER;
+        let stated = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
+        // A checksum of zero is none, and must not become one.
+        if stated != bytes.len() - ip.transport || payload == bytes.len() || udp[6..] == [0, 0] {
+            return None;
+        }
+        Some(Self {
+            ip,
+            payload,
+            length: bytes.len() - payload,
+            seq: 0,
+            pushed: false,
+        })
+    }
+
+    fn next_seq(&self) -> u32 {
+        match self.ip.protocol {
+            TCP => self.seq.wrapping_add(self.length as u32),
+            _ => 0,
+        }
+    }
+}
+
+/// Whether the transport checksum is right.
+fn is_right(ip: &Packet, bytes: &[u8]) -> bool {
+    matches!(
+        (ip.protocol, transport_checksum(ip, bytes)),
+        (TCP, 0) | (UDP, 0xffff)
+    )
 }
 
 #[cfg(test)]
@@ -265,6 +320,48 @@ mod tests {
     }
 
     #[test]
+    fn datagrams_of_one_flow_become_one_super_packet_where_the_kernel_takes_it() {
+        for (from, to) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+            let packets: Vec<_> = [100, 100, 100, 60, 100]
+                .into_iter()
+                .map(|length| samples::udp(from, to, &vec![length as u8; length]))
+                .collect();
+            let mut batch = TunBatch::new(Coalescing::WithUdp);
+            write(&mut batch, &packets);
+            let joined = read(&mut batch);
+            assert_eq!(joined.len(), 2, "the shorter one ends the super-packet");
+            assert_eq!((joined[0].0.gso, joined[0].0.gso_size), (Gso::UdpL4, 100));
+            let again: Vec<_> = joined
+                .iter()
+                .flat_map(|(header, packet)| cut(*header, packet))
+                .collect();
+            let payloads = |packets: &[Vec<u8>]| -> Vec<Vec<u8>> {
+                packets
+                    .iter()
+                    .map(|packet| packet[packet.len().min(28)..].to_vec())
+                    .collect()
+            };
+            assert_eq!(payloads(&again), payloads(&packets));
+            let mut batch = TunBatch::new(Coalescing::On);
+            write(&mut batch, &packets);
+            assert_eq!(batch.len(), 5);
+        }
+    }
+
+    #[test]
+    fn datagrams_without_a_checksum_or_with_a_wrong_one_stay_alone() {
+        let right = samples::udp("10.0.0.1", "10.0.0.2", &[1; 100]);
+        for checksum in [[0, 0], [1, 2]] {
+            let mut wrong = right.clone();
+            wrong[26..28].copy_from_slice(&checksum);
+            let mut batch = TunBatch::new(Coalescing::WithUdp);
+            write(&mut batch, &[right.clone(), wrong.clone(), right.clone()]);
+            assert_eq!(batch.len(), 3);
+            assert_eq!(read(&mut batch)[1].1, wrong);
+        }
+    }
+
+    #[test]
     fn nothing_is_joined_when_the_kernel_refuses() {
         let mut batch = TunBatch::new(Coalescing::Off);
         let packets = [
@@ -298,8 +395,15 @@ mod tests {
             }).collect();
             let mut batch = TunBatch::new(Coalescing::On);
             write(&mut batch, &packets);
+            let without_id = |mut packet: Vec<u8>| {
+                if !v6 {
+                    packet[4..6].fill(0);
+                    packet[10..12].fill(0);
+                }
+                packet
+            };
             let again: Vec<_> = read(&mut batch).iter().flat_map(|(header, packet)| cut(*header, packet)).collect();
-            prop_assert_eq!(again, packets);
+            prop_assert_eq!(again.into_iter().map(without_id).collect::<Vec<_>>(), packets.into_iter().map(without_id).collect::<Vec<_>>());
         }
 
         #[test]

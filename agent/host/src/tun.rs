@@ -212,10 +212,10 @@ impl Tun {
 
     /// How packets for this device are to be prepared.
     pub fn coalescing(&self) -> Coalescing {
-        if self.offload >= Offload::Tcp {
-            Coalescing::On
-        } else {
-            Coalescing::Off
+        match self.offload {
+            Offload::TcpUdp => Coalescing::WithUdp,
+            Offload::Tcp => Coalescing::On,
+            Offload::Header | Offload::None => Coalescing::Off,
         }
     }
 

@@ -188,11 +188,19 @@ impl UdpSockets {
     ) -> usize {
         let mut messages = 0;
         for is_v6 in [false, true] {
-            let Self { v4, v6, counters, .. } = self;
-            let Some(socket) = (if is_v6 { v6 } else { v4 }) else { continue };
+            let Self {
+                v4, v6, counters, ..
+            } = self;
+            let Some(socket) = (if is_v6 { v6 } else { v4 }) else {
+                continue;
+            };
             let received = socket.receive(batch, counters);
             messages += received;
-            for (slot, message) in batch.bytes.chunks_mut(SLOT).zip(&batch.received[..received]) {
+            for (slot, message) in batch
+                .bytes
+                .chunks_mut(SLOT)
+                .zip(&batch.received[..received])
+            {
                 if let Some(from) = self.counters.admit(message) {
                     each(self, from, &mut slot[..message.length], message.segment);
                 }

@@ -13,6 +13,9 @@ use crate::spf::Tree;
 pub const BUCKETS: u32 = 256;
 /// Next hops per destination; more would make shares too small to matter.
 const MAX_NEXT_HOPS: usize = 8;
+/// Paths share flows only when none is dearer than the best by more than this: beyond, the price is no longer
+/// distance but loss or a full queue, and half of the flows would suffer for it.
+const SHARE_WITHIN: u64 = 5_000;
 /// A route is kept unless another is better by this much: noise below it is not worth a reordering.
 const HOLD_ABSOLUTE: u32 = 500;
 
@@ -101,7 +104,7 @@ pub fn choose(
     if preferred.neighbour == destination {
         return chosen;
     }
-    let limit = u64::from(best.cost.0) * 13 / 10;
+    let limit = (u64::from(best.cost.0) * 13 / 10).min(u64::from(best.cost.0) + SHARE_WITHIN);
     chosen.extend(
         candidates
             .iter()
@@ -147,4 +150,37 @@ pub fn weights(chosen: &[Candidate]) -> Vec<u16> {
         shares[at].0 += 1;
     }
     shares.into_iter().map(|(share, _)| share as u16).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn candidate(neighbour: u32, cost: u32) -> Candidate {
+        Candidate {
+            cost: Cost(cost),
+            hops: 2,
+            neighbour: Vertex(neighbour),
+            downstream: true,
+        }
+    }
+
+    fn shared(costs: &[u32]) -> usize {
+        let candidates: Vec<_> = (1..)
+            .zip(costs)
+            .map(|(id, cost)| candidate(id, *cost))
+            .collect();
+        choose(&candidates, Vertex(99), None).len()
+    }
+
+    #[test]
+    fn flows_are_shared_among_near_equals_only() {
+        assert_eq!(shared(&[1_000, 1_300, 1_301]), 2);
+    }
+
+    #[test]
+    fn no_flow_is_shared_into_loss_however_long_the_way() {
+        // 50 ms around; the other way is as long, and 5 % of its packets get lost.
+        assert_eq!(shared(&[50_000, 55_000, 63_000]), 2);
+    }
 }

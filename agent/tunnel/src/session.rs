@@ -646,6 +646,63 @@ mod tests {
         assert_eq!(cookies, 10);
     }
 
+    #[test]
+    fn handshakes_that_cross_leave_both_sides_able_to_talk() {
+        both(|mut pair| {
+            let mut now = NOW;
+            for round in 0..50_u64 {
+                now = now + Micros::from_secs(1);
+                let mut buffer = [0; 2_048];
+                let from_a = message(pair.a.initiate(now, &mut buffer), &buffer);
+                let from_b = message(pair.b.initiate(now, &mut buffer), &buffer);
+                // The answers are made, and may overtake each other.
+                let opened = pair.b.open(now, None, &from_a, &mut buffer);
+                let mut answers = vec![(Side::A, reply(opened, &buffer))];
+                let opened = pair.a.open(now, None, &from_b, &mut buffer);
+                answers.push((Side::B, reply(opened, &buffer)));
+                if round % 2 == 0 {
+                    answers.reverse();
+                }
+                for (side, answer) in answers {
+                    pair.talks_both_ways(now);
+                    let (to, other) = pair.sides(side);
+                    let opened = to.open(now, None, &answer, &mut buffer);
+                    let keepalive = reply(opened, &buffer);
+                    // Every third keepalive is lost.
+                    if round % 3 != 0 {
+                        other.open(now, None, &keepalive, &mut buffer);
+                    }
+                }
+                pair.talks_both_ways(now);
+            }
+        });
+    }
+
+    #[derive(Debug, Clone, Copy)]
+    enum Side {
+        A,
+        B,
+    }
+
+    impl Pair {
+        fn sides(&mut self, side: Side) -> (&mut Session, &mut Session) {
+            match side {
+                Side::A => (&mut self.a, &mut self.b),
+                Side::B => (&mut self.b, &mut self.a),
+            }
+        }
+
+        fn talks_both_ways(&mut self, now: Instant) {
+            for side in [Side::A, Side::B, Side::A] {
+                let (from, to) = self.sides(side);
+                let (mut content, mut sealed, mut out) = (packet(64), [0; 200], [0; 200]);
+                let length = from.seal(&mut content, 64, 1_360, &mut sealed).unwrap();
+                let opened = to.open(now, None, &sealed[..length], &mut out);
+                assert_eq!(opened.outcome, Outcome::Packet(64), "{side:?}");
+            }
+        }
+    }
+
     /// Passes of the shared limiter before it asks for cookies.
     const PASSES_UNTIL_COOKIE: usize = 2_000;
 

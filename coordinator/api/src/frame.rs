@@ -49,7 +49,7 @@ impl Decoder {
     }
 
     /// The next whole message; `None` until more bytes have come.
-    pub fn next<M: DeserializeOwned>(&mut self) -> Result<Option<M>, FrameError> {
+    pub fn next_message<M: DeserializeOwned>(&mut self) -> Result<Option<M>, FrameError> {
         let Some((header, rest)) = self.buffer[self.at..].split_first_chunk::<HEADER>() else {
             return Ok(None);
         };
@@ -89,7 +89,7 @@ mod tests {
             let mut seen = Vec::new();
             for bytes in stream.chunks(piece) {
                 decoder.push(bytes);
-                while let Some(message) = decoder.next::<ToCoordinator>().unwrap() {
+                while let Some(message) = decoder.next_message::<ToCoordinator>().unwrap() {
                     seen.push(message);
                 }
             }
@@ -102,7 +102,7 @@ mod tests {
         let mut decoder = Decoder::default();
         decoder.push(&u32::MAX.to_be_bytes());
         assert!(matches!(
-            decoder.next::<ToCoordinator>(),
+            decoder.next_message::<ToCoordinator>(),
             Err(FrameError::TooLong(_))
         ));
     }
@@ -116,7 +116,7 @@ mod tests {
                 damaged[at] ^= 1 << bit;
                 let mut decoder = Decoder::default();
                 decoder.push(&damaged);
-                let _ = decoder.next::<ToCoordinator>();
+                let _ = decoder.next_message::<ToCoordinator>();
             }
         }
     }

@@ -11,7 +11,7 @@ pub mod plan;
 pub mod replica;
 pub mod topology;
 
-pub use difference::{Difference, Stamp};
+pub use difference::{Difference, Evidence, Stamp};
 pub use membership::{Applicant, Member, Membership, Refusal};
 pub use plan::AddressPlan;
 pub use topology::{Ingest, Topology};

@@ -40,13 +40,22 @@ pub(crate) struct Complaints {
 
 impl Complaints {
     pub(crate) fn new(kafka: &Kafka, board: Board) -> Self {
-        Self { brokers: kafka.brokers.join(","), last: Arc::default(), failed: Arc::default(), board }
+        Self {
+            brokers: kafka.brokers.join(","),
+            last: Arc::default(),
+            failed: Arc::default(),
+            board,
+        }
     }
 
     /// Explains `error` by what was complained of before.
     pub(crate) fn explain(&self, doing: &str, error: KafkaError) -> MirrorError {
-        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        MirrorError::from_kafka(doing, error, last, &self.brokers)
+        let last = self
+            .last
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .clone();
+        MirrorError::from_kafka(doing, error, last.as_ref(), &self.brokers)
     }
 
     /// Everything works: what was complained of is history.
@@ -56,13 +65,18 @@ impl Complaints {
 
     /// The first record since the last call that was not delivered.
     pub(crate) fn take_failed(&self) -> Option<KafkaError> {
-        self.failed.lock().unwrap_or_else(PoisonError::into_inner).take()
+        self.failed
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
+            .take()
     }
 
     fn note(&self, code: Code, reason: &str) {
         let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
         // "All brokers down" follows every other cause and says less.
-        let keeps = last.as_ref().is_some_and(|(old, _)| is_credentials(Some(*old)))
+        let keeps = last
+            .as_ref()
+            .is_some_and(|(old, _)| is_credentials(Some(*old)))
             || (code == Code::AllBrokersDown && last.is_some());
         if !keeps {
             *last = Some((code, reason.to_owned()));
@@ -70,7 +84,12 @@ impl Complaints {
         let (code, reason) = last.clone().unwrap_or_else(|| (code, reason.to_owned()));
         drop(last);
         let error = KafkaError::Global(code);
-        let said = MirrorError::from_kafka("reach the brokers", error, Some((code, reason)), &self.brokers);
+        let said = MirrorError::from_kafka(
+            "reach the brokers",
+            error,
+            Some(&(code, reason)),
+            &self.brokers,
+        );
         self.board.complained(&said);
     }
 }

@@ -15,7 +15,9 @@ pub enum MirrorError {
     #[error("cannot start the mirror's thread: {0}")]
     Thread(std::io::Error),
     /// No broker answers.
-    #[error("no Kafka broker answers at {brokers} ({reason}); events wait in the outbox. Check kafka.brokers and the brokers")]
+    #[error(
+        "no Kafka broker answers at {brokers} ({reason}); events wait in the outbox. Check kafka.brokers and the brokers"
+    )]
     Unreachable {
         /// Who was asked.
         brokers: String,
@@ -23,7 +25,9 @@ pub enum MirrorError {
         reason: String,
     },
     /// The brokers refuse our credentials.
-    #[error("the brokers at {brokers} refuse our credentials ({reason}). Check kafka.sasl or kafka.tls")]
+    #[error(
+        "the brokers at {brokers} refuse our credentials ({reason}). Check kafka.sasl or kafka.tls"
+    )]
     Credentials {
         /// Who refused.
         brokers: String,
@@ -31,7 +35,9 @@ pub enum MirrorError {
         reason: String,
     },
     /// Authenticated, but not allowed to do it.
-    #[error("the brokers do not allow us to {doing} ({reason}). Grant Create, Describe, Read and Write on the topics and Write on the transactional id")]
+    #[error(
+        "the brokers do not allow us to {doing} ({reason}). Grant Create, Describe, Read and Write on the topics and Write on the transactional id"
+    )]
     NotAuthorised {
         /// What was being done.
         doing: String,
@@ -47,7 +53,9 @@ pub enum MirrorError {
         reason: String,
     },
     /// Existing topics do not fit each other.
-    #[error("topic {topic} has {found} partitions instead of {wanted}; a record's partition must not move, so it has to be made anew")]
+    #[error(
+        "topic {topic} has {found} partitions instead of {wanted}; a record's partition must not move, so it has to be made anew"
+    )]
     Partitions {
         /// Its name.
         topic: String,
@@ -57,7 +65,9 @@ pub enum MirrorError {
         wanted: usize,
     },
     /// Another producer took our transactional id.
-    #[error("another coordinator mirrors this network: we were fenced; looking at the progress topic again")]
+    #[error(
+        "another coordinator mirrors this network: we were fenced; looking at the progress topic again"
+    )]
     Fenced,
     /// A coordinator with a higher term has written.
     #[error("a coordinator of term {theirs} mirrors this network, ours is {ours}: stepping down")]
@@ -68,7 +78,9 @@ pub enum MirrorError {
         theirs: u64,
     },
     /// The topics belong to a network of another trust root.
-    #[error("the topics hold network {theirs}, this is {ours}: choose another kafka.topic_prefix or delete the topics")]
+    #[error(
+        "the topics hold network {theirs}, this is {ours}: choose another kafka.topic_prefix or delete the topics"
+    )]
     ForeignTopics {
         /// Our network.
         ours: String,
@@ -76,7 +88,9 @@ pub enum MirrorError {
         theirs: String,
     },
     /// Kafka has events that the outbox never gave out.
-    #[error("Kafka holds events up to {kafka}, the outbox ends at {outbox}: the coordinator's database is older than the topics. Restore a newer one, or choose another kafka.topic_prefix")]
+    #[error(
+        "Kafka holds events up to {kafka}, the outbox ends at {outbox}: the coordinator's database is older than the topics. Restore a newer one, or choose another kafka.topic_prefix"
+    )]
     OutboxBehind {
         /// Last in Kafka.
         kafka: u64,
@@ -84,7 +98,9 @@ pub enum MirrorError {
         outbox: u64,
     },
     /// The outbox lacks events that Kafka does not have yet.
-    #[error("the outbox lacks events {expected} to {found_before}, which Kafka does not hold: choose another kafka.topic_prefix to start over")]
+    #[error(
+        "the outbox lacks events {expected} to {found_before}, which Kafka does not hold: choose another kafka.topic_prefix to start over"
+    )]
     OutboxGap {
         /// The next event for Kafka.
         expected: u64,
@@ -94,6 +110,16 @@ pub enum MirrorError {
     /// The outbox cannot be read.
     #[error("cannot read the outbox: {0}")]
     Outbox(OutboxError),
+    /// A transaction that no producer can finish any more.
+    #[error(
+        "a transaction hangs in {topic} partition {partition}: find and abort it with kafka-transactions.sh, or delete the topics to have them written anew"
+    )]
+    Hanging {
+        /// The topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+    },
     /// A progress record that this version cannot read.
     #[error("cannot read the progress record in {topic}: {reason}")]
     Progress {
@@ -122,25 +148,37 @@ impl MirrorError {
     pub(crate) fn from_kafka(
         doing: &str,
         error: KafkaError,
-        complaint: Option<(Code, String)>,
+        complaint: Option<&(Code, String)>,
         brokers: &str,
     ) -> Self {
         let code = code_of(&error);
-        let reason = || complaint.as_ref().map_or_else(|| error.to_string(), |(_, said)| said.clone());
-        let complained = complaint.as_ref().map(|(code, _)| *code);
+        let reason = || complaint.map_or_else(|| error.to_string(), |(_, said)| said.clone());
+        let complained = complaint.map(|(code, _)| *code);
         if is_fencing(code) {
             return Self::Fenced;
         }
         if is_authorisation(code) {
-            return Self::NotAuthorised { doing: doing.to_owned(), reason: error.to_string() };
+            return Self::NotAuthorised {
+                doing: doing.to_owned(),
+                reason: error.to_string(),
+            };
         }
         if is_credentials(code) || complained.is_some_and(|code| is_credentials(Some(code))) {
-            return Self::Credentials { brokers: brokers.to_owned(), reason: reason() };
+            return Self::Credentials {
+                brokers: brokers.to_owned(),
+                reason: reason(),
+            };
         }
         if is_absence(code) {
-            return Self::Unreachable { brokers: brokers.to_owned(), reason: reason() };
+            return Self::Unreachable {
+                brokers: brokers.to_owned(),
+                reason: reason(),
+            };
         }
-        Self::Kafka { doing: doing.to_owned(), source: error }
+        Self::Kafka {
+            doing: doing.to_owned(),
+            source: error,
+        }
     }
 }
 
@@ -173,7 +211,12 @@ fn is_authorisation(code: Option<Code>) -> bool {
 pub(crate) fn is_credentials(code: Option<Code>) -> bool {
     matches!(
         code,
-        Some(Code::Authentication | Code::SaslAuthenticationFailed | Code::SSL | Code::IllegalSASLState)
+        Some(
+            Code::Authentication
+                | Code::SaslAuthenticationFailed
+                | Code::SSL
+                | Code::IllegalSASLState
+        )
     )
 }
 

@@ -15,6 +15,7 @@ mod position;
 mod producer;
 mod session;
 mod status;
+mod sweep;
 mod topics;
 
 use std::sync::Arc;
@@ -25,7 +26,7 @@ use wattle_api::stream::Kafka;
 use wattle_model::NetworkId;
 
 pub use crate::error::MirrorError;
-pub use crate::outbox::{Outbox, OutboxError};
+pub use crate::outbox::{Outbox, OutboxError, StoreOutbox};
 pub use crate::status::{Metric, State, Status};
 pub use crate::topics::{TopicSpec, desired_topics};
 
@@ -61,7 +62,11 @@ impl Mirror {
             .name("mirror".into())
             .spawn(move || worker.run())
             .map_err(MirrorError::Thread)?;
-        Ok(Self { status, stop, thread: Some(thread) })
+        Ok(Self {
+            status,
+            stop,
+            thread: Some(thread),
+        })
     }
 
     /// How it goes.

@@ -1,8 +1,11 @@
-//! Where events wait for Kafka. The coordinator's database implements it; tests use a list.
+//! Where events wait for Kafka: the coordinator's database ([`StoreOutbox`]), in tests a list.
 
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+use tokio::sync::watch;
 use wattle_api::topology::TopologyEvent;
+use wattle_store::Store;
 
 /// Why the outbox could not be read.
 pub type OutboxError = Box<dyn std::error::Error + Send + Sync>;
@@ -18,7 +21,45 @@ pub trait Outbox: Send + 'static {
 
     /// Returns when there may be events that were not read yet, or after `patience`.
     fn wait(&mut self, patience: Duration);
+}
 
-    /// Kafka holds everything up to `seq`: rows that are old enough may go.
-    fn committed(&mut self, seq: u64);
+/// The outbox of the coordinator's database.
+#[derive(Debug)]
+pub struct StoreOutbox {
+    store: Store,
+    newest: watch::Receiver<u64>,
+    runtime: Handle,
+}
+
+impl StoreOutbox {
+    /// Reads `store`, whose connections live in `runtime`; the mirror must stop before that does.
+    pub fn new(store: Store, runtime: Handle) -> Self {
+        let newest = store.subscribe();
+        Self {
+            store,
+            newest,
+            runtime,
+        }
+    }
+}
+
+impl Outbox for StoreOutbox {
+    fn read_after(&mut self, seq: u64, limit: usize) -> Result<Vec<TopologyEvent>, OutboxError> {
+        let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+        let rows = self.runtime.block_on(self.store.outbox_after(seq, limit))?;
+        rows.iter().map(|row| Ok(row.event()?)).collect()
+    }
+
+    fn last_seq(&mut self) -> Result<u64, OutboxError> {
+        Ok(self.store.last_seq())
+    }
+
+    fn wait(&mut self, patience: Duration) {
+        let newest = &mut self.newest;
+        // An error says that the store is closed: nothing will come, and the next read tells why.
+        let change = async { tokio::time::timeout(patience, newest.changed()).await };
+        if !matches!(self.runtime.block_on(change), Ok(Ok(()))) {
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
 }

@@ -37,7 +37,12 @@ pub(crate) struct Position {
 impl Position {
     /// Nothing was mirrored yet.
     pub(crate) fn origin(partitions: usize) -> Self {
-        Self { first_seq: 0, last_seq: 0, state_seq: 0, partitions: vec![0; partitions] }
+        Self {
+            first_seq: 0,
+            last_seq: 0,
+            state_seq: 0,
+            partitions: vec![0; partitions],
+        }
     }
 
     /// The event after which the outbox has to be read.
@@ -58,6 +63,18 @@ impl Position {
     }
 }
 
+/// Whether events are visible that the newest progress record does not know: only part of a transaction is.
+pub(crate) fn is_torn(
+    config: &Config,
+    topics: &Topics,
+    partitions: usize,
+    complaints: &Complaints,
+) -> Result<bool, MirrorError> {
+    let ends = Ends { config, complaints };
+    let promised = progress(&ends, topics)?.map_or(0, |record| record.last_seq);
+    Ok(from_events(&ends, topics, partitions)?.last_seq > promised)
+}
+
 /// Finds the position: from the progress topic, and where that was lost from the events themselves. Only right after
 /// older producers were fenced, since before that they may still commit.
 pub(crate) fn find(
@@ -76,7 +93,10 @@ pub(crate) fn find(
     };
     // A topic that had to be made is empty, whatever the progress record says: it is written anew from the outbox.
     if existing.events_made {
-        position = Position { state_seq: position.state_seq, ..Position::origin(existing.partitions) };
+        position = Position {
+            state_seq: position.state_seq,
+            ..Position::origin(existing.partitions)
+        };
     }
     if existing.state_made {
         position.state_seq = 0;
@@ -90,10 +110,12 @@ fn progress(ends: &Ends<'_>, topics: &Topics) -> Result<Option<ProgressRecord>, 
         (message.key() == Some(key.as_bytes()))
             .then(|| serde_json::from_slice(message.payload().unwrap_or_default()))
     };
-    ends.last(&topics.progress, 0, ours)?.transpose().map_err(|error| MirrorError::Progress {
-        topic: topics.progress.clone(),
-        reason: error.to_string(),
-    })
+    ends.last(&topics.progress, 0, ours)?
+        .transpose()
+        .map_err(|error| MirrorError::Progress {
+            topic: topics.progress.clone(),
+            reason: error.to_string(),
+        })
 }
 
 fn check_owner(config: &Config, record: &ProgressRecord) -> Result<(), MirrorError> {
@@ -104,7 +126,10 @@ fn check_owner(config: &Config, record: &ProgressRecord) -> Result<(), MirrorErr
         });
     }
     if record.term > config.term {
-        return Err(MirrorError::SteppedDown { ours: config.term, theirs: record.term });
+        return Err(MirrorError::SteppedDown {
+            ours: config.term,
+            theirs: record.term,
+        });
     }
     Ok(())
 }
@@ -128,7 +153,9 @@ fn from_events(
 ) -> Result<Position, MirrorError> {
     let mut position = Position::origin(partitions);
     for (partition, last) in (0..).zip(&mut position.partitions) {
-        *last = ends.last(&topics.events, partition, seq_header)?.unwrap_or(0);
+        *last = ends
+            .last(&topics.events, partition, seq_header)?
+            .unwrap_or(0);
     }
     position.last_seq = position.partitions.iter().copied().max().unwrap_or(0);
     position.state_seq = position.last_seq;
@@ -137,14 +164,17 @@ fn from_events(
 }
 
 fn seq_header(message: &BorrowedMessage<'_>) -> Option<u64> {
-    let header = message.headers()?.iter().find(|header| header.key == HEADER_SEQ)?;
+    let header = message
+        .headers()?
+        .iter()
+        .find(|header| header.key == HEADER_SEQ)?;
     std::str::from_utf8(header.value?).ok()?.parse().ok()
 }
 
 /// Reads the ends of partitions.
-struct Ends<'a> {
-    config: &'a Config,
-    complaints: &'a Complaints,
+pub(crate) struct Ends<'a> {
+    pub(crate) config: &'a Config,
+    pub(crate) complaints: &'a Complaints,
 }
 
 impl Ends<'_> {
@@ -156,9 +186,8 @@ impl Ends<'_> {
         take: impl Fn(&BorrowedMessage<'_>) -> Option<T>,
     ) -> Result<Option<T>, MirrorError> {
         let doing = format!("read the end of {topic}");
-        let consumer = self.consumer()?;
-        let (low, high) = consumer
-            .fetch_watermarks(topic, partition, PATIENCE)
+        let consumer = self.consumer("read_committed")?;
+        let (low, high) = watermarks(&consumer, topic, partition)
             .map_err(|error| self.complaints.explain(&doing, error))?;
         let mut look = FIRST_LOOK;
         loop {
@@ -180,7 +209,10 @@ impl Ends<'_> {
         start: i64,
         take: &impl Fn(&BorrowedMessage<'_>) -> Option<T>,
     ) -> Result<Option<T>, MirrorError> {
-        let explain = |error| self.complaints.explain(&format!("read the end of {topic}"), error);
+        let explain = |error| {
+            self.complaints
+                .explain(&format!("read the end of {topic}"), error)
+        };
         let mut assignment = TopicPartitionList::new();
         assignment
             .add_partition_offset(topic, partition, Offset::Offset(start))
@@ -196,22 +228,57 @@ impl Ends<'_> {
                 Some(Err(_)) | None => {}
             }
             if Instant::now() > deadline {
-                return Err(explain(KafkaError::MessageConsumption(Code::OperationTimedOut)));
+                return Err(explain(KafkaError::MessageConsumption(
+                    Code::OperationTimedOut,
+                )));
             }
         }
     }
 
-    fn consumer(&self) -> Result<BaseConsumer<Complaints>, MirrorError> {
+    /// A consumer that sees records of this isolation level.
+    pub(crate) fn consumer(
+        &self,
+        isolation: &str,
+    ) -> Result<BaseConsumer<Complaints>, MirrorError> {
         base(&self.config.kafka)?
             // Never joined nor committed to: the client wants a name for its bookkeeping.
             .set("group.id", transactional_id(&self.config.network_name))
             .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed")
+            .set("isolation.level", isolation)
             .set("enable.partition.eof", "true")
             .set("auto.offset.reset", "earliest")
             .create_with_context(self.complaints.clone())
             .map_err(|error| self.complaints.explain("make a consumer", error))
     }
+}
+
+/// First and last offset of a partition; asks again for as long as the partition has no leader, as new ones have not.
+pub(crate) fn watermarks(
+    consumer: &BaseConsumer<Complaints>,
+    topic: &str,
+    partition: i32,
+) -> Result<(i64, i64), KafkaError> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match consumer.fetch_watermarks(topic, partition, PATIENCE) {
+            Err(error) if is_settling(&error) && Instant::now() < deadline => {
+                std::thread::sleep(Duration::from_millis(50));
+            }
+            result => return result,
+        }
+    }
+}
+
+fn is_settling(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(
+            Code::NotLeaderForPartition
+                | Code::LeaderNotAvailable
+                | Code::UnknownTopicOrPartition
+                | Code::UnknownPartition
+        )
+    )
 }
 
 /// Errors that a consumer gets over by itself.

@@ -14,10 +14,12 @@ use crate::batch::Record;
 use crate::client::{Complaints, base};
 use crate::error::MirrorError;
 
-/// How long a transaction may stay open before the brokers abort it: what a successor waits at most after kill -9.
-const TRANSACTION: Duration = Duration::from_secs(15);
+/// How long a transaction may stay open before the brokers abort it by themselves. A successor aborts it at once, so
+/// this is only for a mirror that never comes back, and longer than brokers take to restart: Kafka 4.4.0 forgets the
+/// markers of what it aborts while it starts (see `sweep`).
+const TRANSACTION: Duration = Duration::from_secs(300);
 
-/// How long calls wait for brokers before the session is given up; less than [`TRANSACTION`].
+/// How long calls wait for brokers before the session is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// Steps in which deliveries are awaited: the client has no call that returns with the last of them.
@@ -35,14 +37,21 @@ impl Transactor {
     pub(crate) fn take_over(config: &Config, complaints: &Complaints) -> Result<Self, MirrorError> {
         let producer: BaseProducer<Complaints> = base(&config.kafka)?
             .set("transactional.id", transactional_id(&config.network_name))
-            .set("transaction.timeout.ms", TRANSACTION.as_millis().to_string())
+            .set(
+                "transaction.timeout.ms",
+                TRANSACTION.as_millis().to_string(),
+            )
             .set("message.timeout.ms", PATIENCE.as_millis().to_string())
             .set("compression.type", "zstd")
             .set("linger.ms", "1")
             .create_with_context(complaints.clone())
             .map_err(|error| complaints.explain("make a producer", error))?;
-        let transactor = Self { producer, complaints: complaints.clone() };
-        transactor.while_polling(|producer| producer.init_transactions(PATIENCE))
+        let transactor = Self {
+            producer,
+            complaints: complaints.clone(),
+        };
+        transactor
+            .while_polling(|producer| producer.init_transactions(PATIENCE))
             .map_err(|error| transactor.explain("take over the transactional id", error))?;
         complaints.forget();
         Ok(transactor)
@@ -66,6 +75,22 @@ impl Transactor {
         Ok(())
     }
 
+    /// Writes a record to each of these partitions and takes it back, and with it whatever was left open there.
+    pub(crate) fn abort_over(&self, records: &[(&str, i32)]) -> Result<(), MirrorError> {
+        let explain = |error| self.explain("abort a transaction", error);
+        self.producer.begin_transaction().map_err(explain)?;
+        for (topic, partition) in records {
+            let record = BaseRecord::<str, [u8]>::to(topic)
+                .partition(*partition)
+                .key("aborted");
+            self.producer
+                .send(record)
+                .map_err(|(error, _)| explain(error))?;
+        }
+        self.settle()?;
+        self.producer.abort_transaction(PATIENCE).map_err(explain)
+    }
+
     /// How many partitions every topic has that we may see.
     pub(crate) fn partition_counts(&self) -> Result<BTreeMap<String, usize>, MirrorError> {
         let metadata = self
@@ -73,8 +98,13 @@ impl Transactor {
             .client()
             .fetch_metadata(None, PATIENCE)
             .map_err(|error| self.explain("list the topics", error))?;
-        let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
-        Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
+        let topics = metadata
+            .topics()
+            .iter()
+            .filter(|topic| topic.error().is_none());
+        Ok(topics
+            .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
+            .collect())
     }
 
     fn send(&self, topics: &Topics, record: &Record) -> Result<(), MirrorError> {
@@ -82,7 +112,12 @@ impl Transactor {
         let count = record.headers.len();
         let headers = record.headers.iter().fold(
             OwnedHeaders::new_with_capacity(count),
-            |headers, (key, value)| headers.insert(Header { key, value: Some(value) }),
+            |headers, (key, value)| {
+                headers.insert(Header {
+                    key,
+                    value: Some(value),
+                })
+            },
         );
         let mut message = BaseRecord::to(topic)
             .partition(record.partition as i32)

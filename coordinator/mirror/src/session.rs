@@ -13,7 +13,7 @@ use crate::outbox::Outbox;
 use crate::position::{self, Position};
 use crate::producer::Transactor;
 use crate::status::{Board, State};
-use crate::{Config, topics};
+use crate::{Config, sweep, topics};
 
 /// How long the thread sleeps in the outbox before it looks whether it shall stop.
 const NAP: Duration = Duration::from_millis(200);
@@ -37,14 +37,20 @@ pub(crate) struct Worker<O> {
 impl<O: Outbox> Worker<O> {
     pub(crate) fn new(config: Config, outbox: O, board: Board, stop: Arc<AtomicBool>) -> Self {
         let topics = config.kafka.topics_of(&config.network_name);
-        Self { config, topics, outbox, board, stop, pause: FIRST_PAUSE }
+        Self {
+            config,
+            topics,
+            outbox,
+            board,
+            stop,
+            pause: FIRST_PAUSE,
+        }
     }
 
     pub(crate) fn run(mut self) {
         while !self.stopped() {
             let Err(error) = self.session() else { continue };
             self.board.failed(&error);
-            eprintln!("DEBUG session ended: {error}");
             tracing::warn!(%error, term = self.config.term, "Mirror session ended");
             if error.is_final() {
                 return;
@@ -60,11 +66,21 @@ impl<O: Outbox> Worker<O> {
         let complaints = Complaints::new(&self.config.kafka, self.board.clone());
         let producer = Transactor::take_over(&self.config, &complaints)?;
         let existing = topics::ensure(&self.config.kafka, &self.topics, &producer, &complaints)?;
+        sweep::finish_open_transactions(
+            &self.config,
+            &self.topics,
+            &existing,
+            &producer,
+            &complaints,
+        )?;
         let mut position = position::find(&self.config, &self.topics, &existing, &complaints)?;
         self.check_outbox(&position)?;
-        eprintln!("DEBUG position {position:?}");
-        self.board.resumed(position.last_seq);
-        tracing::info!(seq = position.last_seq, term = self.config.term, "Mirror resumed");
+        self.board.resumed(position.read_from());
+        tracing::info!(
+            seq = position.last_seq,
+            term = self.config.term,
+            "Mirror resumed"
+        );
         while !self.stopped() {
             let events = self
                 .outbox
@@ -78,8 +94,7 @@ impl<O: Outbox> Worker<O> {
             let batch = Batch::of(&self.config, &position, &events)?;
             producer.commit(&self.topics, &batch.records)?;
             position = batch.after;
-            self.board.committed(position.last_seq, batch.events);
-            self.outbox.committed(position.read_from());
+            self.board.committed(position.read_from(), batch.events);
             self.pause = FIRST_PAUSE;
         }
         Ok(())
@@ -95,7 +110,10 @@ impl<O: Outbox> Worker<O> {
     fn check_outbox(&mut self, position: &Position) -> Result<(), MirrorError> {
         let outbox = self.look_at_outbox()?;
         if outbox < position.last_seq {
-            return Err(MirrorError::OutboxBehind { kafka: position.last_seq, outbox });
+            return Err(MirrorError::OutboxBehind {
+                kafka: position.last_seq,
+                outbox,
+            });
         }
         Ok(())
     }

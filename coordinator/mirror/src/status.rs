@@ -74,17 +74,55 @@ pub struct Metric {
 impl Status {
     /// The numbers of the status for Prometheus.
     pub fn metrics(&self) -> Vec<Metric> {
-        let gauge = |name, help, value| Metric { name, help, counter: false, value };
-        let counter = |name, help, value| Metric { name, help, counter: true, value };
+        let gauge = |name, help, value| Metric {
+            name,
+            help,
+            counter: false,
+            value,
+        };
+        let counter = |name, help, value| Metric {
+            name,
+            help,
+            counter: true,
+            value,
+        };
         let running = u64::from(self.state == State::Running);
         vec![
-            gauge("wattle_mirror_running", "Whether events reach Kafka.", running),
-            gauge("wattle_mirror_lag_events", "Events in the outbox that Kafka does not have.", self.lag),
-            gauge("wattle_mirror_committed_seq", "Last event that Kafka has.", self.committed_seq),
-            counter("wattle_mirror_events_total", "Events committed.", self.events),
-            counter("wattle_mirror_transactions_total", "Transactions committed.", self.transactions),
-            counter("wattle_mirror_failures_total", "Sessions that ended in an error.", self.failures),
-            counter("wattle_mirror_fenced_total", "Times another producer took over.", self.fenced),
+            gauge(
+                "wattle_mirror_running",
+                "Whether events reach Kafka.",
+                running,
+            ),
+            gauge(
+                "wattle_mirror_lag_events",
+                "Events in the outbox that Kafka does not have.",
+                self.lag,
+            ),
+            gauge(
+                "wattle_mirror_committed_seq",
+                "Last event that Kafka has.",
+                self.committed_seq,
+            ),
+            counter(
+                "wattle_mirror_events_total",
+                "Events committed.",
+                self.events,
+            ),
+            counter(
+                "wattle_mirror_transactions_total",
+                "Transactions committed.",
+                self.transactions,
+            ),
+            counter(
+                "wattle_mirror_failures_total",
+                "Sessions that ended in an error.",
+                self.failures,
+            ),
+            counter(
+                "wattle_mirror_fenced_total",
+                "Times another producer took over.",
+                self.fenced,
+            ),
         ]
     }
 }
@@ -134,7 +172,11 @@ impl Board {
         let mut status = self.status();
         status.failures += 1;
         status.fenced += u64::from(matches!(error, MirrorError::Fenced));
-        status.state = if error.is_final() { State::SteppedDown } else { State::Waiting };
+        status.state = if error.is_final() {
+            State::SteppedDown
+        } else {
+            State::Waiting
+        };
     }
 
     /// The outbox reaches to `seq`.
@@ -168,6 +210,8 @@ impl Board {
 
 /// Wall-clock time, for people.
 pub(crate) fn now() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }

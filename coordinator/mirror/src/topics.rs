@@ -92,11 +92,18 @@ pub(crate) fn ensure(
             Some(found) if found == spec.partitions as usize => {}
             Some(found) => {
                 let (topic, wanted) = (spec.name.clone(), spec.partitions as usize);
-                return Err(MirrorError::Partitions { topic, found, wanted });
+                return Err(MirrorError::Partitions {
+                    topic,
+                    found,
+                    wanted,
+                });
             }
         }
     }
-    let missing: Vec<&TopicSpec> = specs.iter().filter(|spec| count(&spec.name).is_none()).collect();
+    let missing: Vec<&TopicSpec> = specs
+        .iter()
+        .filter(|spec| count(&spec.name).is_none())
+        .collect();
     if !missing.is_empty() {
         make(kafka, &missing, complaints)?;
     }
@@ -112,7 +119,9 @@ fn make(kafka: &Kafka, specs: &[&TopicSpec], complaints: &Complaints) -> Result<
         .create_with_context(complaints.clone())
         .map_err(|error| complaints.explain("make an admin client", error))?;
     let wanted: Vec<NewTopic<'_>> = specs.iter().map(|spec| new_topic(spec)).collect();
-    let options = AdminOptions::new().operation_timeout(Some(PATIENCE)).request_timeout(Some(PATIENCE));
+    let options = AdminOptions::new()
+        .operation_timeout(Some(PATIENCE))
+        .request_timeout(Some(PATIENCE));
     let results = blocking(admin.create_topics(&wanted, &options))
         .map_err(|error| complaints.explain("create topics", error))?;
     for result in results {
@@ -123,7 +132,12 @@ fn make(kafka: &Kafka, specs: &[&TopicSpec], complaints: &Complaints) -> Result<
                 let (doing, reason) = (format!("create topic {topic}"), code.to_string());
                 return Err(MirrorError::NotAuthorised { doing, reason });
             }
-            Err((topic, code)) => return Err(MirrorError::Topic { topic, reason: code.to_string() }),
+            Err((topic, code)) => {
+                return Err(MirrorError::Topic {
+                    topic,
+                    reason: code.to_string(),
+                });
+            }
         }
     }
     Ok(())
@@ -131,12 +145,21 @@ fn make(kafka: &Kafka, specs: &[&TopicSpec], complaints: &Complaints) -> Result<
 
 fn new_topic(spec: &TopicSpec) -> NewTopic<'_> {
     let copies = spec.replication.map_or(-1, i32::from);
-    let topic = NewTopic::new(&spec.name, spec.partitions as i32, TopicReplication::Fixed(copies));
-    spec.config.iter().fold(topic, |topic, (name, value)| topic.set(name, value))
+    let topic = NewTopic::new(
+        &spec.name,
+        spec.partitions as i32,
+        TopicReplication::Fixed(copies),
+    );
+    spec.config
+        .iter()
+        .fold(topic, |topic, (name, value)| topic.set(name, value))
 }
 
 fn is_refusal(code: Code) -> bool {
-    matches!(code, Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed)
+    matches!(
+        code,
+        Code::TopicAuthorizationFailed | Code::ClusterAuthorizationFailed
+    )
 }
 
 /// Waits for an answer of the admin client, which has a thread of its own to get it.

@@ -111,12 +111,12 @@ async fn of_64_parallel_joins_with_one_token_exactly_one_wins() {
     for node in 0..64 {
         let store = store.clone();
         joins.spawn(async move {
-            let claim = Some(Claim {
+            let claims = vec![Claim {
                 hash,
                 node: NodeId(node),
-            });
+            }];
             let change = Change {
-                claim,
+                claims,
                 ..announce(node..node + 1)
             };
             store.commit(&change, NOW).await
@@ -158,11 +158,11 @@ async fn a_token_is_good_until_it_is_used_expired_or_withdrawn() {
         tokens.find([9; 32], NOW).await.unwrap(),
         TokenFound::Unknown
     );
-    let claim = |n: u8| {
-        Some(Claim {
+    let claims = |n: u8| {
+        vec![Claim {
             hash: [n; 32],
             node: NodeId(4),
-        })
+        }]
     };
     store
         .commit(

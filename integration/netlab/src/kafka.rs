@@ -97,7 +97,6 @@ impl Broker {
         // The broker must not survive the test, however that ends.
         let child = Command::new("setpriv")
             .args(["--pdeathsig", "KILL", "java"])
-            .args(["-Dorg.slf4j.simpleLogger.showDateTime=true","-Dorg.slf4j.simpleLogger.dateTimeFormat=HH:mm:ss.SSS","-Dorg.slf4j.simpleLogger.log.org.apache.kafka.coordinator.transaction=trace","-Dorg.slf4j.simpleLogger.log.kafka.coordinator.transaction=trace","-Dorg.slf4j.simpleLogger.log.org.apache.kafka.storage.internals.log.UnifiedLog=debug","-Dorg.slf4j.simpleLogger.log.org.apache.kafka.storage.internals.log.ProducerStateManager=trace","-Dorg.slf4j.simpleLogger.log.kafka.server.ReplicaManager=debug"])
             .args(java)
             .arg("kafka.Kafka")
             .arg(self.properties())
@@ -177,7 +176,10 @@ impl Broker {
         lines[lines.len().saturating_sub(30)..].join("\n")
     }
 
-    pub fn dir(&self) -> &Path { self.dir.path() }
+    /// The directory of its configuration, data and log.
+    pub fn dir(&self) -> &Path {
+        self.dir.path()
+    }
 
     fn answers(&self) -> Result<bool> {
         let status = self

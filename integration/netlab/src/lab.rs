@@ -82,12 +82,16 @@ impl Lab {
     /// Removes what labs of dead processes left behind. Labs of running processes are not touched.
     pub fn sweep() {
         for namespace in namespaces("wl-") {
-            let pid = namespace
-                .split('-')
-                .nth(1)
-                .and_then(|pid| pid.parse::<u32>().ok());
-            if pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists()) {
+            if is_of_dead_process(&namespace) {
                 remove_namespace(&namespace);
+            }
+        }
+        let Ok(files) = std::fs::read_dir(std::env::temp_dir()) else {
+            return;
+        };
+        for file in files.flatten() {
+            if file.file_name().to_str().is_some_and(is_of_dead_process) {
+                let _gone = std::fs::remove_dir_all(file.path());
             }
         }
     }
@@ -137,6 +141,15 @@ pub fn story(name: &str, story: impl FnOnce(&mut Lab) -> Result<()>) {
     if let Err(error) = story(&mut lab) {
         panic!("{name}: {error:#}");
     }
+}
+
+/// Whether the name is `wl-<pid>-…` and there is no such process any more.
+fn is_of_dead_process(name: &str) -> bool {
+    let mut words = name.split('-');
+    let pid = (words.next() == Some("wl"))
+        .then(|| words.next()?.parse::<u32>().ok())
+        .flatten();
+    pid.is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
 }
 
 fn namespaces(prefix: &str) -> Vec<String> {

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -166,7 +166,9 @@ impl MeshBuilder {
     }
 
     fn nodes_toml(&self) -> Result<String> {
-        let mut text = "[network]\nname = \"lab\"\nipv4 = \"10.77.0.0/16\"\n".to_owned();
+        let mut text =
+            "[network]\nname = \"lab\"\nipv4 = \"10.77.0.0/16\"\nipv6 = \"fd57:77::/64\"\n"
+                .to_owned();
         for (i, node) in self.nodes.iter().enumerate() {
             let endpoints: Vec<String> = node
                 .endpoints
@@ -175,9 +177,10 @@ impl MeshBuilder {
                 .collect();
             writeln!(
                 text,
-                "\n[[node]]\nname = {:?}\naddresses = [\"{}\"]",
+                "\n[[node]]\nname = {:?}\naddresses = [\"{}\", \"{}\"]",
                 node.host.name(),
-                address(i)
+                address(i),
+                address_v6(address(i))
             )?;
             writeln!(
                 text,
@@ -212,10 +215,20 @@ fn address(i: usize) -> Ipv4Addr {
     Ipv4Addr::new(10, 77, 0, i as u8 + 1)
 }
 
+/// The IPv6 address beside it.
+fn address_v6(v4: Ipv4Addr) -> Ipv6Addr {
+    Ipv6Addr::new(0xfd57, 0x77, 0, 0, 0, 0, 0, v4.octets()[3].into())
+}
+
 impl Mesh {
     /// The overlay address of a node.
     pub fn address(&self, host: &Host) -> Result<IpAddr> {
         Ok(self.agent(host)?.address.into())
+    }
+
+    /// The IPv6 overlay address of a node.
+    pub fn address_v6(&self, host: &Host) -> Result<IpAddr> {
+        Ok(address_v6(self.agent(host)?.address).into())
     }
 
     /// The state directory of a node.
@@ -327,14 +340,15 @@ impl Mesh {
         })
     }
 
-    /// Waits until every running agent reaches every other by ping; an error names the pair that does not.
+    /// Waits until every running agent reaches every other by ping over IPv4 and IPv6; an error names the pair that does not.
     pub fn wait_all_reach_all(&self, patience: Duration) -> Result<()> {
         let running = self.running();
         for from in &running {
             for to in running.iter().filter(|to| to.name() != from.name()) {
-                let address = self.address(to)?;
-                eventually("a ping answered", patience, || Ok(from.reaches(address)))
-                    .with_context(|| format!("{} does not reach {}", from.name(), to.name()))?;
+                for address in [self.address(to)?, self.address_v6(to)?] {
+                    eventually("a ping answered", patience, || Ok(from.reaches(address)))
+                        .with_context(|| format!("{} does not reach {address}", from.name()))?;
+                }
             }
         }
         Ok(())

@@ -30,6 +30,11 @@ pub struct Shape {
     pub jitter: Duration,
     /// Chance in percent that a frame is lost.
     pub loss_percent: f64,
+    /// Chance in percent that a frame comes twice, as from somebody who replays what he heard.
+    pub duplicate_percent: f64,
+    /// Chance in percent that a byte of a UDP payload over IPv4 is another, unnoticed by checksums, as from somebody
+    /// who forges.
+    pub forge_percent: f64,
     /// Rate in Mbit/s; `None` is without limit.
     pub mbit: Option<u32>,
 }
@@ -41,6 +46,8 @@ impl Shape {
             delay,
             jitter: Duration::ZERO,
             loss_percent: 0.0,
+            duplicate_percent: 0.0,
+            forge_percent: 0.0,
             mbit: None,
         }
     }
@@ -191,6 +198,8 @@ impl Carrier {
             delay,
             jitter,
             loss_percent,
+            duplicate_percent,
+            forge_percent,
             mbit,
         } = control.shape;
         let lost = [loss_percent, control.loss_percent[direction]];
@@ -214,15 +223,23 @@ impl Carrier {
                 self.free_at[direction]
             }
         };
-        let due = sent + delay + jitter.mul_f64(self.chance());
-        self.sequence += 1;
-        self.in_flight[direction] += 1;
-        self.flight.push(Reverse(Flight {
-            due,
-            sequence: self.sequence,
-            direction,
-            frame: frame.to_vec(),
-        }));
+        let mut frame = frame.to_vec();
+        if self.chance() * 100.0 < forge_percent {
+            forge(&mut frame, self.random as usize);
+        }
+        let copies = 1 + usize::from(self.chance() * 100.0 < duplicate_percent);
+        for _ in 0..copies {
+            let due = sent + delay + jitter.mul_f64(self.chance());
+            self.sequence += 1;
+            self.in_flight[direction] += 1;
+            let frame = frame.clone();
+            self.flight.push(Reverse(Flight {
+                due,
+                sequence: self.sequence,
+                direction,
+                frame,
+            }));
+        }
     }
 
     fn deliver(&mut self) {
@@ -247,6 +264,17 @@ impl Carrier {
         self.random ^= self.random << 25;
         self.random ^= self.random >> 27;
         (self.random.wrapping_mul(0x2545_f491_4f6c_dd1d) >> 11) as f64 / (1u64 << 53) as f64
+    }
+}
+
+/// Changes a byte of the UDP payload and takes the checksum away, which IPv4 allows. Other frames stay as they are.
+fn forge(frame: &mut [u8], random: usize) {
+    const PAYLOAD: usize = 14 + 20 + 8;
+    let is_udp = frame.len() > PAYLOAD && frame[12..15] == [0x08, 0x00, 0x45] && frame[23] == 17;
+    if is_udp {
+        frame[40..42].fill(0);
+        let at = PAYLOAD + random % (frame.len() - PAYLOAD);
+        frame[at] ^= 1 << (random % 8);
     }
 }
 

@@ -2,9 +2,13 @@
 //! work says why. `sudo tools/test kafka` runs these; they need `WATTLE_KAFKA_LIBS`.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Condvar, Mutex};
+use std::io::{BufRead, BufReader};
+use std::process::Stdio;
+use std::sync::{Arc, Condvar, Mutex, mpsc};
 use std::time::{Duration, Instant};
 
+use rdkafka::ClientConfig;
+use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use wattle_api::Timestamp;
 use wattle_api::stream::{
     HEADER_PREV_SEQ, HEADER_SEQ, HEADER_TERM, Kafka, Mechanism, ProgressRecord, Protocol, Sasl,
@@ -311,6 +315,128 @@ fn an_older_database_and_another_network_are_refused() {
 }
 
 #[test]
+#[ignore = "needs a Kafka broker: run by tools/test kafka"]
+fn kcat_sees_links_and_nodes_come_and_go_while_they_do() {
+    let broker = Broker::start(Access::Open).unwrap();
+    let outbox = ListOutbox::with(1..=1);
+    let mirror = start(&broker, 1, &outbox);
+    wait_until(&mirror, 1);
+    let mut kcat = broker
+        .kcat_command()
+        .args([
+            "-C",
+            "-t",
+            &topics().events,
+            "-o",
+            "end",
+            "-u",
+            "-q",
+            "-f",
+            "%h\n",
+        ])
+        .args(["-X", "isolation.level=read_committed"])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(kcat.stdout.take().unwrap()).lines();
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        lines
+            .map_while(Result::ok)
+            .try_for_each(|line| sender.send((Instant::now(), line)))
+    });
+    // kcat does not say when it has found the end of the topic; events go by until it shows the first.
+    let mut seq = 1;
+    let mut next = || {
+        seq += 1;
+        outbox.add(seq..=seq);
+        (seq, Instant::now())
+    };
+    eventually("kcat follows", || {
+        next();
+        receiver.recv_timeout(Duration::from_millis(500)).is_ok()
+    });
+    let mut kinds = BTreeSet::new();
+    let mut delays = Vec::new();
+    for _ in 0..150 {
+        let (seq, written) = next();
+        let seen = loop {
+            let (seen, headers) = receiver
+                .recv_timeout(Duration::from_secs(30))
+                .expect("kcat sees the event");
+            if headers.contains(&format!("wattle-seq={seq},")) {
+                kinds.extend(
+                    headers
+                        .split(',')
+                        .find_map(|pair| pair.strip_prefix("ce_type="))
+                        .map(str::to_owned),
+                );
+                break seen;
+            }
+        };
+        delays.push((seen - written).as_micros());
+    }
+    kcat.kill().unwrap();
+    kcat.wait().unwrap();
+    delays.sort_unstable();
+    println!(
+        "event to kcat: median {} us, 95th of 100 {} us",
+        delays[75], delays[142]
+    );
+    for kind in ["node.c", "node.u", "node.d"] {
+        assert!(
+            kinds.contains(&format!("io.wattle.topology.{kind}")),
+            "{kind} is not among {kinds:?}"
+        );
+    }
+}
+
+#[test]
+#[ignore = "needs a Kafka broker: run by tools/test kafka"]
+fn a_transaction_that_hangs_is_told_and_nothing_is_written_behind_it() {
+    let broker = Broker::start(Access::Open).unwrap();
+    let outbox = ListOutbox::with(1..=30);
+    let mirror = start(&broker, 1, &outbox);
+    wait_until(&mirror, 30);
+    drop(mirror);
+    assert_exactly_once(&broker, 30);
+
+    let stranger: BaseProducer = ClientConfig::new()
+        .set("bootstrap.servers", broker.bootstrap())
+        .set("transactional.id", "stranger")
+        .create()
+        .unwrap();
+    stranger.init_transactions(Duration::from_secs(30)).unwrap();
+    stranger.begin_transaction().unwrap();
+    let events = topics().events;
+    stranger
+        .send(
+            BaseRecord::<str, str>::to(&events)
+                .partition(0)
+                .key("k")
+                .payload("open"),
+        )
+        .unwrap();
+    stranger.flush(Duration::from_secs(30)).unwrap();
+
+    outbox.add(31..=60);
+    let mirror = start(&broker, 2, &outbox);
+    eventually("the hanging transaction is told", || {
+        mirror
+            .status()
+            .last_error
+            .is_some_and(|said| said.contains("hangs in") && said.contains("partition 0"))
+    });
+    assert_eq!(
+        (mirror.status().lag, mirror.status().events),
+        (60 - mirror.status().committed_seq, 0)
+    );
+    stranger.abort_transaction(Duration::from_secs(30)).unwrap();
+    wait_until(&mirror, 60);
+    assert_exactly_once(&broker, 60);
+}
+
+#[test]
 #[ignore = "a measurement: run by hand with --nocapture"]
 fn how_fast_the_mirror_is() {
     let broker = Broker::start(Access::Open).unwrap();
@@ -380,7 +506,10 @@ fn assert_exactly_once(broker: &Broker, last: u64) -> Vec<KcatRecord> {
     let mut records = Vec::new();
     eventually("all events are visible", || {
         records = broker.kcat(&topics().events).unwrap();
-        let seen: BTreeSet<u64> = records.iter().map(|record| record.number(HEADER_SEQ).unwrap()).collect();
+        let seen: BTreeSet<u64> = records
+            .iter()
+            .map(|record| record.number(HEADER_SEQ).unwrap())
+            .collect();
         (1..=last).all(|seq| seen.contains(&seq))
     });
     let mut ends: BTreeMap<i32, &KcatRecord> = BTreeMap::new();
@@ -389,11 +518,21 @@ fn assert_exactly_once(broker: &Broker, last: u64) -> Vec<KcatRecord> {
         let named = record.number(HEADER_PREV_SEQ).unwrap();
         let found = before.map_or(0, |before| before.number(HEADER_SEQ).unwrap());
         let there = || -> Vec<_> {
-            let partition = records.iter().filter(|other| other.partition == record.partition);
-            partition.map(|other| (other.offset, other.number(HEADER_SEQ).unwrap())).take(200).collect()
+            let partition = records
+                .iter()
+                .filter(|other| other.partition == record.partition);
+            partition
+                .map(|other| (other.offset, other.number(HEADER_SEQ).unwrap()))
+                .take(200)
+                .collect()
         };
-        if named != found { std::process::Command::new("cp").args(["-r", "--", broker.dir().to_str().unwrap(), "/var/tmp/kafka-poc/bad"]).status().unwrap(); }
-        assert_eq!(named, found, "at offset {}; offset and seq: {:?}", record.offset, there());
+        assert_eq!(
+            named,
+            found,
+            "at offset {}; offset and seq: {:?}",
+            record.offset,
+            there()
+        );
     }
     assert_eq!(records.len() as u64, last, "some are doubled");
     records
@@ -485,6 +624,4 @@ impl Outbox for ListOutbox {
         let events = self.0.0.lock().unwrap();
         drop(self.0.1.wait_timeout(events, patience).unwrap());
     }
-
-    fn committed(&mut self, _seq: u64) {}
 }

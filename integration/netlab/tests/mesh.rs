@@ -7,7 +7,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use wattle_netlab::capture::{Capture, occurrences};
 use wattle_netlab::mesh::{INTERFACE, PORT, binary};
-use wattle_netlab::{Host, Lab, Mesh, Nat, eventually, story};
+use wattle_netlab::{Host, Lab, Mesh, Nat, Shape, eventually, story};
 
 /// What voice needs.
 const STREAM: Duration = Duration::from_millis(10);
@@ -56,16 +56,13 @@ fn a_ring_relays_for_those_without_a_link_and_survives_a_cut() {
         let mesh = lab.mesh("ring", &[&a, &b, &c, &d, &e]).start()?;
         mesh.wait_all_reach_all(PATIENCE)?;
 
-        // a - b - c: one relay between, so one less of the 64 hops that a packet begins with.
+        // One relay between or two, as measured costs say: so many less of the 64 hops that a packet begins with.
         let (there, _echo) = echo(&mesh, &c)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(100);
         let report = stream.stop()?;
-        assert_eq!(
-            (report.lost, report.usual_ttl()),
-            (0, Some(63)),
-            "{report:?}"
-        );
+        assert_eq!(report.lost, 0, "{report:?}");
+        assert!(matches!(report.usual_ttl(), Some(62 | 63)), "{report:?}");
 
         let (there, _echo) = echo(&mesh, &b)?;
         let stream = a.probe(there, STREAM)?;
@@ -73,11 +70,9 @@ fn a_ring_relays_for_those_without_a_link_and_survives_a_cut() {
         lab.cut(&a, &b)?;
         stream.wait_for(400);
         let report = stream.stop()?;
-        assert_eq!(
-            report.ttl.keys().copied().collect::<Vec<_>>(),
-            [63, 64],
-            "now over e: {report:?}"
-        );
+        assert_eq!(report.ttl.keys().next_back(), Some(&64), "{report:?}");
+        assert!(report.ttl.keys().any(|ttl| *ttl < 64), "over e: {report:?}");
+        eprintln!("outage {} ms", report.outage_ms);
         assert!(report.outage_ms <= 300.0, "{report:?}");
 
         lab.heal(&a, &b)?;
@@ -145,10 +140,8 @@ fn a_host_behind_a_node_is_reached_through_its_prefix() {
         let lan = lab.link(&b, &printer)?;
         lab.gateway(&printer, &b)?;
         let address = lan.v4(&printer)?;
-        let prefix = format!(
-            "{}/24",
-            lan.of(&printer)?.v4.to_string().replace(".2", ".0")
-        );
+        let [.., third, _] = lan.of(&printer)?.v4.octets();
+        let prefix = format!("10.100.{third}.0/24");
         let mesh = lab
             .mesh("subnet", &[&a, &b])
             .announces(&b, &prefix)?
@@ -268,6 +261,140 @@ fn a_relay_sees_no_plaintext() {
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]
+fn tcp_runs_through_a_relay_in_both_families() {
+    story("relayed-tcp", |lab| {
+        let [a, relay, c] = lab.hosts(["a", "relay", "c"])?;
+        lab.link(&a, &relay)?;
+        lab.link(&relay, &c)?;
+        let mesh = lab.mesh("relayed-tcp", &[&a, &relay, &c]).start()?;
+        let mut server = c.command("iperf3");
+        server.arg("-s");
+        let _server = c.spawn("iperf3", server)?;
+        for to in [mesh.address(&c)?, mesh.address_v6(&c)?] {
+            let mut mbit = 0.0;
+            eventually("iperf3 listens", PATIENCE, || {
+                mbit = a.iperf3(to, Duration::from_secs(2))?;
+                Ok(true)
+            })?;
+            eprintln!("relayed to {to}: {mbit:.0} Mbit/s");
+            assert!(mbit > 50.0, "{mbit} Mbit/s to {to}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn replayed_and_forged_datagrams_reach_nobody() {
+    story("forged", |lab| {
+        let [a, relay, c] = lab.hosts(["a", "relay", "c"])?;
+        let whole = Shape::delay(Duration::ZERO);
+        lab.wire(&a, &relay, whole)?;
+        lab.wire(&relay, &c, whole)?;
+        for host in [&a, &relay, &c] {
+            for end in lab.ends(host) {
+                host.sh(&format!("ip -6 address flush dev {}", end.interface))?;
+            }
+        }
+        let mesh = lab.mesh("forged", &[&a, &relay, &c]).start()?;
+        let (there, _echo) = echo(&mesh, &c)?;
+        for (one, other) in [(&a, &relay), (&relay, &c)] {
+            lab.reshape(
+                one,
+                other,
+                Shape {
+                    duplicate_percent: 100.0,
+                    ..whole
+                },
+            )?;
+        }
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(300);
+        let report = stream.stop()?;
+        assert_eq!((report.lost, report.duplicated), (0, 0), "{report:?}");
+
+        let seen = Capture::start(&c, INTERFACE)?;
+        lab.reshape(
+            &relay,
+            &c,
+            Shape {
+                forge_percent: 5.0,
+                ..whole
+            },
+        )?;
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(500);
+        let report = stream.stop()?;
+        assert!(
+            report.lost > 0 && report.received > 300,
+            "forged ones are lost, the rest arrives: {report:?}"
+        );
+        let pcap = seen.stop()?;
+        let probes = occurrences(&pcap, &[0; 100]);
+        assert!(probes > 0, "probes are zeros but for their number");
+        assert_eq!(report.duplicated, 0, "{report:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_member_cannot_use_the_address_of_another() {
+    story("spoofed", |lab| {
+        let [a, b, c] = lab.hosts(["a", "b", "c"])?;
+        let lan = lab.switch("lan", &[&a, &b, &c])?;
+        let mesh = lab.mesh("spoofed", &[&a, &b, &c]).start()?;
+        let (honest, victim) = (mesh.address(&a)?, mesh.address(&c)?);
+        a.sh(&format!(
+            "ip address add {victim}/32 dev lo; ip address add 198.51.100.1/32 dev lo"
+        ))?;
+        let seen = Capture::start(&b, INTERFACE)?;
+        for from in [victim, "198.51.100.1".parse()?, honest] {
+            let to = mesh.address(&b)?.to_string();
+            let _answered = a.run("fping", ["-q", "-r", "1", "-S", &from.to_string(), &to]);
+        }
+        let pcap = seen.stop()?;
+        let from = |ip: IpAddr| match ip {
+            IpAddr::V4(ip) => occurrences(&pcap, &ip.octets()),
+            IpAddr::V6(ip) => occurrences(&pcap, &ip.octets()),
+        };
+        assert!(from(honest) > 0, "what is its own arrives");
+        assert_eq!(from("198.51.100.1".parse()?), 0);
+        assert_eq!(from(victim), 0, "{}", lan.v4(&a)?);
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_relay_that_dies_is_left_for_another() {
+    story("relay", |lab| {
+        let [a, one, other, b] = lab.hosts(["a", "one", "other", "b"])?;
+        for relay in [&one, &other] {
+            lab.link(&a, relay)?;
+            lab.link(relay, &b)?;
+        }
+        let mut mesh = lab.mesh("relay", &[&a, &one, &other, &b]).start()?;
+        let (there, _echo) = echo(&mesh, &b)?;
+        for round in 0..2 {
+            let stream = a.probe(there, STREAM)?;
+            stream.wait_for(100);
+            let relay = if round == 0 { &one } else { &other };
+            mesh.kill(relay)?;
+            stream.wait_for(300);
+            mesh.start(relay)?;
+            mesh.wait_converged(PATIENCE)?;
+            let report = stream.stop()?;
+            assert_eq!(report.usual_ttl(), Some(63), "{report:?}");
+            eprintln!("outage {} ms", report.outage_ms);
+            assert!(report.outage_ms <= 300.0, "{report:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
 fn a_killed_agent_comes_back_and_what_it_left_is_cleaned() {
     story("killed", |lab| {
         let [a, b, c] = lab.hosts(["a", "b", "c"])?;
@@ -317,7 +444,9 @@ fn a_second_agent_on_the_same_device_is_told_what_to_do_and_harms_nothing() {
         let mesh = lab.mesh("second", &[&a, &b]).start()?;
         let second = a
             .command(binary("wattled")?)
-            .args(["--listen-port", "0", "--socket", "second.sock", "--state"])
+            .args(["--listen-port", "0", "--socket"])
+            .arg(a.directory().join("second.sock"))
+            .arg("--state")
             .arg(copy_of(&mesh.state(&a))?)
             .output()?;
         let complaint = String::from_utf8_lossy(&second.stderr);
@@ -360,7 +489,7 @@ fn echo(mesh: &Mesh, host: &Host) -> Result<(SocketAddr, wattle_netlab::probe::E
 /// Everything that an agent might have touched.
 fn kernel_state(host: &Host) -> Result<String> {
     host.sh(
-        "ip rule; ip -6 rule; ip route show table all; ip -6 route show table all | grep -v fe80 | grep -v ff00 || true
+        "ip rule; ip -6 rule; ip -4 route show table all; ip -6 route show table all | grep -ve fe80 -e ff00 || true
          ip -brief address | sed 's/ fe80[^ ]*//g'; nft list ruleset; cat /proc/sys/net/ipv4/ip_forward",
     )
 }

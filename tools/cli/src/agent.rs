@@ -15,7 +15,7 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
 pub(crate) fn connect(socket: &Path, output: &mut Output) -> Outcome<Client> {
     let mut client = Client::connect(socket, PATIENCE)?;
     if output.is_json() {
-        output.from_node(&client.whoami()?.node);
+        output.name_node(&client.whoami()?.node);
     }
     Ok(client)
 }

@@ -295,7 +295,7 @@ pub(crate) struct StreamArgs {
 /// Which coordinator, and how to be let in.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CoordinatorArgs {
-    /// The coordinator's `host:port`; the one on this host by default
+    /// The coordinator's `host:port`; by default the one on this host
     #[arg(long, value_name = "URL", env = "WATTLE_COORDINATOR")]
     pub(crate) coordinator: Option<String>,
     /// SHA-256 of the coordinator's certificate
@@ -403,9 +403,12 @@ mod tests {
 
     #[test]
     fn global_options_stand_before_or_after_the_verb() {
-        for line in ["wattle --json --socket /s peers", "wattle peers --socket /s --json"] {
+        for line in [
+            "wattle --json --socket /s peers",
+            "wattle peers --socket /s --json",
+        ] {
             let cli = Cli::try_parse_from(line.split(' ')).expect(line);
-            assert!(cli.json && cli.socket == PathBuf::from("/s"));
+            assert!(cli.json && cli.socket.as_os_str() == "/s");
         }
     }
 }

@@ -1,5 +1,6 @@
 //! The coordinator's REST API: which coordinator, how to be let in, requests and their refusals.
 
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use http_body_util::BodyExt as _;
@@ -19,9 +20,10 @@ use crate::pinned::{Body, Connection};
 /// Where a coordinator on this host keeps its state.
 pub(crate) const DEFAULT_STATE: &str = "/var/lib/wattle-coordinator";
 
-/// Below its state: the administrator's token, and the SHA-256 of its certificate.
+/// Below its state: the administrator's token, the SHA-256 of its certificate, and where it listens.
 const TOKEN_FILE: &str = "admin.token";
 const FINGERPRINT_FILE: &str = "fingerprint";
+const NETWORK_FILE: &str = "network.json";
 
 /// The largest answer that is kept: a page of nodes is far smaller.
 const MAX_ANSWER_BYTES: usize = 16 << 20;
@@ -36,10 +38,17 @@ pub(crate) struct Coordinator {
 impl Coordinator {
     /// Connects to the coordinator that the command line or the environment names, or to the one on this host.
     pub(crate) async fn connect(args: &CoordinatorArgs) -> Outcome<Self> {
-        let address = address(args.coordinator.as_deref());
+        let address = match &args.coordinator {
+            Some(given) => address(given),
+            None => local_address(&args.coordinator_state)?,
+        };
         let token = token(args)?;
         let connection = Connection::open(&address, fingerprint(args)?).await?;
-        Ok(Self { connection, address, token })
+        Ok(Self {
+            connection,
+            address,
+            token,
+        })
     }
 
     /// What stands at `path`, below the API's base.
@@ -53,7 +62,9 @@ impl Coordinator {
         let mut items = Vec::new();
         let mut after = None;
         loop {
-            let query = after.map(|after: String| format!("?after={after}")).unwrap_or_default();
+            let query = after
+                .map(|after: String| format!("?after={after}"))
+                .unwrap_or_default();
             let page: Page<T> = self.get(&format!("{path}{query}")).await?;
             items.extend(page.items);
             after = page.next;
@@ -64,7 +75,11 @@ impl Coordinator {
     }
 
     /// Asks for something to be made at `path`.
-    pub(crate) async fn post<T: DeserializeOwned>(&mut self, path: &str, body: &impl Serialize) -> Outcome<T> {
+    pub(crate) async fn post<T: DeserializeOwned>(
+        &mut self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Outcome<T> {
         let body = serde_json::to_vec(body).map_err(std::io::Error::from)?;
         let answer = self.send(Method::POST, path, Some(body)).await?;
         self.read(answer).await
@@ -82,10 +97,19 @@ impl Coordinator {
         if answer.status().is_success() {
             return Ok(answer.into_body());
         }
-        Err(self.body(answer).await.err().unwrap_or_else(|| self.nonsense("an empty refusal")))
+        Err(self
+            .body(answer)
+            .await
+            .err()
+            .unwrap_or_else(|| self.nonsense("an empty refusal")))
     }
 
-    async fn send(&mut self, method: Method, path: &str, body: Option<Vec<u8>>) -> Outcome<Response<Incoming>> {
+    async fn send(
+        &mut self,
+        method: Method,
+        path: &str,
+        body: Option<Vec<u8>>,
+    ) -> Outcome<Response<Incoming>> {
         let mut request = Request::builder()
             .method(method)
             .uri(format!("{BASE}{path}"))
@@ -108,13 +132,29 @@ impl Coordinator {
     async fn body(&self, answer: Response<Incoming>) -> Outcome<hyper::body::Bytes> {
         let status = answer.status();
         let body = http_body_util::Limited::new(answer.into_body(), MAX_ANSWER_BYTES);
-        let body = body.collect().await.map_err(|error| self.nonsense(&error.to_string()))?.to_bytes();
-        if status.is_success() { Ok(body) } else { Err(refusal(status, &body)) }
+        let body = body
+            .collect()
+            .await
+            .map_err(|error| self.nonsense(&error.to_string()))?
+            .to_bytes();
+        if status.is_success() {
+            Ok(body)
+        } else {
+            Err(refusal(status, &body))
+        }
     }
 
     fn nonsense(&self, why: &str) -> Failure {
-        let what = format!("the coordinator at {} does not speak this API", self.address);
-        Failure::new(Exit::Failure, what, why, "compare `wattle version` with the coordinator's")
+        let what = format!(
+            "the coordinator at {} does not speak this API",
+            self.address
+        );
+        Failure::new(
+            Exit::Failure,
+            what,
+            why,
+            "compare `wattle version` with the coordinator's",
+        )
     }
 }
 
@@ -127,22 +167,62 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
     };
     match serde_json::from_slice::<Problem>(body) {
         Ok(problem) => {
-            let hint = problem.hint.unwrap_or_else(|| "journalctl -u wattle-coordinator -n 50".to_owned());
-            Failure::new(exit, format!("the coordinator refused: {}", problem.title), problem.detail, hint)
+            let hint = problem
+                .hint
+                .unwrap_or_else(|| "journalctl -u wattle-coordinator -n 50".to_owned());
+            Failure::new(
+                exit,
+                format!("the coordinator refused: {}", problem.title),
+                problem.detail,
+                hint,
+            )
         }
         Err(_) => Failure::new(exit, "the coordinator refused", status, "check the token"),
     }
 }
 
 /// `host:port`, with or without a scheme in front.
-fn address(given: Option<&str>) -> String {
-    let given = given.unwrap_or("127.0.0.1");
+fn address(given: &str) -> String {
     let given = given.trim_start_matches("https://").trim_end_matches('/');
     let has_port = match given.strip_prefix('[') {
         Some(v6) => !v6.ends_with(']'),
         None => given.contains(':'),
     };
-    if has_port { given.to_owned() } else { format!("{given}:{}", wattle_api::agent::DEFAULT_PORT) }
+    if has_port {
+        given.to_owned()
+    } else {
+        format!("{given}:{}", wattle_api::agent::DEFAULT_PORT)
+    }
+}
+
+/// Where the coordinator on this host listens, as its state says.
+fn local_address(state: &Path) -> Outcome<String> {
+    #[derive(serde::Deserialize)]
+    struct Network {
+        listen: SocketAddr,
+    }
+    let path = state.join(NETWORK_FILE);
+    let next = "name the coordinator: --coordinator HOST:PORT";
+    let text = read(&path, "where the coordinator listens", next)?;
+    let network: Network = serde_json::from_str(&text).map_err(|error| {
+        Failure::new(
+            Exit::Failure,
+            format!("{} is damaged", path.display()),
+            error,
+            next,
+        )
+    })?;
+    Ok(reachable(network.listen).to_string())
+}
+
+/// Who listens everywhere is reached over the loopback.
+fn reachable(mut listen: SocketAddr) -> SocketAddr {
+    match listen.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => listen.set_ip(Ipv4Addr::LOCALHOST.into()),
+        IpAddr::V6(ip) if ip.is_unspecified() => listen.set_ip(Ipv6Addr::LOCALHOST.into()),
+        IpAddr::V4(_) | IpAddr::V6(_) => {}
+    }
+    listen
 }
 
 fn token(args: &CoordinatorArgs) -> Outcome<Zeroizing<String>> {
@@ -151,8 +231,12 @@ fn token(args: &CoordinatorArgs) -> Outcome<Zeroizing<String>> {
     {
         return Ok(Zeroizing::new(token.trim().to_owned()));
     }
-    let path = args.token_file.clone().unwrap_or_else(|| args.coordinator_state.join(TOKEN_FILE));
-    let next = "run it as root on the coordinator's host, or give --token-file FILE or WATTLE_TOKEN";
+    let path = args
+        .token_file
+        .clone()
+        .unwrap_or_else(|| args.coordinator_state.join(TOKEN_FILE));
+    let next =
+        "run it as root on the coordinator's host, or give --token-file FILE or WATTLE_TOKEN";
     read(&path, "the administrator's token", next).map(Zeroizing::new)
 }
 
@@ -164,21 +248,32 @@ fn fingerprint(args: &CoordinatorArgs) -> Outcome<Fingerprint> {
     let next = "run it as root on the coordinator's host, or give --fingerprint HEX";
     let text = read(&path, "the coordinator's fingerprint", next)?;
     text.parse().map_err(|error| {
-        Failure::new(Exit::Failure, format!("{} is damaged", path.display()), error, next)
+        Failure::new(
+            Exit::Failure,
+            format!("{} is damaged", path.display()),
+            error,
+            next,
+        )
     })
 }
 
 fn read(path: &Path, what: &str, next: &str) -> Outcome<String> {
     let text = std::fs::read_to_string(path);
     let text = text.map_err(|error| {
-        Failure::file(format!("cannot read {what} in {}", path.display()), &error, next)
+        Failure::file(
+            format!("cannot read {what} in {}", path.display()),
+            &error,
+            next,
+        )
     })?;
     Ok(text.trim().to_owned())
 }
 
 /// Runs what awaits the network; one thread is plenty.
 pub(crate) fn block_on<T>(work: impl Future<Output = Outcome<T>>) -> Outcome<T> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()?;
     runtime.block_on(work)
 }
 
@@ -189,14 +284,31 @@ mod tests {
     #[test]
     fn an_address_may_be_given_in_any_usual_form() {
         let cases = [
-            (None, "127.0.0.1:5741"),
-            (Some("c.example"), "c.example:5741"),
-            (Some("https://c.example:1/"), "c.example:1"),
-            (Some("[fd00::1]"), "[fd00::1]:5741"),
-            (Some("[fd00::1]:9"), "[fd00::1]:9"),
+            ("c.example", "c.example:5741"),
+            ("https://c.example:1/", "c.example:1"),
+            ("[fd00::1]", "[fd00::1]:5741"),
+            ("[fd00::1]:9", "[fd00::1]:9"),
         ];
         for (given, expected) in cases {
             assert_eq!(address(given), expected);
+        }
+    }
+
+    #[test]
+    fn the_coordinator_on_this_host_is_found_by_its_state() {
+        let state = tempfile::tempdir().unwrap();
+        assert_eq!(
+            local_address(state.path()).unwrap_err().exit,
+            Exit::NotFound
+        );
+        for (listen, expected) in [
+            ("0.0.0.0:5741", "127.0.0.1:5741"),
+            ("[::]:1", "[::1]:1"),
+            ("10.0.0.1:2", "10.0.0.1:2"),
+        ] {
+            let text = format!(r#"{{"name":"lab","listen":"{listen}","more":1}}"#);
+            std::fs::write(state.path().join(NETWORK_FILE), text).unwrap();
+            assert_eq!(local_address(state.path()).unwrap(), expected);
         }
     }
 
@@ -207,7 +319,13 @@ mod tests {
         let body = serde_json::to_vec(&problem).unwrap();
         let failure = refusal(StatusCode::NOT_FOUND, &body);
         assert_eq!(failure.exit, Exit::NotFound);
-        assert_eq!((failure.why.as_str(), failure.next.as_str()), ("no node is named x", "wattle nodes list"));
-        assert_eq!(refusal(StatusCode::UNAUTHORIZED, b"<html>").exit, Exit::Permission);
+        assert_eq!(
+            (failure.why.as_str(), failure.next.as_str()),
+            ("no node is named x", "wattle nodes list")
+        );
+        assert_eq!(
+            refusal(StatusCode::UNAUTHORIZED, b"<html>").exit,
+            Exit::Permission
+        );
     }
 }

@@ -51,10 +51,16 @@ impl Failure {
     pub(crate) fn new(
         exit: Exit,
         what: impl Into<String>,
-        why: impl ToString,
+        why: impl std::fmt::Display,
         next: impl Into<String>,
     ) -> Self {
-        Self { exit, what: what.into(), why: why.to_string(), next: next.into(), broken_pipe: false }
+        Self {
+            exit,
+            what: what.into(),
+            why: why.to_string(),
+            next: next.into(),
+            broken_pipe: false,
+        }
     }
 
     /// Whether the reader of standard output has gone.
@@ -63,7 +69,11 @@ impl Failure {
     }
 
     /// A failure with a file, with the exit code that its cause has.
-    pub(crate) fn file(what: impl Into<String>, error: &io::Error, next: impl Into<String>) -> Self {
+    pub(crate) fn file(
+        what: impl Into<String>,
+        error: &io::Error,
+        next: impl Into<String>,
+    ) -> Self {
         let exit = match error.kind() {
             io::ErrorKind::PermissionDenied => Exit::Permission,
             io::ErrorKind::NotFound => Exit::NotFound,
@@ -78,7 +88,10 @@ impl From<io::Error> for Failure {
     fn from(error: io::Error) -> Self {
         let broken_pipe = error.kind() == io::ErrorKind::BrokenPipe;
         let next = "free space or choose another target";
-        Self { broken_pipe, ..Self::new(Exit::Failure, "cannot write the output", error, next) }
+        Self {
+            broken_pipe,
+            ..Self::new(Exit::Failure, "cannot write the output", error, next)
+        }
     }
 }
 
@@ -131,7 +144,12 @@ const fn exit_of(code: ErrorCode) -> Exit {
 /// The failure of waiting in vain.
 pub(crate) fn gave_up(waiting_for: &str, span: Duration, next: &str) -> Failure {
     let why = format!("waited {}", crate::human::span(span));
-    Failure::new(Exit::Timeout, format!("{waiting_for} did not come"), why, next)
+    Failure::new(
+        Exit::Timeout,
+        format!("{waiting_for} did not come"),
+        why,
+        next,
+    )
 }
 
 #[cfg(test)]
@@ -161,8 +179,12 @@ mod tests {
         let socket = std::path::PathBuf::from("/run/wattle/wattled.sock");
         let io = |kind| io::Error::from(kind);
         let refused = |code| {
-            let report =
-                ErrorReport { code, what: "w".into(), why: "y".into(), next: "n".into() };
+            let report = ErrorReport {
+                code,
+                what: "w".into(),
+                why: "y".into(),
+                next: "n".into(),
+            };
             ClientError::Refused(Box::new(Refusal(report)))
         };
         let cases = [
@@ -174,7 +196,10 @@ mod tests {
                 Exit::Unreachable,
             ),
             (
-                ClientError::Permission { socket, source: io(io::ErrorKind::PermissionDenied) },
+                ClientError::Permission {
+                    socket,
+                    source: io(io::ErrorKind::PermissionDenied),
+                },
                 Exit::Permission,
             ),
             (ClientError::Timeout(Duration::from_secs(1)), Exit::Timeout),

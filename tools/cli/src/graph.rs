@@ -16,17 +16,30 @@ struct Edge<'a> {
 
 /// Nodes by position in the report; edges in the order of their ends.
 fn edges(report: &TopoReport) -> Vec<Edge<'_>> {
-    let place: BTreeMap<NodeId, usize> =
-        report.nodes.iter().enumerate().map(|(at, node)| (node.node.id, at)).collect();
+    let place: BTreeMap<NodeId, usize> = report
+        .nodes
+        .iter()
+        .enumerate()
+        .map(|(at, node)| (node.node.id, at))
+        .collect();
     let mut edges: BTreeMap<_, Vec<&TopoLink>> = BTreeMap::new();
     for link in &report.links {
         let (Some(&from), Some(&to)) = (place.get(&link.from.id), place.get(&link.to.id)) else {
             continue;
         };
-        edges.entry((from.min(to), from.max(to), link.carrier)).or_default().push(link);
+        edges
+            .entry((from.min(to), from.max(to), link.carrier))
+            .or_default()
+            .push(link);
     }
     let edges = edges.into_iter();
-    edges.map(|((a, b, carrier), directions)| Edge { ends: (a, b), carrier, directions }).collect()
+    edges
+        .map(|((a, b, carrier), directions)| Edge {
+            ends: (a, b),
+            carrier,
+            directions,
+        })
+        .collect()
 }
 
 impl Edge<'_> {
@@ -41,7 +54,12 @@ impl Edge<'_> {
         }
         let cost = self.directions.iter().filter_map(|link| link.cost_us).max();
         let cost = or_unknown(cost, |cost| micros(cost.into()));
-        match self.directions.iter().filter_map(|link| link.loss_ppm).max() {
+        match self
+            .directions
+            .iter()
+            .filter_map(|link| link.loss_ppm)
+            .max()
+        {
             None | Some(0) => format!("{} {cost}", self.carrier),
             Some(loss) => format!("{} {cost} loss {}", self.carrier, percent(loss)),
         }
@@ -52,16 +70,27 @@ impl Edge<'_> {
 pub(crate) fn dot(report: &TopoReport) -> String {
     let mut text = "graph wattle {\n  node [shape=box, style=rounded];\n".to_owned();
     for (at, node) in report.nodes.iter().enumerate() {
-        let address = node.addresses.first().map(|a| format!("\\n{a}")).unwrap_or_default();
+        let address = node
+            .addresses
+            .first()
+            .map(|a| format!("\\n{a}"))
+            .unwrap_or_default();
         let style = match (node.is_self, node.reachable) {
             (true, _) => ", penwidth=2",
             (false, true) => "",
             (false, false) => ", color=red",
         };
-        text += &format!("  n{at} [label=\"{}{address}\"{style}];\n", quoted(&node.node.name));
+        text += &format!(
+            "  n{at} [label=\"{}{address}\"{style}];\n",
+            quoted(&node.node.name)
+        );
     }
     for edge in edges(report) {
-        let style = if edge.is_usable() { "" } else { ", style=dashed" };
+        let style = if edge.is_usable() {
+            ""
+        } else {
+            ", style=dashed"
+        };
         let (a, b) = edge.ends;
         text += &format!("  n{a} -- n{b} [label=\"{}\"{style}];\n", edge.label());
     }
@@ -76,7 +105,10 @@ fn quoted(name: &str) -> String {
 pub(crate) fn mermaid(report: &TopoReport) -> String {
     let mut text = "graph LR\n".to_owned();
     for (at, node) in report.nodes.iter().enumerate() {
-        text += &format!("  n{at}[\"{}\"]\n", clean(&node.node.name).replace('"', "#quot;"));
+        text += &format!(
+            "  n{at}[\"{}\"]\n",
+            clean(&node.node.name).replace('"', "#quot;")
+        );
     }
     for edge in edges(report) {
         let line = if edge.is_usable() { "---" } else { "-.-" };
@@ -100,7 +132,11 @@ pub(crate) fn svg(report: &TopoReport) -> String {
     );
     for edge in &edges {
         let ((x1, y1), (x2, y2)) = (places[edge.ends.0], places[edge.ends.1]);
-        let style = if edge.is_usable() { "#555" } else { "#c22\" stroke-dasharray=\"4 4" };
+        let style = if edge.is_usable() {
+            "#555"
+        } else {
+            "#c22\" stroke-dasharray=\"4 4"
+        };
         let (x, y) = (f64::midpoint(x1, x2), f64::midpoint(y1, y2) - 4.0);
         text += &format!(
             "<line x1=\"{x1:.1}\" y1=\"{y1:.1}\" x2=\"{x2:.1}\" y2=\"{y2:.1}\" stroke=\"{style}\"/>\n\
@@ -109,7 +145,11 @@ pub(crate) fn svg(report: &TopoReport) -> String {
         );
     }
     for (node, (x, y)) in report.nodes.iter().zip(&places) {
-        let stroke = if node.reachable || node.is_self { "#286" } else { "#c22" };
+        let stroke = if node.reachable || node.is_self {
+            "#286"
+        } else {
+            "#c22"
+        };
         let width = if node.is_self { 3 } else { 1 };
         text += &format!(
             "<circle cx=\"{x:.1}\" cy=\"{y:.1}\" r=\"22\" fill=\"#efe\" stroke=\"{stroke}\" \
@@ -122,7 +162,10 @@ pub(crate) fn svg(report: &TopoReport) -> String {
 }
 
 fn escaped(name: &str) -> String {
-    clean(name).replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;")
+    clean(name)
+        .replace('&', "&amp;")
+        .replace('<', "&lt;")
+        .replace('>', "&gt;")
 }
 
 /// Fruchterman and Reingold's springs from a circle, cooled over a fixed number of steps: the same mesh always
@@ -138,12 +181,18 @@ fn layout(count: usize, edges: &[Edge<'_>]) -> Vec<(f64, f64)> {
         let mut forces = vec![(0.0, 0.0); count];
         for a in 0..count {
             for b in (0..count).filter(|b| *b != a) {
-                push(&mut forces[a], places[b], places[a], |length| ideal * ideal / length);
+                push(&mut forces[a], places[b], places[a], |length| {
+                    ideal * ideal / length
+                });
             }
         }
         for Edge { ends: (a, b), .. } in edges {
-            push(&mut forces[*a], places[*a], places[*b], |length| length * length / ideal);
-            push(&mut forces[*b], places[*b], places[*a], |length| length * length / ideal);
+            push(&mut forces[*a], places[*a], places[*b], |length| {
+                length * length / ideal
+            });
+            push(&mut forces[*b], places[*b], places[*a], |length| {
+                length * length / ideal
+            });
         }
         for (place, (dx, dy)) in places.iter_mut().zip(forces) {
             let length = f64::hypot(dx, dy).max(1e-9);
@@ -169,7 +218,10 @@ fn fit(places: &[(f64, f64)]) -> Vec<(f64, f64)> {
         move |value: f64| MARGIN + (value - low) / span * (SIZE - 2.0 * MARGIN)
     };
     let (x, y) = (scale(|place| place.0), scale(|place| place.1));
-    places.iter().map(|place| (x(place.0), y(place.1))).collect()
+    places
+        .iter()
+        .map(|place| (x(place.0), y(place.1)))
+        .collect()
 }
 
 #[cfg(test)]
@@ -209,7 +261,11 @@ mod tests {
         let places = layout(report.nodes.len(), &edges(&report));
         for (at, (x, y)) in places.iter().enumerate() {
             assert!((0.0..=SIZE).contains(x) && (0.0..=SIZE).contains(y));
-            assert!(places[..at].iter().all(|(a, b)| f64::hypot(x - a, y - b) > 44.0));
+            assert!(
+                places[..at]
+                    .iter()
+                    .all(|(a, b)| f64::hypot(x - a, y - b) > 44.0)
+            );
         }
         let picture = svg(&report);
         assert_eq!(picture.matches("<circle").count(), 3);

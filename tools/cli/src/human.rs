@@ -70,12 +70,18 @@ pub(crate) fn or_unknown<T>(value: Option<T>, show: impl FnOnce(T) -> String) ->
 /// Several things in one cell.
 pub(crate) fn list<T: ToString>(items: &[T]) -> String {
     let texts: Vec<String> = items.iter().map(ToString::to_string).collect();
-    if texts.is_empty() { UNKNOWN.to_owned() } else { texts.join(" ") }
+    if texts.is_empty() {
+        UNKNOWN.to_owned()
+    } else {
+        texts.join(" ")
+    }
 }
 
 /// Text from elsewhere without control characters, so that it cannot steer a terminal.
 pub(crate) fn clean(text: &str) -> String {
-    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).collect()
+    text.chars()
+        .map(|c| if c.is_control() { '\u{fffd}' } else { c })
+        .collect()
 }
 
 #[cfg(test)]
@@ -84,13 +90,22 @@ mod tests {
 
     #[test]
     fn numbers_read_as_people_write_them() {
-        let times: Vec<_> = [0, 850, 1_000, 12_345, 99_999, 123_456, 4_200_000].map(micros).into();
-        assert_eq!(times, ["0us", "850us", "1.0ms", "12.3ms", "99.9ms", "123ms", "4.20s"]);
+        let times: Vec<_> = [0, 850, 1_000, 12_345, 99_999, 123_456, 4_200_000]
+            .map(micros)
+            .into();
+        assert_eq!(
+            times,
+            [
+                "0us", "850us", "1.0ms", "12.3ms", "99.9ms", "123ms", "4.20s"
+            ]
+        );
         let losses: Vec<_> = [0, 5, 250, 31_000, 1_000_000].map(percent).into();
         assert_eq!(losses, ["0%", "<0.01%", "0.02%", "3.1%", "100%"]);
         let sizes: Vec<_> = [0, 1_023, 1_024, 1_300_000, u64::MAX].map(bytes).into();
         assert_eq!(sizes, ["0B", "1023B", "1.0KiB", "1.2MiB", "15.9EiB"]);
-        let spans: Vec<_> = [0, 350, 12_000, 184_000, 18_600_000, 792_000_000].map(millis).into();
+        let spans: Vec<_> = [0, 350, 12_000, 184_000, 18_600_000, 792_000_000]
+            .map(millis)
+            .into();
         assert_eq!(spans, ["0s", "350ms", "12s", "3m04s", "5h10m", "9d04h"]);
     }
 

@@ -42,7 +42,11 @@ impl Output {
         let colour = wanted && io::stdout().is_terminal();
         Self {
             sink: Box::new(io::stdout().lock()),
-            form: if json { Form::Json } else { Form::Text { colour } },
+            form: if json {
+                Form::Json
+            } else {
+                Form::Text { colour }
+            },
             clock: wall_clock,
             node: None,
             warnings: Vec::new(),
@@ -50,7 +54,7 @@ impl Output {
     }
 
     /// Names the node that the data comes from.
-    pub(crate) fn from_node(&mut self, node: &NodeRef) {
+    pub(crate) fn name_node(&mut self, node: &NodeRef) {
         self.node = Some(node.name.clone());
     }
 
@@ -140,7 +144,9 @@ impl Output {
 }
 
 fn failure_text(failure: &Failure) -> String {
-    let Failure { what, why, next, .. } = failure;
+    let Failure {
+        what, why, next, ..
+    } = failure;
     let mut text = format!("wattle: {what}");
     if !why.is_empty() {
         text += &format!("\n  why:  {}", why.replace('\n', "\n        "));
@@ -153,7 +159,9 @@ fn failure_text(failure: &Failure) -> String {
 
 /// The time of the wall clock.
 pub(crate) fn wall_clock() -> Timestamp {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let since = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
 }
 
@@ -167,7 +175,10 @@ pub(crate) mod tests {
     #[test]
     fn an_envelope_names_schema_time_node_data_and_warnings() {
         let (mut output, written) = captured(true);
-        output.from_node(&NodeRef { id: wattle_model::NodeId(1), name: "r1".into() });
+        output.name_node(&NodeRef {
+            id: wattle_model::NodeId(1),
+            name: "r1".into(),
+        });
         output.warn("clock is off");
         output.answer("peers", &[1, 2], |_| unreachable!()).unwrap();
         output.answer("peers", &[3], |_| unreachable!()).unwrap();
@@ -187,13 +198,20 @@ pub(crate) mod tests {
     #[test]
     fn people_see_text_without_an_envelope() {
         let (mut output, written) = captured(false);
-        output.answer("peers", &[1, 2], |data| format!("{} peers", data.len())).unwrap();
+        output
+            .answer("peers", &[1, 2], |data| format!("{} peers", data.len()))
+            .unwrap();
         assert_eq!(written(), "2 peers\n");
     }
 
     #[test]
     fn a_failure_says_what_why_and_next() {
-        let failure = Failure::new(Exit::NotFound, "no node `x`", "not in\nthe set", "wattle peers");
+        let failure = Failure::new(
+            Exit::NotFound,
+            "no node `x`",
+            "not in\nthe set",
+            "wattle peers",
+        );
         assert_eq!(
             failure_text(&failure),
             "wattle: no node `x`\n  why:  not in\n        the set\n  next: wattle peers"
@@ -215,11 +233,17 @@ pub(crate) mod tests {
         let shared = Shared::default();
         let output = Output {
             sink: Box::new(shared.clone()),
-            form: if json { Form::Json } else { Form::Text { colour: false } },
+            form: if json {
+                Form::Json
+            } else {
+                Form::Text { colour: false }
+            },
             clock: || Timestamp::from_millis(1_795_385_280_000),
             node: None,
             warnings: Vec::new(),
         };
-        (output, move || String::from_utf8(shared.0.lock().unwrap().clone()).unwrap())
+        (output, move || {
+            String::from_utf8(shared.0.lock().unwrap().clone()).unwrap()
+        })
     }
 }

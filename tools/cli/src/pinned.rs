@@ -36,7 +36,10 @@ impl Connection {
     pub(crate) async fn open(address: &str, fingerprint: Fingerprint) -> Outcome<Self> {
         let opened = timeout(PATIENCE, handshake(address, fingerprint)).await;
         let sender = opened.map_err(|_| late(address))??;
-        Ok(Self { sender, address: address.to_owned() })
+        Ok(Self {
+            sender,
+            address: address.to_owned(),
+        })
     }
 
     /// Makes a request; the headers of the answer are awaited, its body is not.
@@ -48,7 +51,11 @@ impl Connection {
 }
 
 fn late(address: &str) -> Failure {
-    gave_up(&format!("an answer of the coordinator at {address}"), PATIENCE, "try again")
+    gave_up(
+        &format!("an answer of the coordinator at {address}"),
+        PATIENCE,
+        "try again",
+    )
 }
 
 fn broken(address: &str, error: &dyn std::error::Error) -> Failure {
@@ -62,14 +69,21 @@ async fn handshake(address: &str, expected: Fingerprint) -> Outcome<http1::SendR
         let next = "systemctl status wattle-coordinator on its host, or name another: --coordinator HOST:PORT";
         Failure::new(Exit::Unreachable, what, error, next)
     })?;
-    let verifier = Arc::new(Pinned { expected, found: Mutex::new(None), provider: ring::default_provider() });
+    let verifier = Arc::new(Pinned {
+        expected,
+        found: Mutex::new(None),
+        provider: ring::default_provider(),
+    });
     let config = client_config(Arc::clone(&verifier)).map_err(|error| broken(address, &error))?;
     // The name is not looked at: the pinned certificate says who it is.
     let name = ServerName::try_from("wattle-coordinator").expect("a DNS name");
-    let stream = TlsConnector::from(Arc::new(config)).connect(name, stream).await;
+    let stream = TlsConnector::from(Arc::new(config))
+        .connect(name, stream)
+        .await;
     let stream = stream.map_err(|error| verifier.explain(address, &error))?;
-    let (sender, connection) =
-        http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(address, &error))?;
+    let (sender, connection) = http1::handshake(TokioIo::new(stream))
+        .await
+        .map_err(|error| broken(address, &error))?;
     tokio::spawn(connection);
     Ok(sender)
 }
@@ -98,9 +112,17 @@ impl Pinned {
         let Some(found) = self.found.lock().ok().and_then(|found| *found) else {
             return broken(address, error);
         };
-        let why = format!("its certificate has the fingerprint {found}, expected {}", self.expected);
+        let why = format!(
+            "its certificate has the fingerprint {found}, expected {}",
+            self.expected
+        );
         let what = format!("whoever answers at {address} is not the coordinator");
-        Failure::new(Exit::Failure, what, why, "check the address and --fingerprint")
+        Failure::new(
+            Exit::Failure,
+            what,
+            why,
+            "check the address and --fingerprint",
+        )
     }
 }
 
@@ -120,7 +142,9 @@ impl ServerCertVerifier for Pinned {
         if let Ok(mut seen) = self.found.lock() {
             *seen = Some(found);
         }
-        Err(rustls::Error::InvalidCertificate(rustls::CertificateError::UnknownIssuer))
+        Err(rustls::Error::InvalidCertificate(
+            rustls::CertificateError::UnknownIssuer,
+        ))
     }
 
     fn verify_tls12_signature(
@@ -129,7 +153,12 @@ impl ServerCertVerifier for Pinned {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        verify_tls12_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn verify_tls13_signature(
@@ -138,10 +167,17 @@ impl ServerCertVerifier for Pinned {
         cert: &CertificateDer<'_>,
         dss: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(message, cert, dss, &self.provider.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            cert,
+            dss,
+            &self.provider.signature_verification_algorithms,
+        )
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -103,7 +103,13 @@ pub(crate) struct Complaint {
 
 impl fmt::Display for Complaint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { path, line, column, message, excerpt } = self;
+        let Self {
+            path,
+            line,
+            column,
+            message,
+            excerpt,
+        } = self;
         writeln!(f, "{}:{line}:{column}: {message}", path.display())?;
         write!(f, "{line} | {excerpt}")
     }
@@ -118,14 +124,21 @@ fn found<T>(at: &Spanned<T>, message: impl Into<String>) -> Found {
 }
 
 fn values<T: Clone>(spanned: &[Spanned<T>]) -> Vec<T> {
-    spanned.iter().map(|value| value.get_ref().clone()).collect()
+    spanned
+        .iter()
+        .map(|value| value.get_ref().clone())
+        .collect()
 }
 
 impl Plan {
     /// Reads and checks the text of the file `path`.
     pub(crate) fn parse(text: &str, path: &Path) -> Result<Self, Complaint> {
         let plan: Self = toml::from_str(text).map_err(|error| {
-            complain(text, path, (error.span().unwrap_or(0..0), error.message().to_owned()))
+            complain(
+                text,
+                path,
+                (error.span().unwrap_or(0..0), error.message().to_owned()),
+            )
         })?;
         plan.check().map_err(|found| complain(text, path, found))?;
         Ok(plan)
@@ -163,7 +176,10 @@ impl Plan {
         if !own.is_empty() {
             return values(own);
         }
-        [self.ipv4(), self.ipv6(network)].iter().filter_map(|plan| nth(*plan, index)).collect()
+        [self.ipv4(), self.ipv6(network)]
+            .iter()
+            .filter_map(|plan| nth(*plan, index))
+            .collect()
     }
 
     /// Things that are allowed but hardly meant.
@@ -171,13 +187,16 @@ impl Plan {
         let lonely = self.nodes.iter().filter(|node| {
             let others = self.nodes.iter().filter(|other| other.name != node.name);
             let mut linked = others.filter(|other| node.may_link(other) && other.may_link(node));
-            let undialable = |other: &NodePlan| node.endpoints.is_empty() && other.endpoints.is_empty();
+            let undialable =
+                |other: &NodePlan| node.endpoints.is_empty() && other.endpoints.is_empty();
             self.nodes.len() > 1 && linked.all(undialable)
         });
         lonely
             .map(|node| {
                 let name = node.name.get_ref();
-                format!("{name} will have no link: neither it nor any neighbour of it has endpoints")
+                format!(
+                    "{name} will have no link: neither it nor any neighbour of it has endpoints"
+                )
             })
             .collect()
     }
@@ -193,9 +212,15 @@ impl Plan {
 
     fn check_sizes(&self) -> Result<(), Found> {
         if self.nodes.is_empty() {
-            return Err((0..0, "there is no node; add [[node]] tables with a `name` each".to_owned()));
+            return Err((
+                0..0,
+                "there is no node; add [[node]] tables with a `name` each".to_owned(),
+            ));
         }
-        let families = [(&self.network.ipv4, "an IPv4", 4), (&self.network.ipv6, "an IPv6", 6)];
+        let families = [
+            (&self.network.ipv4, "an IPv4", 4),
+            (&self.network.ipv6, "an IPv6", 6),
+        ];
         for (given, kind, family) in families {
             if let Some(given) = given
                 && given.get_ref().is_ipv6() != (family == 6)
@@ -206,13 +231,25 @@ impl Plan {
         }
         let members = self.nodes.len() + self.leaves.len();
         if members >= usize::from(u16::MAX) {
-            return Err((0..0, format!("{members} nodes are more than a network holds (65534)")));
+            return Err((
+                0..0,
+                format!("{members} nodes are more than a network holds (65534)"),
+            ));
         }
-        let plans = [Some(self.ipv4()), self.network.ipv6.as_ref().map(|given| *given.get_ref())];
-        for (plan, at) in plans.into_iter().zip([&self.network.ipv4, &self.network.ipv6]) {
+        let plans = [
+            Some(self.ipv4()),
+            self.network.ipv6.as_ref().map(|given| *given.get_ref()),
+        ];
+        for (plan, at) in plans
+            .into_iter()
+            .zip([&self.network.ipv4, &self.network.ipv6])
+        {
             if plan.is_some_and(|plan| nth(plan, Self::index(members)).is_none()) {
                 let at = at.as_ref().map_or(0..0, Spanned::span);
-                return Err((at, format!("the prefix has too few addresses for {members} nodes")));
+                return Err((
+                    at,
+                    format!("the prefix has too few addresses for {members} nodes"),
+                ));
             }
         }
         Ok(())
@@ -223,7 +260,10 @@ impl Plan {
         let nodes = self.nodes.iter().map(|node| &node.name);
         for name in nodes.chain(self.leaves.iter().map(|leaf| &leaf.name)) {
             if !seen.insert(name.get_ref()) {
-                return Err(found(name, format!("the name {} is used twice", name.get_ref())));
+                return Err(found(
+                    name,
+                    format!("the name {} is used twice", name.get_ref()),
+                ));
             }
         }
         Ok(())
@@ -234,12 +274,20 @@ impl Plan {
         for node in &self.nodes {
             for endpoint in &node.endpoints {
                 let address = endpoint.get_ref();
-                if address.port() == 0 || address.ip().is_unspecified() || address.ip().is_multicast() {
-                    let message = format!("{address} cannot be dialled; give an address and port of the node");
+                if address.port() == 0
+                    || address.ip().is_unspecified()
+                    || address.ip().is_multicast()
+                {
+                    let message = format!(
+                        "{address} cannot be dialled; give an address and port of the node"
+                    );
                     return Err(found(endpoint, message));
                 }
                 if let Some(first) = seen.insert(*address, node.name.get_ref()) {
-                    return Err(found(endpoint, format!("{address} is an endpoint of {first} too")));
+                    return Err(found(
+                        endpoint,
+                        format!("{address} is an endpoint of {first} too"),
+                    ));
                 }
             }
         }
@@ -247,7 +295,11 @@ impl Plan {
     }
 
     fn check_neighbours(&self) -> Result<(), Found> {
-        let nodes: BTreeMap<_, _> = self.nodes.iter().map(|node| (node.name.get_ref(), node)).collect();
+        let nodes: BTreeMap<_, _> = self
+            .nodes
+            .iter()
+            .map(|node| (node.name.get_ref(), node))
+            .collect();
         for node in &self.nodes {
             for neighbour in node.neighbours.iter().flatten() {
                 let (name, me) = (neighbour.get_ref(), node.name.get_ref());
@@ -255,10 +307,14 @@ impl Plan {
                     return Err(found(neighbour, format!("there is no node {name}")));
                 };
                 if name == me {
-                    return Err(found(neighbour, format!("{me} cannot be its own neighbour")));
+                    return Err(found(
+                        neighbour,
+                        format!("{me} cannot be its own neighbour"),
+                    ));
                 }
                 if !other.may_link(node) {
-                    let message = format!("{me} names {name} as neighbour, {name} does not name {me}");
+                    let message =
+                        format!("{me} names {name} as neighbour, {name} does not name {me}");
                     return Err(found(neighbour, message));
                 }
             }
@@ -295,12 +351,18 @@ impl Plan {
                     let message = format!("{} cannot be the address of a node", address.get_ref());
                     return Err(found(address, message));
                 }
-                claim(&mut claims, name, Prefix::host(*address.get_ref()), address.span())?;
+                claim(
+                    &mut claims,
+                    name,
+                    Prefix::host(*address.get_ref()),
+                    address.span(),
+                )?;
             }
             for prefix in prefixes {
                 let wide = *prefix.get_ref();
                 if let Some(plan) = planned.iter().find(|plan| plan.overlaps(&wide)) {
-                    let message = format!("{wide} overlaps {plan}, which the nodes' addresses come from");
+                    let message =
+                        format!("{wide} overlaps {plan}, which the nodes' addresses come from");
                     return Err(found(prefix, message));
                 }
                 claim(&mut claims, name, wide, prefix.span())?;
@@ -315,9 +377,11 @@ impl Plan {
             let ipv6 = self.network.ipv6.as_ref().map(|given| *given.get_ref());
             for plan in [Some(self.ipv4()), ipv6].into_iter().flatten() {
                 let planned = nth(plan, Self::index(position)).filter(|_| addresses.is_empty());
-                let taken = planned.and_then(|address| claims.iter().find(|(p, _)| p.contains(address)));
+                let taken =
+                    planned.and_then(|address| claims.iter().find(|(p, _)| p.contains(address)));
                 if let (Some(address), Some((_, first))) = (planned, taken) {
-                    let message = format!("{} would get {address}, which {first} has", name.get_ref());
+                    let message =
+                        format!("{} would get {address}, which {first} has", name.get_ref());
                     return Err(found(name, message));
                 }
             }
@@ -325,16 +389,27 @@ impl Plan {
         Ok(())
     }
 
-    fn claimants(&self) -> impl Iterator<Item = (&Spanned<NodeName>, &[Spanned<IpAddr>], &[Spanned<Prefix>])> {
-        let nodes = self.nodes.iter().map(|n| (&n.name, n.addresses.as_slice(), n.prefixes.as_slice()));
-        let leaves = self.leaves.iter().map(|l| (&l.name, l.addresses.as_slice(), l.prefixes.as_slice()));
+    fn claimants(
+        &self,
+    ) -> impl Iterator<Item = (&Spanned<NodeName>, &[Spanned<IpAddr>], &[Spanned<Prefix>])> {
+        let nodes = self
+            .nodes
+            .iter()
+            .map(|n| (&n.name, n.addresses.as_slice(), n.prefixes.as_slice()));
+        let leaves = self
+            .leaves
+            .iter()
+            .map(|l| (&l.name, l.addresses.as_slice(), l.prefixes.as_slice()));
         nodes.chain(leaves)
     }
 }
 
 impl NodePlan {
     fn may_link(&self, other: &Self) -> bool {
-        let listed = |list: &Vec<Spanned<NodeName>>| list.iter().any(|name| *name.get_ref() == *other.name.get_ref());
+        let listed = |list: &Vec<Spanned<NodeName>>| {
+            list.iter()
+                .any(|name| *name.get_ref() == *other.name.get_ref())
+        };
         self.neighbours.as_ref().is_none_or(listed)
     }
 
@@ -442,9 +517,15 @@ mod tests {
         let addresses = |own: &[Spanned<IpAddr>], position| {
             crate::human::list(&plan.addresses_of(own, Plan::index(position), network))
         };
-        assert_eq!(addresses(&plan.nodes[0].addresses, 0), "10.77.0.1 fd57:123:4567:89ab::1");
+        assert_eq!(
+            addresses(&plan.nodes[0].addresses, 0),
+            "10.77.0.1 fd57:123:4567:89ab::1"
+        );
         assert_eq!(addresses(&plan.nodes[1].addresses, 1), "10.255.0.1");
-        assert_eq!(addresses(&plan.leaves[0].addresses, 2), "10.77.0.3 fd57:123:4567:89ab::3");
+        assert_eq!(
+            addresses(&plan.leaves[0].addresses, 2),
+            "10.77.0.3 fd57:123:4567:89ab::3"
+        );
     }
 
     #[test]
@@ -452,56 +533,123 @@ mod tests {
         let cases = [
             ("", "1:1: there is no node"),
             ("[[node]]\nname='A'", "5:6: a node name has only a-z"),
-            ("[[node]]\nname='a'\nport=1", "6:1: unknown field `port`, expected one of `name`, `addresses`"),
+            (
+                "[[node]]\nname='a'\nport=1",
+                "6:1: unknown field `port`, expected one of `name`, `addresses`",
+            ),
             ("[[node]]\nnames='a'", "5:1: unknown field `names`"),
-            ("[[node]]\nname='a'\n[[node]]\nname='a'", "7:6: the name a is used twice"),
+            (
+                "[[node]]\nname='a'\n[[node]]\nname='a'",
+                "7:6: the name a is used twice",
+            ),
             ("[[node]]\nname='a'\naddresses=['10.77.1']", "6:12: "),
-            ("[[node]]\nname='a'\naddresses=['127.0.0.1']", "6:12: 127.0.0.1 cannot be the address"),
-            ("[[node]]\nname='a'\naddresses=['10.9.0.1']\n[[node]]\nname='b'\naddresses=['10.9.0.1']",
-             "9:12: 10.9.0.1/32 is a's already"),
-            ("[[node]]\nname='a'\nprefixes=['10.1.0.0/16']\n[[node]]\nname='b'\nprefixes=['10.1.9.0/24']",
-             "9:11: 10.1.9.0/24 overlaps 10.1.0.0/16, which is a's"),
-            ("[[node]]\nname='a'\nprefixes=['10.77.9.0/24']", "6:11: 10.77.9.0/24 overlaps 10.77.0.0/16"),
-            ("[[node]]\nname='a'\nprefixes=['10.1.0.1/16']", "6:10: `10.1.0.1/16` has host bits set"),
-            ("[[node]]\nname='a'\naddresses=['10.77.0.2']\n[[node]]\nname='b'", "8:6: b would get 10.77.0.2, which a has"),
+            (
+                "[[node]]\nname='a'\naddresses=['127.0.0.1']",
+                "6:12: 127.0.0.1 cannot be the address",
+            ),
+            (
+                "[[node]]\nname='a'\naddresses=['10.9.0.1']\n[[node]]\nname='b'\naddresses=['10.9.0.1']",
+                "9:12: 10.9.0.1/32 is a's already",
+            ),
+            (
+                "[[node]]\nname='a'\nprefixes=['10.1.0.0/16']\n[[node]]\nname='b'\nprefixes=['10.1.9.0/24']",
+                "9:11: 10.1.9.0/24 overlaps 10.1.0.0/16, which is a's",
+            ),
+            (
+                "[[node]]\nname='a'\nprefixes=['10.77.9.0/24']",
+                "6:11: 10.77.9.0/24 overlaps 10.77.0.0/16",
+            ),
+            (
+                "[[node]]\nname='a'\nprefixes=['10.1.0.1/16']",
+                "6:10: `10.1.0.1/16` has host bits set",
+            ),
+            (
+                "[[node]]\nname='a'\naddresses=['10.77.0.2']\n[[node]]\nname='b'",
+                "8:6: b would get 10.77.0.2, which a has",
+            ),
             ("[[node]]\nname='a'\nendpoints=['host:1']", "6:12: "),
-            ("[[node]]\nname='a'\nendpoints=['0.0.0.0:1']", "6:12: 0.0.0.0:1 cannot be dialled"),
-            ("[[node]]\nname='a'\nendpoints=['1.2.3.4:0']", "6:12: 1.2.3.4:0 cannot be dialled"),
-            ("[[node]]\nname='a'\nendpoints=['1.2.3.4:1','1.2.3.4:1']", "6:24: 1.2.3.4:1 is an endpoint of a too"),
+            (
+                "[[node]]\nname='a'\nendpoints=['0.0.0.0:1']",
+                "6:12: 0.0.0.0:1 cannot be dialled",
+            ),
+            (
+                "[[node]]\nname='a'\nendpoints=['1.2.3.4:0']",
+                "6:12: 1.2.3.4:0 cannot be dialled",
+            ),
+            (
+                "[[node]]\nname='a'\nendpoints=['1.2.3.4:1','1.2.3.4:1']",
+                "6:24: 1.2.3.4:1 is an endpoint of a too",
+            ),
             ("[[node]]\nname='a'\nlisten_port=70000", "6:13: "),
-            ("[[node]]\nname='a'\nneighbours=['b']", "6:13: there is no node b"),
-            ("[[node]]\nname='a'\nneighbours=['a']", "6:13: a cannot be its own neighbour"),
-            ("[[node]]\nname='a'\nneighbours=['b']\n[[node]]\nname='b'\nneighbours=[]",
-             "6:13: a names b as neighbour, b does not name a"),
-            ("[[node]]\nname='a'\n[[leaf]]\nname='l'\nhost='b'\npublic_key='AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='",
-             "8:6: there is no node b"),
-            ("[[node]]\nname='a'\n[[leaf]]\nname='l'\nhost='a'\npublic_key='AAEC'", "9:12: expected 44 characters"),
+            (
+                "[[node]]\nname='a'\nneighbours=['b']",
+                "6:13: there is no node b",
+            ),
+            (
+                "[[node]]\nname='a'\nneighbours=['a']",
+                "6:13: a cannot be its own neighbour",
+            ),
+            (
+                "[[node]]\nname='a'\nneighbours=['b']\n[[node]]\nname='b'\nneighbours=[]",
+                "6:13: a names b as neighbour, b does not name a",
+            ),
+            (
+                "[[node]]\nname='a'\n[[leaf]]\nname='l'\nhost='b'\npublic_key='AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8='",
+                "8:6: there is no node b",
+            ),
+            (
+                "[[node]]\nname='a'\n[[leaf]]\nname='l'\nhost='a'\npublic_key='AAEC'",
+                "9:12: expected 44 characters",
+            ),
             ("[[node]]\nname='a", "5:"),
         ];
         for (text, expected) in cases {
             let complaint = parse(text).expect_err(text).to_string();
             let position = format!("nodes.toml:{expected}");
-            assert!(complaint.starts_with(&position), "{text}\n-> {complaint}\nexpected {position}");
+            assert!(
+                complaint.starts_with(&position),
+                "{text}\n-> {complaint}\nexpected {position}"
+            );
         }
     }
 
     #[test]
     fn the_network_is_checked_too() {
         let plan = |head: &str| {
-            let text = format!("[network]\nname='lab'\n{head}\n[[node]]\nname='a'\n[[node]]\nname='b'");
+            let text =
+                format!("[network]\nname='lab'\n{head}\n[[node]]\nname='a'\n[[node]]\nname='b'");
             Plan::parse(&text, Path::new("nodes.toml")).map_err(|complaint| complaint.to_string())
         };
         assert!(plan("").is_ok());
-        assert!(plan("ipv4='fd00::/64'").unwrap_err().contains(":3:6: `ipv4` is an IPv4 prefix"));
-        assert!(plan("ipv4='10.0.0.0/30'").unwrap_err().contains("too few addresses for 2 nodes"));
+        assert!(
+            plan("ipv4='fd00::/64'")
+                .unwrap_err()
+                .contains(":3:6: `ipv4` is an IPv4 prefix")
+        );
+        assert!(
+            plan("ipv4='10.0.0.0/30'")
+                .unwrap_err()
+                .contains("too few addresses for 2 nodes")
+        );
         assert!(plan("ipv4='10.0.0.0/29'").is_ok());
-        assert!(plan("ipv6='fd00::/127'").unwrap_err().contains("too few addresses"));
-        assert!(plan("ipv8='x'").unwrap_err().contains("unknown field `ipv8`"));
+        assert!(
+            plan("ipv6='fd00::/127'")
+                .unwrap_err()
+                .contains("too few addresses")
+        );
+        assert!(
+            plan("ipv8='x'")
+                .unwrap_err()
+                .contains("unknown field `ipv8`")
+        );
     }
 
     #[test]
     fn a_node_that_nobody_can_dial_and_that_can_dial_nobody_is_warned_of() {
-        let plan = parse("[[node]]\nname='a'\n[[node]]\nname='b'\nendpoints=['1.2.3.4:1']\n[[node]]\nname='c'").unwrap();
+        let plan = parse(
+            "[[node]]\nname='a'\n[[node]]\nname='b'\nendpoints=['1.2.3.4:1']\n[[node]]\nname='c'",
+        )
+        .unwrap();
         assert_eq!(plan.warnings(), Vec::<String>::new());
         let plan = parse("[[node]]\nname='a'\n[[node]]\nname='b'").unwrap();
         assert_eq!(plan.warnings().len(), 2);

@@ -32,7 +32,9 @@ impl Columns {
     /// A table with these headings.
     pub(crate) fn new(coloured: bool, headings: &[(&str, Side)]) -> Self {
         let mut table = Table::new();
-        table.load_preset(presets::NOTHING).set_content_arrangement(ContentArrangement::Disabled);
+        table
+            .load_preset(presets::NOTHING)
+            .set_content_arrangement(ContentArrangement::Disabled);
         table.set_header(headings.iter().map(|(heading, _)| *heading));
         for (column, (_, side)) in table.column_iter_mut().zip(headings) {
             column.set_padding((0, 2));
@@ -65,7 +67,8 @@ impl Columns {
     /// The table as text, without blanks at the ends of lines.
     pub(crate) fn finish(self) -> String {
         let text = self.table.to_string();
-        text.lines().fold(String::new(), |lines, line| lines + line.trim_end() + "\n")
+        text.lines()
+            .fold(String::new(), |lines, line| lines + line.trim_end() + "\n")
     }
 }
 

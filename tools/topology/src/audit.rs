@@ -62,11 +62,18 @@ pub(crate) fn read(source: &Source) -> Result<Verification, TopologyError> {
                     number.ok_or_else(|| reader.bad(&record, format!("no header {name}")))
                 };
                 let kept_from_start = reader.oldest[record.partition as usize] == 0;
-                audit.observe(record.partition, header(HEADER_SEQ)?, header(HEADER_PREV_SEQ)?, kept_from_start);
+                audit.observe(
+                    record.partition,
+                    header(HEADER_SEQ)?,
+                    header(HEADER_PREV_SEQ)?,
+                    kept_from_start,
+                );
             }
             None if heard.elapsed() > LATE && reader.saw_all_ends() => break,
             None if heard.elapsed() > crate::source::PATIENCE => {
-                return Err(TopologyError::Silent { doing: format!("read {}", source.topics.events) });
+                return Err(TopologyError::Silent {
+                    doing: format!("read {}", source.topics.events),
+                });
             }
             None => {}
         }
@@ -176,7 +183,10 @@ mod tests {
     #[test]
     fn a_lost_event_is_counted_and_breaks_the_chain() {
         let found = audit(&[1, 2, 3, 4, 7, 6, 8], 8);
-        assert_eq!((found.lost, found.broken_links, found.lost_examples), (1, 1, vec![5]));
+        assert_eq!(
+            (found.lost, found.broken_links, found.lost_examples),
+            (1, 1, vec![5])
+        );
     }
 
     #[test]
@@ -189,7 +199,10 @@ mod tests {
     fn a_doubled_event_is_counted() {
         let found = audit(&[1, 2, 3, 3, 3, 4], 4);
         assert!(!found.is_clean());
-        assert_eq!((found.duplicated, found.lost, found.duplicated_examples), (2, 0, vec![3]));
+        assert_eq!(
+            (found.duplicated, found.lost, found.duplicated_examples),
+            (2, 0, vec![3])
+        );
     }
 
     #[test]

@@ -10,7 +10,9 @@ pub enum TopologyError {
     #[error(transparent)]
     Config(#[from] KafkaConfigError),
     /// No broker answers.
-    #[error("no Kafka broker answers at {brokers}: {reason}. Check the address, and user or certificates if the brokers want some")]
+    #[error(
+        "no Kafka broker answers at {brokers}: {reason}. Check the address, and user or certificates if the brokers want some"
+    )]
     Unreachable {
         /// Who was asked.
         brokers: String,
@@ -18,7 +20,9 @@ pub enum TopologyError {
         reason: String,
     },
     /// The cluster has no topics of a network.
-    #[error("no topology of a network at {brokers}: no topic ends in `.topology.progress.v1`. Is [kafka] set in the coordinator's configuration?")]
+    #[error(
+        "no topology of a network at {brokers}: no topic ends in `.topology.progress.v1`. Is [kafka] set in the coordinator's configuration?"
+    )]
     NoNetwork {
         /// Who was asked.
         brokers: String,
@@ -90,13 +94,21 @@ impl TopologyError {
                 | Code::Authentication
                 | Code::SaslAuthenticationFailed
                 | Code::SSL,
-            ) => Self::Unreachable { brokers: brokers.to_owned(), reason: error.to_string() },
+            ) => Self::Unreachable {
+                brokers: brokers.to_owned(),
+                reason: error.to_string(),
+            },
             Some(
                 Code::TopicAuthorizationFailed
                 | Code::GroupAuthorizationFailed
                 | Code::ClusterAuthorizationFailed,
-            ) => Self::NotAuthorised { doing: doing.to_owned() },
-            _ => Self::Kafka { doing: doing.to_owned(), source: error },
+            ) => Self::NotAuthorised {
+                doing: doing.to_owned(),
+            },
+            _ => Self::Kafka {
+                doing: doing.to_owned(),
+                source: error,
+            },
         }
     }
 }

@@ -80,7 +80,10 @@ impl std::convert::From<Topology> for Graph {
         let links = topology.links.into_iter().map(Entity::Link);
         let prefixes = topology.prefixes.into_iter().map(Entity::Prefix);
         let entities = nodes.chain(links).chain(prefixes);
-        Self { entities: entities.map(|entity| (entity.key(), entity)).collect(), seq: topology.seq }
+        Self {
+            entities: entities.map(|entity| (entity.key(), entity)).collect(),
+            seq: topology.seq,
+        }
     }
 }
 
@@ -89,7 +92,7 @@ pub(crate) fn read(source: &Source) -> Result<Graph, TopologyError> {
     let mut reader = Reader::open(source, &source.topics.state, From::Oldest)?;
     let mut graph = Graph::default();
     let mut bad = None;
-    reader.to_end(|record| {
+    reader.read_to_end(|record| {
         if let Err(reason) = take(&mut graph, &record) {
             bad.get_or_insert((record, reason));
         }
@@ -104,7 +107,11 @@ pub(crate) fn read(source: &Source) -> Result<Graph, TopologyError> {
 fn take(graph: &mut Graph, record: &crate::reader::Record) -> Result<(), String> {
     let key = std::str::from_utf8(&record.key).map_err(|error| error.to_string())?;
     let key: EntityKey = key.parse().map_err(|error| format!("key: {error}"))?;
-    let value = record.value.as_deref().map(serde_json::from_slice).transpose();
+    let value = record
+        .value
+        .as_deref()
+        .map(serde_json::from_slice)
+        .transpose();
     let after = value.map_err(|error| format!("value: {error}"))?;
     graph.set(key, after, record.number(HEADER_SEQ).unwrap_or(0));
     Ok(())
@@ -159,7 +166,10 @@ pub(crate) mod tests {
     fn what_is_gone_is_not_shown_and_the_newest_event_is_known() {
         let mut graph = graph(&[node(1, "a"), node(2, "b"), link(1, 2, Some(700))]);
         graph.set(link(1, 2, None).key(), None, 9);
-        assert_eq!((graph.nodes().count(), graph.links().count(), graph.seq()), (2, 0, 9));
+        assert_eq!(
+            (graph.nodes().count(), graph.links().count(), graph.seq()),
+            (2, 0, 9)
+        );
         assert_eq!(graph.name(NodeId(2)), "b");
         assert_eq!(graph.name(NodeId(3)), "0000000000000003");
     }

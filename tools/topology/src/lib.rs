@@ -45,5 +45,7 @@ pub async fn verify(source: &Source) -> Result<Verification, TopologyError> {
 async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> Result<T, TopologyError> + Send + 'static,
 ) -> Result<T, TopologyError> {
-    tokio::task::spawn_blocking(work).await.unwrap_or(Err(TopologyError::Interrupted))
+    tokio::task::spawn_blocking(work)
+        .await
+        .unwrap_or(Err(TopologyError::Interrupted))
 }

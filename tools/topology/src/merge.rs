@@ -12,7 +12,10 @@ pub(crate) struct Merge<T> {
 impl<T> Merge<T> {
     /// Begins with `next`; with the lowest number that waits when [`Merge::skip`] is called if `None`.
     pub(crate) const fn from(next: Option<u64>) -> Self {
-        Self { next, waiting: BTreeMap::new() }
+        Self {
+            next,
+            waiting: BTreeMap::new(),
+        }
     }
 
     /// Takes an event. One that was given out or waits already changes nothing.
@@ -33,7 +36,10 @@ impl<T> Merge<T> {
     /// first and last number.
     pub(crate) fn skip(&mut self) -> Option<(u64, u64)> {
         let (&lowest, _) = self.waiting.first_key_value()?;
-        let missing = self.next.filter(|next| *next < lowest).map(|next| (next, lowest - 1));
+        let missing = self
+            .next
+            .filter(|next| *next < lowest)
+            .map(|next| (next, lowest - 1));
         self.next = Some(lowest);
         missing
     }
@@ -69,7 +75,11 @@ mod tests {
         assert_eq!(merge.skip(), Some((3, 4)));
         assert_eq!(drain(&mut merge), [5, 6]);
         merge.put(4, 4);
-        assert_eq!((drain(&mut merge), merge.len()), (vec![], 0), "what comes late stays out");
+        assert_eq!(
+            (drain(&mut merge), merge.len()),
+            (vec![], 0),
+            "what comes late stays out"
+        );
     }
 
     #[test]

@@ -36,7 +36,10 @@ impl FromStr for Format {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
-        let found = FORMATS.iter().find(|(name, _)| *name == text).map(|(_, format)| *format);
+        let found = FORMATS
+            .iter()
+            .find(|(name, _)| *name == text)
+            .map(|(_, format)| *format);
         found.ok_or_else(|| format!("`{text}` is no format: table, json, dot or mermaid"))
     }
 }
@@ -69,7 +72,9 @@ fn table(graph: &Graph) -> String {
             node.name.to_string(),
             node.id.to_string(),
             addresses.join(" "),
-            node.site.as_ref().map_or_else(|| "-".to_owned(), ToString::to_string),
+            node.site
+                .as_ref()
+                .map_or_else(|| "-".to_owned(), ToString::to_string),
             if node.reporting { "up" } else { "silent" }.to_owned(),
         ]
     });
@@ -84,10 +89,18 @@ fn table(graph: &Graph) -> String {
             format!("{:.1} %", f64::from(link.loss_ppm) / 10_000.0),
         ]
     });
-    let prefixes = graph.prefixes().map(|prefix| vec![prefix.prefix.to_string(), graph.name(prefix.origin)]);
-    let mut text = aligned(&["NODE", "ID", "ADDRESSES", "SITE", "STATE"], nodes.collect());
+    let prefixes = graph
+        .prefixes()
+        .map(|prefix| vec![prefix.prefix.to_string(), graph.name(prefix.origin)]);
+    let mut text = aligned(
+        &["NODE", "ID", "ADDRESSES", "SITE", "STATE"],
+        nodes.collect(),
+    );
     text.push('\n');
-    text += &aligned(&["FROM", "TO", "CARRIER", "STATE", "COST", "RTT", "LOSS"], links.collect());
+    text += &aligned(
+        &["FROM", "TO", "CARRIER", "STATE", "COST", "RTT", "LOSS"],
+        links.collect(),
+    );
     if graph.prefixes().next().is_some() {
         text.push('\n');
         text += &aligned(&["PREFIX", "NODE"], prefixes.collect());
@@ -103,9 +116,17 @@ fn dot(graph: &Graph) -> String {
         let _ = writeln!(text, "  \"{}\" [label=\"{}\"{style}];", node.id, node.name);
     }
     for link in graph.links() {
-        let style = if link.cost_us.is_some() { "" } else { ", style=dashed, color=red" };
+        let style = if link.cost_us.is_some() {
+            ""
+        } else {
+            ", style=dashed, color=red"
+        };
         let label = label(link);
-        let _ = writeln!(text, "  \"{}\" -> \"{}\" [label=\"{label}\"{style}];", link.from, link.to);
+        let _ = writeln!(
+            text,
+            "  \"{}\" -> \"{}\" [label=\"{label}\"{style}];",
+            link.from, link.to
+        );
     }
     text + "}\n"
 }
@@ -116,8 +137,18 @@ fn mermaid(graph: &Graph) -> String {
         let _ = writeln!(text, "  n{}[\"{}\"]", node.id, node.name);
     }
     for link in graph.links() {
-        let arrow = if link.cost_us.is_some() { "-->" } else { "-.->" };
-        let _ = writeln!(text, "  n{} {arrow}|\"{}\"| n{}", link.from, label(link), link.to);
+        let arrow = if link.cost_us.is_some() {
+            "-->"
+        } else {
+            "-.->"
+        };
+        let _ = writeln!(
+            text,
+            "  n{} {arrow}|\"{}\"| n{}",
+            link.from,
+            label(link),
+            link.to
+        );
     }
     text
 }
@@ -142,13 +173,26 @@ fn millis(us: u32) -> String {
 }
 
 fn aligned(head: &[&str], rows: Vec<Vec<String>>) -> String {
-    let mut lines = vec![head.iter().map(|name| (*name).to_owned()).collect::<Vec<_>>()];
+    let mut lines = vec![
+        head.iter()
+            .map(|name| (*name).to_owned())
+            .collect::<Vec<_>>(),
+    ];
     lines.extend(rows);
-    let width = |column: usize| lines.iter().map(|line| line[column].chars().count()).max().unwrap_or(0);
+    let width = |column: usize| {
+        lines
+            .iter()
+            .map(|line| line[column].chars().count())
+            .max()
+            .unwrap_or(0)
+    };
     let widths: Vec<usize> = (0..head.len()).map(width).collect();
     let mut text = String::new();
     for line in &lines {
-        let cells = line.iter().zip(&widths).map(|(cell, width)| format!("{cell:width$}"));
+        let cells = line
+            .iter()
+            .zip(&widths)
+            .map(|(cell, width)| format!("{cell:width$}"));
         let _ = writeln!(text, "{}", cells.collect::<Vec<_>>().join("  ").trim_end());
     }
     text
@@ -160,7 +204,12 @@ mod tests {
     use crate::graph::tests::{graph, link, node};
 
     fn pair() -> Graph {
-        graph(&[node(1, "fra"), node(2, "ams"), link(1, 2, Some(700)), link(2, 1, None)])
+        graph(&[
+            node(1, "fra"),
+            node(2, "ams"),
+            link(1, 2, Some(700)),
+            link(2, 1, None),
+        ])
     }
 
     #[test]
@@ -182,10 +231,19 @@ mod tests {
     #[test]
     fn pictures_mark_what_cannot_be_used() {
         let dot = draw(&pair(), Format::Dot);
-        assert!(dot.contains("\"0000000000000001\" -> \"0000000000000002\" [label=\"udp4 0.70 ms\"];"), "{dot}");
-        assert!(dot.contains("[label=\"udp4 down\", style=dashed, color=red];"), "{dot}");
+        assert!(
+            dot.contains("\"0000000000000001\" -> \"0000000000000002\" [label=\"udp4 0.70 ms\"];"),
+            "{dot}"
+        );
+        assert!(
+            dot.contains("[label=\"udp4 down\", style=dashed, color=red];"),
+            "{dot}"
+        );
         let mermaid = draw(&pair(), Format::Mermaid);
-        assert!(mermaid.contains("n0000000000000002 -.->|\"udp4 down\"| n0000000000000001"), "{mermaid}");
+        assert!(
+            mermaid.contains("n0000000000000002 -.->|\"udp4 down\"| n0000000000000001"),
+            "{mermaid}"
+        );
     }
 
     #[test]

@@ -32,7 +32,12 @@ impl Record {
             key: message.key().unwrap_or_default().to_vec(),
             value: message.payload().map(<[u8]>::to_vec),
             headers: headers
-                .map(|header| (header.key.to_owned(), header.value.unwrap_or_default().to_vec()))
+                .map(|header| {
+                    (
+                        header.key.to_owned(),
+                        header.value.unwrap_or_default().to_vec(),
+                    )
+                })
                 .collect(),
         }
     }
@@ -77,24 +82,42 @@ impl Reader {
             .set("fetch.wait.max.ms", "100")
             .create()
             .map_err(explain)?;
-        let metadata = consumer.fetch_metadata(Some(topic), PATIENCE).map_err(explain)?;
-        let count = metadata.topics().first().map_or(0, |topic| topic.partitions().len()) as i32;
+        let metadata = consumer
+            .fetch_metadata(Some(topic), PATIENCE)
+            .map_err(explain)?;
+        let count = metadata
+            .topics()
+            .first()
+            .map_or(0, |topic| topic.partitions().len()) as i32;
         if count == 0 {
-            return Err(TopologyError::NoTopic { topic: topic.to_owned(), brokers });
+            return Err(TopologyError::NoTopic {
+                topic: topic.to_owned(),
+                brokers,
+            });
         }
         let mut assignment = TopicPartitionList::new();
         let mut oldest = Vec::new();
         for partition in 0..count {
-            let (low, high) = consumer.fetch_watermarks(topic, partition, PATIENCE).map_err(explain)?;
+            let (low, high) = consumer
+                .fetch_watermarks(topic, partition, PATIENCE)
+                .map_err(explain)?;
             let start = match from {
                 From::Oldest => low,
                 From::Tail(offsets) => low.max(high - offsets),
             };
             oldest.push(low);
-            assignment.add_partition_offset(topic, partition, Offset::Offset(start)).map_err(explain)?;
+            assignment
+                .add_partition_offset(topic, partition, Offset::Offset(start))
+                .map_err(explain)?;
         }
         consumer.assign(&assignment).map_err(explain)?;
-        Ok(Self { consumer, topic: topic.to_owned(), brokers, open: (0..count).collect(), oldest })
+        Ok(Self {
+            consumer,
+            topic: topic.to_owned(),
+            brokers,
+            open: (0..count).collect(),
+            oldest,
+        })
     }
 
     /// The next record, if one comes within `patience`.
@@ -118,7 +141,7 @@ impl Reader {
     }
 
     /// Calls `take` with every record up to the end of each partition.
-    pub(crate) fn to_end(
+    pub(crate) fn read_to_end(
         &mut self,
         mut take: impl FnMut(Record) -> Result<(), TopologyError>,
     ) -> Result<(), TopologyError> {
@@ -129,7 +152,9 @@ impl Reader {
                 take(record)?;
             }
             if heard.elapsed() > PATIENCE {
-                return Err(TopologyError::Silent { doing: format!("read {}", self.topic) });
+                return Err(TopologyError::Silent {
+                    doing: format!("read {}", self.topic),
+                });
             }
         }
         Ok(())
@@ -154,7 +179,7 @@ impl Reader {
 pub(crate) fn progress(source: &Source) -> Result<Option<ProgressRecord>, TopologyError> {
     let mut reader = Reader::open(source, &source.topics.progress, From::Oldest)?;
     let mut last = None;
-    reader.to_end(|record| {
+    reader.read_to_end(|record| {
         last = Some(record);
         Ok(())
     })?;

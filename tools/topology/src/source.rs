@@ -37,7 +37,9 @@ impl Source {
     fn find_blocking(kafka: Kafka) -> Result<Self, TopologyError> {
         let brokers = kafka.brokers.join(",");
         let counts = partition_counts(&kafka)?;
-        let found = counts.keys().filter_map(|topic| topic.strip_suffix(PROGRESS_SUFFIX));
+        let found = counts
+            .keys()
+            .filter_map(|topic| topic.strip_suffix(PROGRESS_SUFFIX));
         let prefixes: Vec<String> = match &kafka.topic_prefix {
             Some(prefix) => vec![prefix.clone()],
             None => found.map(str::to_owned).collect(),
@@ -50,7 +52,10 @@ impl Source {
         let topics = Topics::below(prefix);
         for topic in [&topics.events, &topics.state, &topics.progress] {
             if !counts.contains_key(topic) {
-                return Err(TopologyError::NoTopic { topic: topic.clone(), brokers });
+                return Err(TopologyError::NoTopic {
+                    topic: topic.clone(),
+                    brokers,
+                });
             }
         }
         Ok(Self { kafka, topics })
@@ -71,7 +76,8 @@ pub fn describe_topics(
     kafka: &Kafka,
     topics: &Topics,
 ) -> Result<BTreeMap<String, TopicDescription>, TopologyError> {
-    let explain = |error| TopologyError::from_kafka("describe the topics", &kafka.brokers.join(","), error);
+    let explain =
+        |error| TopologyError::from_kafka("describe the topics", &kafka.brokers.join(","), error);
     let counts = partition_counts(kafka)?;
     let names: Vec<&str> = [&topics.events, &topics.state, &topics.progress]
         .into_iter()
@@ -79,14 +85,24 @@ pub fn describe_topics(
         .map(String::as_str)
         .collect();
     let admin: AdminClient<DefaultClientContext> = client(kafka)?.create().map_err(explain)?;
-    let resources: Vec<_> = names.iter().map(|name| ResourceSpecifier::Topic(name)).collect();
+    let resources: Vec<_> = names
+        .iter()
+        .map(|name| ResourceSpecifier::Topic(name))
+        .collect();
     let options = AdminOptions::new().request_timeout(Some(PATIENCE));
     let mut described = BTreeMap::new();
-    let configs = crate::reader::wait(admin.describe_configs(&resources, &options)).map_err(explain)?;
+    let configs =
+        crate::reader::wait(admin.describe_configs(&resources, &options)).map_err(explain)?;
     for (name, config) in names.iter().zip(configs) {
         let config = config.map_err(|code| explain(rdkafka::error::KafkaError::AdminOp(code)))?;
-        let entries = config.entries.into_iter().filter_map(|entry| Some((entry.name, entry.value?)));
-        let description = TopicDescription { partitions: counts[*name], config: entries.collect() };
+        let entries = config
+            .entries
+            .into_iter()
+            .filter_map(|entry| Some((entry.name, entry.value?)));
+        let description = TopicDescription {
+            partitions: counts[*name],
+            config: entries.collect(),
+        };
         described.insert((*name).to_owned(), description);
     }
     Ok(described)
@@ -98,14 +114,22 @@ pub(crate) fn client(kafka: &Kafka) -> Result<ClientConfig, TopologyError> {
     for (name, value) in kafka.properties(|path| std::fs::read_to_string(path))? {
         config.set(name, value);
     }
-    config.set("client.id", "wattle-topology").set_log_level(RDKafkaLogLevel::Emerg);
+    config
+        .set("client.id", "wattle-topology")
+        .set_log_level(RDKafkaLogLevel::Emerg);
     Ok(config)
 }
 
 fn partition_counts(kafka: &Kafka) -> Result<BTreeMap<String, usize>, TopologyError> {
-    let explain = |error| TopologyError::from_kafka("list the topics", &kafka.brokers.join(","), error);
+    let explain =
+        |error| TopologyError::from_kafka("list the topics", &kafka.brokers.join(","), error);
     let consumer: BaseConsumer = client(kafka)?.create().map_err(explain)?;
     let metadata = consumer.fetch_metadata(None, PATIENCE).map_err(explain)?;
-    let topics = metadata.topics().iter().filter(|topic| topic.error().is_none());
-    Ok(topics.map(|topic| (topic.name().to_owned(), topic.partitions().len())).collect())
+    let topics = metadata
+        .topics()
+        .iter()
+        .filter(|topic| topic.error().is_none());
+    Ok(topics
+        .map(|topic| (topic.name().to_owned(), topic.partitions().len()))
+        .collect())
 }

@@ -56,7 +56,10 @@ impl Decoder {
     }
 
     fn dispatch(&mut self) -> Result<Option<Message>, TopologyError> {
-        let (name, data) = (std::mem::take(&mut self.name), std::mem::take(&mut self.data));
+        let (name, data) = (
+            std::mem::take(&mut self.name),
+            std::mem::take(&mut self.data),
+        );
         if let Some(id) = self.id.take() {
             self.last_id = Some(id);
         }
@@ -78,13 +81,21 @@ mod tests {
 
     fn feed(text: &str) -> Vec<Message> {
         let mut decoder = Decoder::default();
-        text.lines().filter_map(|line| decoder.line(line).unwrap()).collect()
+        text.lines()
+            .filter_map(|line| decoder.line(line).unwrap())
+            .collect()
     }
 
     #[test]
     fn comments_unknown_events_and_broken_off_ones_give_nothing() {
-        assert_eq!(feed(": alive\n\nevent: other\ndata: 1\n\nevent: topology\ndata: {"), []);
-        assert_eq!(feed("event: snapshot-begin\ndata: {}\n\nevent: snapshot-end\n\n").len(), 2);
+        assert_eq!(
+            feed(": alive\n\nevent: other\ndata: 1\n\nevent: topology\ndata: {"),
+            []
+        );
+        assert_eq!(
+            feed("event: snapshot-begin\ndata: {}\n\nevent: snapshot-end\n\n").len(),
+            2
+        );
     }
 
     #[test]

@@ -89,8 +89,14 @@ fn follow(
             items.push(Ok(Item::Event(event)));
         }
         let stuck = merge.len() > 0 && reader.saw_all_ends() && moved.elapsed() > LATE;
-        if items.is_empty() && (stuck || merge.len() > WINDOW || begins_with_lowest(&reader, &merge)) {
-            items.extend(merge.skip().map(|(first, last)| Ok(Item::Missing(first, last))));
+        if items.is_empty()
+            && (stuck || merge.len() > WINDOW || begins_with_lowest(&reader, &merge))
+        {
+            items.extend(
+                merge
+                    .skip()
+                    .map(|(first, last)| Ok(Item::Missing(first, last))),
+            );
         }
         if !items.is_empty() || merge.len() == 0 {
             moved = Instant::now();
@@ -115,8 +121,12 @@ fn read_one(
     reader: &mut Reader,
     merge: &mut Merge<Box<TopologyEvent>>,
 ) -> Result<(), TopologyError> {
-    let Some(record) = reader.next(Duration::from_millis(100))? else { return Ok(()) };
-    let seq = record.number(HEADER_SEQ).ok_or_else(|| reader.bad(&record, "no wattle-seq"))?;
+    let Some(record) = reader.next(Duration::from_millis(100))? else {
+        return Ok(());
+    };
+    let seq = record
+        .number(HEADER_SEQ)
+        .ok_or_else(|| reader.bad(&record, "no wattle-seq"))?;
     let event = serde_json::from_slice(record.value.as_deref().unwrap_or_default())
         .map_err(|error| reader.bad(&record, error))?;
     merge.put(seq, Box::new(event));

@@ -31,7 +31,10 @@ const PACKAGES: [Package; 2] = [
         name: "wattle",
         programs: &["wattle", "wattled"],
         files: &[
-            ("systemd/wattled.service", "usr/lib/systemd/system/wattled.service"),
+            (
+                "systemd/wattled.service",
+                "usr/lib/systemd/system/wattled.service",
+            ),
             ("sysusers/wattle.conf", "usr/lib/sysusers.d/wattle.conf"),
             ("tmpfiles/wattle.conf", "usr/lib/tmpfiles.d/wattle.conf"),
             ("config/wattled.toml", "etc/wattle/wattled.toml"),
@@ -44,10 +47,22 @@ const PACKAGES: [Package; 2] = [
         name: "wattle-coordinator",
         programs: &["wattle-coordinator"],
         files: &[
-            ("systemd/wattle-coordinator.service", "usr/lib/systemd/system/wattle-coordinator.service"),
-            ("sysusers/wattle-coordinator.conf", "usr/lib/sysusers.d/wattle-coordinator.conf"),
-            ("tmpfiles/wattle-coordinator.conf", "usr/lib/tmpfiles.d/wattle-coordinator.conf"),
-            ("man/wattle-coordinator.8", "usr/share/man/man8/wattle-coordinator.8"),
+            (
+                "systemd/wattle-coordinator.service",
+                "usr/lib/systemd/system/wattle-coordinator.service",
+            ),
+            (
+                "sysusers/wattle-coordinator.conf",
+                "usr/lib/sysusers.d/wattle-coordinator.conf",
+            ),
+            (
+                "tmpfiles/wattle-coordinator.conf",
+                "usr/lib/tmpfiles.d/wattle-coordinator.conf",
+            ),
+            (
+                "man/wattle-coordinator.8",
+                "usr/share/man/man8/wattle-coordinator.8",
+            ),
         ],
         has_command_line: false,
     },
@@ -64,7 +79,10 @@ pub(crate) fn build_all(programs: &Path, output: &Path) -> Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the paths of the packages are this program's output")]
+#[expect(
+    clippy::print_stdout,
+    reason = "the paths of the packages are this program's output"
+)]
 fn println(line: &str) {
     println!("{line}");
 }
@@ -80,7 +98,12 @@ struct Builder<'a> {
 impl<'a> Builder<'a> {
     fn new(programs: &'a Path, output: &'a Path) -> Result<Self> {
         let architecture = command::output(Command::new("dpkg").arg("--print-architecture"))?;
-        Ok(Self { programs, output, architecture: architecture.trim().to_owned(), epoch: epoch() })
+        Ok(Self {
+            programs,
+            output,
+            architecture: architecture.trim().to_owned(),
+            epoch: epoch(),
+        })
     }
 
     fn build(&self, package: &Package) -> Result<PathBuf> {
@@ -106,7 +129,11 @@ impl<'a> Builder<'a> {
 
     fn put_files(&self, stage: &Stage, package: &Package) -> Result<()> {
         for (source, target) in package.files {
-            stage.copy(&repository().join("packaging").join(source), target, Kind::Data)?;
+            stage.copy(
+                &repository().join("packaging").join(source),
+                target,
+                Kind::Data,
+            )?;
             if target.contains("/man/") {
                 stage.compress(target)?;
             }
@@ -132,14 +159,22 @@ impl<'a> Builder<'a> {
         ];
         for ((shell, name), directory) in manual::SHELLS.into_iter().zip(directories) {
             let script = command::output(Command::new(&wattle).args(["completion", shell]))?;
-            stage.write(&format!("{directory}/{name}"), script.as_bytes(), Kind::Data)?;
+            stage.write(
+                &format!("{directory}/{name}"),
+                script.as_bytes(),
+                Kind::Data,
+            )?;
         }
         Ok(())
     }
 
     fn put_documentation(&self, stage: &Stage, package: &Package) -> Result<()> {
         let directory = format!("usr/share/doc/{}", package.name);
-        stage.write(&format!("{directory}/copyright"), copyright()?.as_bytes(), Kind::Data)?;
+        stage.write(
+            &format!("{directory}/copyright"),
+            copyright()?.as_bytes(),
+            Kind::Data,
+        )?;
         let changelog = format!("{directory}/changelog");
         stage.copy(&repository().join("CHANGELOG.md"), &changelog, Kind::Data)?;
         stage.compress(&changelog)
@@ -147,8 +182,12 @@ impl<'a> Builder<'a> {
 
     fn put_control(&self, stage: &Stage, package: &Package) -> Result<()> {
         let sums = checksums(stage)?;
-        let conffiles: String =
-            package.files.iter().filter(|(_, to)| to.starts_with("etc/")).map(|(_, to)| format!("/{to}\n")).collect();
+        let conffiles: String = package
+            .files
+            .iter()
+            .filter(|(_, to)| to.starts_with("etc/"))
+            .map(|(_, to)| format!("/{to}\n"))
+            .collect();
         let control = self.control(stage, package)?;
         stage.write("DEBIAN/control", control.as_bytes(), Kind::Data)?;
         stage.write("DEBIAN/md5sums", sums.as_bytes(), Kind::Data)?;
@@ -165,8 +204,12 @@ impl<'a> Builder<'a> {
     fn control(&self, stage: &Stage, package: &Package) -> Result<String> {
         let template = fs::read_to_string(packaging(package).join("control"))?;
         let fields = template.replace("${shlibs:Depends}", &self.libraries(stage, package)?);
-        let bytes: u64 =
-            stage.files()?.iter().filter_map(|file| stage.root().join(file).metadata().ok()).map(|m| m.len()).sum();
+        let bytes: u64 = stage
+            .files()?
+            .iter()
+            .filter_map(|file| stage.root().join(file).metadata().ok())
+            .map(|m| m.len())
+            .sum();
         Ok(format!(
             "Package: {}\nVersion: {}\nArchitecture: {}\nMaintainer: {MAINTAINER}\nInstalled-Size: {}\n{fields}",
             package.name,
@@ -181,25 +224,45 @@ impl<'a> Builder<'a> {
         // dpkg-shlibdeps wants to stand in a source package.
         let source = stage.root().with_extension("source");
         fs::create_dir_all(source.join("debian"))?;
-        fs::write(source.join("debian/control"), format!("Source: {0}\n\nPackage: {0}\nArchitecture: any\n", package.name))?;
+        fs::write(
+            source.join("debian/control"),
+            format!(
+                "Source: {0}\n\nPackage: {0}\nArchitecture: any\n",
+                package.name
+            ),
+        )?;
         let mut shlibdeps = Command::new("dpkg-shlibdeps");
         shlibdeps.current_dir(&source).args(["-O", "--warnings=0"]);
         for program in package.programs {
-            shlibdeps.arg("-e").arg(stage.root().join("usr/bin").join(program));
+            shlibdeps
+                .arg("-e")
+                .arg(stage.root().join("usr/bin").join(program));
         }
         let answer = command::output(&mut shlibdeps);
         fs::remove_dir_all(&source)?;
         let answer = answer?;
-        let depends = answer.lines().find_map(|line| line.strip_prefix("shlibs:Depends="));
-        depends.map(str::to_owned).context("dpkg-shlibdeps named no packages")
+        let depends = answer
+            .lines()
+            .find_map(|line| line.strip_prefix("shlibs:Depends="));
+        depends
+            .map(str::to_owned)
+            .context("dpkg-shlibdeps named no packages")
     }
 
     fn pack(&self, stage: &Stage, package: &Package) -> Result<PathBuf> {
-        let file = format!("{}_{}_{}.deb", package.name, env!("CARGO_PKG_VERSION"), self.architecture);
+        let file = format!(
+            "{}_{}_{}.deb",
+            package.name,
+            env!("CARGO_PKG_VERSION"),
+            self.architecture
+        );
         let deb = self.output.join(file);
         let mut dpkg_deb = Command::new("dpkg-deb");
         dpkg_deb.env("SOURCE_DATE_EPOCH", &self.epoch);
-        dpkg_deb.args(["--root-owner-group", "-Zxz", "--build"]).arg(stage.root()).arg(&deb);
+        dpkg_deb
+            .args(["--root-owner-group", "-Zxz", "--build"])
+            .arg(stage.root())
+            .arg(&deb);
         command::output(&mut dpkg_deb)?;
         Ok(deb)
     }
@@ -212,15 +275,31 @@ fn packaging(package: &Package) -> PathBuf {
 fn epoch() -> String {
     let given = std::env::var("SOURCE_DATE_EPOCH");
     given.unwrap_or_else(|_| {
-        let log = Command::new("git").current_dir(repository()).args(["log", "-1", "--format=%ct"]).output();
-        let time = log.ok().map(|log| String::from_utf8_lossy(&log.stdout).trim().to_owned());
-        time.filter(|time| !time.is_empty()).unwrap_or_else(|| "0".to_owned())
+        let log = Command::new("git")
+            .current_dir(repository())
+            .args(["log", "-1", "--format=%ct"])
+            .output();
+        let time = log
+            .ok()
+            .map(|log| String::from_utf8_lossy(&log.stdout).trim().to_owned());
+        time.filter(|time| !time.is_empty())
+            .unwrap_or_else(|| "0".to_owned())
     })
 }
 
 fn copyright() -> Result<String> {
-    let mit = fs::read_to_string(repository().join("LICENSE-MIT")).context("cannot read LICENSE-MIT")?;
-    let body: String = mit.lines().map(|line| if line.is_empty() { " .\n".to_owned() } else { format!(" {line}\n") }).collect();
+    let mit =
+        fs::read_to_string(repository().join("LICENSE-MIT")).context("cannot read LICENSE-MIT")?;
+    let body: String = mit
+        .lines()
+        .map(|line| {
+            if line.is_empty() {
+                " .\n".to_owned()
+            } else {
+                format!(" {line}\n")
+            }
+        })
+        .collect();
     Ok(format!(
         "Format: https://www.debian.org/doc/packaging-manuals/copyright-format/1.0/\n\
          Upstream-Name: wattle\n\nFiles: *\nCopyright: The Wattle developers\nLicense: Apache-2.0 or Expat\n\n\
@@ -242,10 +321,17 @@ mod tests {
     fn every_file_that_a_package_names_is_in_the_repository() {
         for package in &PACKAGES {
             for (source, _) in package.files {
-                assert!(repository().join("packaging").join(source).is_file(), "{source}");
+                assert!(
+                    repository().join("packaging").join(source).is_file(),
+                    "{source}"
+                );
             }
             for script in ["control", "postinst", "prerm", "postrm"] {
-                assert!(packaging(package).join(script).is_file(), "{} {script}", package.name);
+                assert!(
+                    packaging(package).join(script).is_file(),
+                    "{} {script}",
+                    package.name
+                );
             }
         }
     }
@@ -253,13 +339,22 @@ mod tests {
     #[test]
     fn no_two_packages_install_the_same_file() {
         let mut seen = std::collections::BTreeSet::new();
-        for target in PACKAGES.iter().flat_map(|package| package.files).map(|(_, target)| target) {
+        for target in PACKAGES
+            .iter()
+            .flat_map(|package| package.files)
+            .map(|(_, target)| target)
+        {
             assert!(seen.insert(target), "{target}");
         }
     }
 
     #[test]
     fn the_agents_configuration_is_kept_over_upgrades() {
-        assert!(PACKAGES[0].files.iter().any(|(_, target)| *target == "etc/wattle/wattled.toml"));
+        assert!(
+            PACKAGES[0]
+                .files
+                .iter()
+                .any(|(_, target)| *target == "etc/wattle/wattled.toml")
+        );
     }
 }

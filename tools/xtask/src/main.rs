@@ -54,8 +54,10 @@ fn main() -> ExitCode {
             .and_then(|programs| manual::pages(&programs.join("wattle"), &args.output)),
         Task::Completions(args) => programs(args.programs, &["wattle-cli"])
             .and_then(|programs| manual::completions(&programs.join("wattle"), &args.output)),
-        Task::Package { output, programs: given } => programs(given, &deb::CRATES)
-            .and_then(|programs| deb::build_all(&programs, &output)),
+        Task::Package {
+            output,
+            programs: given,
+        } => programs(given, &deb::CRATES).and_then(|programs| deb::build_all(&programs, &output)),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
@@ -77,5 +79,7 @@ fn programs(given: Option<PathBuf>, crates: &[&str]) -> anyhow::Result<PathBuf> 
 /// The repository's top.
 fn repository() -> &'static Path {
     let here = Path::new(env!("CARGO_MANIFEST_DIR"));
-    here.ancestors().nth(2).expect("the crate lies two levels below the top")
+    here.ancestors()
+        .nth(2)
+        .expect("the crate lies two levels below the top")
 }

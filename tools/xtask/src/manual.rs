@@ -8,13 +8,20 @@ use anyhow::{Context as _, Result};
 use crate::command;
 
 /// Shells and the names that their completion scripts must have.
-pub(crate) const SHELLS: [(&str, &str); 3] =
-    [("bash", "wattle"), ("zsh", "_wattle"), ("fish", "wattle.fish")];
+pub(crate) const SHELLS: [(&str, &str); 3] = [
+    ("bash", "wattle"),
+    ("zsh", "_wattle"),
+    ("fish", "wattle.fish"),
+];
 
 /// Writes all pages of `wattle` into a directory.
 pub(crate) fn pages(wattle: &Path, directory: &Path) -> Result<()> {
     make(directory)?;
-    command::run_prepared(Command::new(wattle).args(["man", "--directory"]).arg(directory))
+    command::run_prepared(
+        Command::new(wattle)
+            .args(["man", "--directory"])
+            .arg(directory),
+    )
 }
 
 /// Writes the completion scripts into one directory per shell.
@@ -35,5 +42,6 @@ pub(crate) fn completion(wattle: &Path, shell: &str, file: &Path) -> Result<()> 
 }
 
 fn make(directory: &Path) -> Result<()> {
-    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))
+    std::fs::create_dir_all(directory)
+        .with_context(|| format!("cannot make {}", directory.display()))
 }

@@ -26,7 +26,8 @@ impl Stage {
     /// An empty tree; what stood there is removed.
     pub(crate) fn empty(root: PathBuf) -> Result<Self> {
         if root.exists() {
-            fs::remove_dir_all(&root).with_context(|| format!("cannot remove {}", root.display()))?;
+            fs::remove_dir_all(&root)
+                .with_context(|| format!("cannot remove {}", root.display()))?;
         }
         let stage = Self { root };
         stage.directory("")?;
@@ -40,7 +41,8 @@ impl Stage {
 
     /// Copies a file of the builder to `target`.
     pub(crate) fn copy(&self, source: &Path, target: &str, kind: Kind) -> Result<()> {
-        let content = fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
+        let content =
+            fs::read(source).with_context(|| format!("cannot read {}", source.display()))?;
         self.write(target, &content, kind)
     }
 
@@ -61,7 +63,14 @@ impl Stage {
     /// Removes debugging symbols.
     pub(crate) fn strip(&self, target: &str) -> Result<()> {
         let path = self.path(target)?;
-        command::run("strip", &[Path::new("--strip-unneeded"), Path::new("--remove-section=.comment"), &path])
+        command::run(
+            "strip",
+            &[
+                Path::new("--strip-unneeded"),
+                Path::new("--remove-section=.comment"),
+                &path,
+            ],
+        )
     }
 
     /// All files, relative to the root, in order.
@@ -117,8 +126,14 @@ mod tests {
         stage.write("usr/bin/a", b"", Kind::Program).unwrap();
         stage.write("etc/b", b"", Kind::Data).unwrap();
         let mode = |path: &str| root.join(path).metadata().unwrap().permissions().mode() & 0o7777;
-        assert_eq!([mode(""), mode("usr/bin"), mode("usr/bin/a"), mode("etc/b")], [0o755, 0o755, 0o755, 0o644]);
-        assert_eq!(stage.files().unwrap(), [PathBuf::from("etc/b"), PathBuf::from("usr/bin/a")]);
+        assert_eq!(
+            [mode(""), mode("usr/bin"), mode("usr/bin/a"), mode("etc/b")],
+            [0o755, 0o755, 0o755, 0o644]
+        );
+        assert_eq!(
+            stage.files().unwrap(),
+            [PathBuf::from("etc/b"), PathBuf::from("usr/bin/a")]
+        );
         fs::remove_dir_all(root).unwrap();
     }
 }

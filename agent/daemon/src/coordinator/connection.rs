@@ -97,7 +97,9 @@ impl Connection {
         identity: &SecretKey,
     ) -> Result<Self, ConnectionError> {
         let slow = |_| ConnectionError::Slow(address.to_owned());
-        timeout(PATIENCE, Self::handshake(address, fingerprint, identity)).await.map_err(slow)?
+        timeout(PATIENCE, Self::handshake(address, fingerprint, identity))
+            .await
+            .map_err(slow)?
     }
 
     async fn handshake(
@@ -107,13 +109,18 @@ impl Connection {
     ) -> Result<Self, ConnectionError> {
         let verifier = Arc::new(PinnedCertificate::new(fingerprint));
         let config = client_config(Arc::clone(&verifier), identity)?;
-        let unreachable =
-            |source| ConnectionError::Unreachable { address: address.to_owned(), source };
+        let unreachable = |source| ConnectionError::Unreachable {
+            address: address.to_owned(),
+            source,
+        };
         let stream = TcpStream::connect(address).await.map_err(unreachable)?;
         stream.set_nodelay(true)?;
         // The name is not looked at: the pinned certificate says who it is.
         let name = ServerName::try_from("wattle-coordinator").expect("a DNS name");
-        match TlsConnector::from(Arc::new(config)).connect(name, stream).await {
+        match TlsConnector::from(Arc::new(config))
+            .connect(name, stream)
+            .await
+        {
             Ok(stream) => Ok(Self::over(stream)),
             Err(source) => Err(verifier.explain(address.to_owned(), source)),
         }
@@ -122,7 +129,10 @@ impl Connection {
     fn over(stream: TlsStream<TcpStream>) -> Self {
         let (reader, writer) = tokio::io::split(stream);
         Self {
-            reader: Incoming { stream: reader, decoder: frame::Decoder::default() },
+            reader: Incoming {
+                stream: reader,
+                decoder: frame::Decoder::default(),
+            },
             writer: Outgoing { stream: writer },
         }
     }
@@ -147,7 +157,7 @@ impl Incoming {
     /// The next message. May be dropped while it waits and called again: nothing is lost.
     pub async fn receive(&mut self) -> Result<ToAgent, ConnectionError> {
         loop {
-            if let Some(message) = self.decoder.next()? {
+            if let Some(message) = self.decoder.next_message()? {
                 return Ok(message);
             }
             let mut piece = [0; 16 << 10];
@@ -200,7 +210,9 @@ fn certificate_of(
         .map_err(|error| other(&error))?;
     let parameters = rcgen::CertificateParams::new(vec![identity.public().node_id().to_string()])
         .map_err(|error| other(&error))?;
-    let certificate = parameters.self_signed(&key).map_err(|error| other(&error))?;
+    let certificate = parameters
+        .self_signed(&key)
+        .map_err(|error| other(&error))?;
     Ok((certificate.der().clone(), PrivateKeyDer::Pkcs8(der)))
 }
 
@@ -215,12 +227,20 @@ struct PinnedCertificate {
 
 impl PinnedCertificate {
     fn new(expected: Fingerprint) -> Self {
-        Self { expected, found: std::sync::Mutex::new(None), provider: ring::default_provider() }
+        Self {
+            expected,
+            found: std::sync::Mutex::new(None),
+            provider: ring::default_provider(),
+        }
     }
 
     fn explain(&self, address: String, source: io::Error) -> ConnectionError {
         match self.found.lock().ok().and_then(|found| *found) {
-            Some(found) => ConnectionError::Impostor { address, found, expected: self.expected },
+            Some(found) => ConnectionError::Impostor {
+                address,
+                found,
+                expected: self.expected,
+            },
             None => ConnectionError::Tls { address, source },
         }
     }
@@ -267,6 +287,8 @@ impl ServerCertVerifier for PinnedCertificate {
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.provider.signature_verification_algorithms.supported_schemes()
+        self.provider
+            .signature_verification_algorithms
+            .supported_schemes()
     }
 }

@@ -53,7 +53,9 @@ pub enum JoinError {
     #[error("the coordinator answered something else than was asked; are both of one version?")]
     Unexpected,
     /// The answer is for another network than the token.
-    #[error("the coordinator answered for another network than the token is for; make a fresh token")]
+    #[error(
+        "the coordinator answered for another network than the token is for; make a fresh token"
+    )]
     ForeignNetwork,
     /// The peer set is not one that the network's root signed.
     #[error("the coordinator's peer set is refused: {0}")]
@@ -73,9 +75,13 @@ pub async fn join(state: &StateDir, request: JoinRequest) -> Result<Joined, Join
     let fingerprint = Fingerprint(request.token.fingerprint);
     let expected = request.token.network;
     connection.send(&hello()).await?;
-    connection.send(&ToCoordinator::Join(Box::new(message(request, &keys)))).await?;
-    let (info, signed_set) = match connection.receive().await? {
-        ToAgent::Joined { network, peer_set, .. } => (*network, peer_set.0),
+    connection
+        .send(&ToCoordinator::Join(Box::new(message(request, &keys))))
+        .await?;
+    let (info, signed_set) = match answer_to_join(&mut connection).await? {
+        ToAgent::Joined {
+            network, peer_set, ..
+        } => (*network, peer_set.0),
         ToAgent::Error { message, hint, .. } => return Err(JoinError::Refused { message, hint }),
         _ => return Err(JoinError::Unexpected),
     };
@@ -89,7 +95,11 @@ pub async fn join(state: &StateDir, request: JoinRequest) -> Result<Joined, Join
     state.store_peers(&signed_set)?;
     // Last: a directory that names a network is complete.
     state.store_network(&network)?;
-    Ok(Joined { network, others: set.peers.len() - 1, name })
+    Ok(Joined {
+        network,
+        others: set.peers.len() - 1,
+        name,
+    })
 }
 
 async fn open_any(token: &JoinToken, keys: &Keys) -> Result<Connection, ConnectionError> {
@@ -102,6 +112,16 @@ async fn open_any(token: &JoinToken, keys: &Keys) -> Result<Connection, Connecti
         }
     }
     Err(failure)
+}
+
+/// A node whose earlier join was answered, but not heard, is a member and is welcomed first.
+async fn answer_to_join(connection: &mut Connection) -> Result<ToAgent, ConnectionError> {
+    loop {
+        match connection.receive().await? {
+            ToAgent::Welcome { .. } | ToAgent::PeerSet(_) => {}
+            answer => return Ok(answer),
+        }
+    }
 }
 
 fn hello() -> ToCoordinator {
@@ -132,7 +152,10 @@ fn network_of(info: NetworkInfo, fingerprint: Fingerprint) -> Option<Network> {
         network: info.id,
         name: info.name,
         root,
-        coordinator: Some(CoordinatorAddress { addresses: info.coordinators, fingerprint }),
+        coordinator: Some(CoordinatorAddress {
+            addresses: info.coordinators,
+            fingerprint,
+        }),
         ipv4: info.ipv4,
         ipv6: info.ipv6,
     })

@@ -73,8 +73,20 @@ impl Uplink {
         let (up, up_end) = mpsc::channel(UP_QUEUE);
         let (down_end, down) = mpsc::channel(DOWN_QUEUE);
         let revision = Arc::new(AtomicU64::new(revision));
-        let side = Side { up: up_end, down: down_end, revision: Arc::clone(&revision) };
-        (Self { up, down, revision, dropped: 0 }, side)
+        let side = Side {
+            up: up_end,
+            down: down_end,
+            revision: Arc::clone(&revision),
+        };
+        (
+            Self {
+                up,
+                down,
+                revision,
+                dropped: 0,
+            },
+            side,
+        )
     }
 
     /// Says something to the coordinator, if it can be said.
@@ -107,26 +119,42 @@ impl Uplink {
 pub async fn run(address: CoordinatorAddress, keys: Keys, epoch: u32, mut side: Side) {
     let mut pause = FIRST_PAUSE;
     for attempt in 0.. {
-        let Some(at) = address.addresses.get(attempt % address.addresses.len().max(1)) else {
+        let Some(at) = address
+            .addresses
+            .get(attempt % address.addresses.len().max(1))
+        else {
             return;
         };
         if side.down.send(FromCoordinator::Connecting).await.is_err() {
             return;
         }
         let began = Instant::now();
-        let error = match Connection::open(at, address.fingerprint, keys.identity()).await {
+        let opening = Connection::open(at, address.fingerprint, keys.identity());
+        let opened = tokio::select! {
+            opened = opening => opened,
+            () = side.down.closed() => return,
+        };
+        let error = match opened {
             Ok(connection) => exchange(connection, epoch, &mut side).await,
             Err(error) => Some(error),
         };
         let Some(error) = error else { return };
-        if side.down.send(FromCoordinator::Away(error.to_string())).await.is_err() {
+        if side
+            .down
+            .send(FromCoordinator::Away(error.to_string()))
+            .await
+            .is_err()
+        {
             return;
         }
         pause = match began.elapsed() {
             long if long > LONGEST_PAUSE => FIRST_PAUSE,
             _ => (pause * 2).min(LONGEST_PAUSE),
         };
-        sleep(pause.mul_f64(jitter())).await;
+        tokio::select! {
+            () = sleep(pause.mul_f64(jitter())) => {}
+            () = side.down.closed() => return,
+        }
         // What was said while nobody listened is old.
         while side.up.try_recv().is_ok() {}
     }
@@ -189,7 +217,11 @@ async fn pass_on(message: ToAgent, side: &Side) -> Result<(), ()> {
         ToAgent::Records { records } => {
             FromCoordinator::Records(records.into_iter().map(|record| record.0).collect())
         }
-        ToAgent::Error { code, message, hint } => match code {
+        ToAgent::Error {
+            code,
+            message,
+            hint,
+        } => match code {
             ErrorCode::Superseded | ErrorCode::Unavailable | ErrorCode::Unknown => {
                 FromCoordinator::Away(format!("{message}; {hint}"))
             }

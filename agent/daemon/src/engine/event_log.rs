@@ -33,7 +33,13 @@ pub(super) struct Happening {
 impl Happening {
     /// An event of this kind, with one line for people.
     pub(super) fn new(event: &'static str, text: String) -> Self {
-        Self { event, text, node: None, link: None, fields: BTreeMap::new() }
+        Self {
+            event,
+            text,
+            node: None,
+            link: None,
+            fields: BTreeMap::new(),
+        }
     }
 
     /// The event is about this node.
@@ -59,17 +65,35 @@ impl EventLog {
     /// An empty log.
     pub(super) fn new() -> Self {
         let (followers, _) = broadcast::channel(FOLLOWER_QUEUE);
-        Self { kept: VecDeque::with_capacity(KEPT), next_sequence: 1, followers }
+        Self {
+            kept: VecDeque::with_capacity(KEPT),
+            next_sequence: 1,
+            followers,
+        }
     }
 
     /// Keeps an event, logs it, and tells everybody who follows.
     pub(super) fn record(&mut self, at: UnixTime, happening: Happening) {
-        let Happening { event, text, node, link, fields } = happening;
+        let Happening {
+            event,
+            text,
+            node,
+            link,
+            fields,
+        } = happening;
         tracing::info!(event, "{text}");
         let sequence = self.next_sequence;
         self.next_sequence += 1;
         let event = event.to_owned();
-        let report = EventReport { sequence, at_unix_ms: at.0, event, node, link, text, fields };
+        let report = EventReport {
+            sequence,
+            at_unix_ms: at.0,
+            event,
+            node,
+            link,
+            text,
+            fields,
+        };
         if self.kept.len() == KEPT {
             self.kept.pop_front();
         }
@@ -79,7 +103,10 @@ impl EventLog {
 
     /// The kept events, and the ones to come.
     pub(super) fn feed(&self) -> EventFeed {
-        EventFeed { kept: self.kept.iter().cloned().collect(), coming: self.followers.subscribe() }
+        EventFeed {
+            kept: self.kept.iter().cloned().collect(),
+            coming: self.followers.subscribe(),
+        }
     }
 
     /// Events so far.
@@ -100,7 +127,10 @@ mod tests {
         }
         let mut feed = log.feed();
         assert_eq!((feed.kept.len(), feed.kept[0].sequence), (KEPT, 4));
-        log.record(UnixTime(9), Happening::new("link_down", "x".into()).link(LinkId(3)));
+        log.record(
+            UnixTime(9),
+            Happening::new("link_down", "x".into()).link(LinkId(3)),
+        );
         let next = feed.coming.try_recv().unwrap();
         assert_eq!(next.sequence, feed.kept.last().unwrap().sequence + 1);
         assert_eq!(next.link, Some(LinkId(3)));

@@ -38,7 +38,12 @@ impl Membership {
     /// A membership that knows nobody yet.
     pub(crate) fn new(own: NodeId, root: PublicKey) -> Self {
         let set = PeerSet::empty(root.network_id());
-        Self { own, root, set, removals: BTreeMap::new() }
+        Self {
+            own,
+            root,
+            set,
+            removals: BTreeMap::new(),
+        }
     }
 
     /// Takes over a signed peer set; says whether it changed anything.
@@ -53,7 +58,9 @@ impl Membership {
     /// Takes over a removal signed by the trust root; says whether it removes somebody who was still in.
     pub(crate) fn remove(&mut self, removal: &Record) -> bool {
         let node = removal.origin();
-        let Some(peer) = self.set.peers.get(&node) else { return false };
+        let Some(peer) = self.set.peers.get(&node) else {
+            return false;
+        };
         let is_removal = removal.key().kind == RecordKind::Removal
             && removal.verify(self.set.network, &self.root).is_ok()
             && removes(removal, node, peer.grant.grant().serial);
@@ -69,11 +76,6 @@ impl Membership {
         self.own
     }
 
-    /// The trust root's key.
-    pub(crate) const fn root(&self) -> &PublicKey {
-        &self.root
-    }
-
     /// Revision of the set; 0 before the first.
     pub(crate) const fn revision(&self) -> u64 {
         self.set.revision
@@ -86,18 +88,26 @@ impl Membership {
 
     /// Every member, this node and leaves included.
     pub(crate) fn members(&self) -> impl Iterator<Item = &Peer> {
-        self.set.peers.values().filter(|peer| self.is_member(peer.node()))
+        self.set
+            .peers
+            .values()
+            .filter(|peer| self.is_member(peer.node()))
     }
 
     /// Members with an agent, this node not included.
     pub(crate) fn others(&self) -> impl Iterator<Item = &Peer> {
         let own = self.own;
-        self.members().filter(move |p| p.node() != own && p.grant.grant().leaf_of().is_none())
+        self.members()
+            .filter(move |p| p.node() != own && p.grant.grant().leaf_of().is_none())
     }
 
     /// The grant of a member.
     pub(crate) fn grant(&self, node: NodeId) -> Option<&Grant> {
-        self.set.peers.get(&node).filter(|_| self.is_member(node)).map(|peer| peer.grant.grant())
+        self.set
+            .peers
+            .get(&node)
+            .filter(|_| self.is_member(node))
+            .map(|peer| peer.grant.grant())
     }
 
     /// This node's own grant, if it is a member.
@@ -107,8 +117,15 @@ impl Membership {
 
     /// A node by id and name; its id stands for the name of one that is no member.
     pub(crate) fn node_ref(&self, node: NodeId) -> NodeRef {
-        let name = self.set.peers.get(&node).map(|peer| peer.grant.grant().name.to_string());
-        NodeRef { id: node, name: name.unwrap_or_else(|| node.to_string()) }
+        let name = self
+            .set
+            .peers
+            .get(&node)
+            .map(|peer| peer.grant.grant().name.to_string());
+        NodeRef {
+            id: node,
+            name: name.unwrap_or_else(|| node.to_string()),
+        }
     }
 
     /// Whether this node and `peer` are to have links.
@@ -127,7 +144,11 @@ impl Membership {
             };
             Some((grant.node, member))
         });
-        Members { network: self.set.network, root: self.root, nodes: members.collect() }
+        Members {
+            network: self.set.network,
+            root: self.root,
+            nodes: members.collect(),
+        }
     }
 
     /// Everybody that the data worker may talk to at this time.
@@ -152,7 +173,11 @@ impl Membership {
                 _ => grant.node,
             };
             // A leaf announces nothing by itself: what it was granted is reachable while its host is.
-            let prefixes = if grant.leaf_of().is_some() { grant.prefixes.clone() } else { Vec::new() };
+            let prefixes = if grant.leaf_of().is_some() {
+                grant.prefixes.clone()
+            } else {
+                Vec::new()
+            };
             let addresses = grant.addresses.iter().map(|address| Prefix::host(*address));
             addresses.chain(prefixes).map(move |prefix| (prefix, node))
         })
@@ -160,37 +185,61 @@ impl Membership {
 
     /// Those of `wanted` that this node may announce, and those that it may not.
     pub(crate) fn announceable(&self, wanted: &[Prefix]) -> (BTreeSet<Prefix>, BTreeSet<Prefix>) {
-        let granted = self.own_grant().map(|grant| grant.prefixes.as_slice()).unwrap_or_default();
-        wanted.iter().partition(|prefix| granted.iter().any(|wide| covers(wide, prefix)))
+        let granted = self
+            .own_grant()
+            .map(|grant| grant.prefixes.as_slice())
+            .unwrap_or_default();
+        wanted
+            .iter()
+            .partition(|prefix| granted.iter().any(|wide| covers(wide, prefix)))
     }
 
     /// The node that an operator means: by name, by id, or by an address that it owns.
     pub(crate) fn find(&self, word: &str) -> Option<Destination> {
-        let by_name = self.members().find(|peer| peer.grant.grant().name.as_str() == word);
+        let by_name = self
+            .members()
+            .find(|peer| peer.grant.grant().name.as_str() == word);
         if let Some(peer) = by_name {
-            return Some(Destination { node: peer.node(), prefix: None });
+            return Some(Destination {
+                node: peer.node(),
+                prefix: None,
+            });
         }
         if let Ok(address) = word.parse::<IpAddr>() {
             return self.owner(address);
         }
         let id: NodeId = word.parse().ok()?;
-        self.grant(id).map(|grant| Destination { node: grant.node, prefix: None })
+        self.grant(id).map(|grant| Destination {
+            node: grant.node,
+            prefix: None,
+        })
     }
 
     /// Who owns an address: the longest granted prefix decides.
     pub(crate) fn owner(&self, address: IpAddr) -> Option<Destination> {
         let owned = self.members().flat_map(|peer| {
-            peer.grant.grant().owned().map(|prefix| (prefix, peer.node()))
+            peer.grant
+                .grant()
+                .owned()
+                .map(|prefix| (prefix, peer.node()))
         });
         let holding = owned.filter(|(prefix, _)| prefix.contains(address));
         let (prefix, node) = holding.max_by_key(|(prefix, _)| prefix.length())?;
-        Some(Destination { node, prefix: Some(prefix) })
+        Some(Destination {
+            node,
+            prefix: Some(prefix),
+        })
     }
 
     fn is_member(&self, node: NodeId) -> bool {
-        let Some(peer) = self.set.peers.get(&node) else { return false };
+        let Some(peer) = self.set.peers.get(&node) else {
+            return false;
+        };
         let serial = peer.grant.grant().serial;
-        !self.removals.get(&node).is_some_and(|removal| removes(removal, node, serial))
+        !self
+            .removals
+            .get(&node)
+            .is_some_and(|removal| removes(removal, node, serial))
     }
 
     fn wants(&self, node: NodeId, other: NodeId) -> bool {
@@ -224,11 +273,11 @@ fn covers(wide: &Prefix, narrow: &Prefix) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use wattle_model::SeqNo;
     use wattle_model::{NodeIndex, WgKey};
     use wattle_wire::grant::{Holder, SignedGrant, leaf_id};
     use wattle_wire::key::SecretKey;
     use wattle_wire::record::{Body, RecordKey, RemovalBody};
-    use wattle_model::SeqNo;
 
     use super::*;
 
@@ -240,12 +289,16 @@ mod tests {
         let network = Lab::new();
         let mut at_a = network.membership("a");
         assert!(at_a.accept(&network.signed(1)).unwrap());
-        assert!(!at_a.accept(&network.signed(1)).unwrap(), "the same set changes nothing");
+        assert!(
+            !at_a.accept(&network.signed(1)).unwrap(),
+            "the same set changes nothing"
+        );
 
         let peers = at_a.worker_peers(UnixTime(0));
         let by_name = |name: &str| {
             let mut all = peers.peers.iter();
-            all.find(|peer| peer.name.as_ref().is_some_and(|n| n.as_str() == name)).unwrap()
+            all.find(|peer| peer.name.as_ref().is_some_and(|n| n.as_str() == name))
+                .unwrap()
         };
         assert_eq!(peers.peers.len(), 3);
         assert!(by_name("b").adjacent && !by_name("c").adjacent && !by_name("phone").adjacent);
@@ -253,10 +306,19 @@ mod tests {
 
         let address: IpAddr = "10.0.0.9".parse().unwrap();
         assert_eq!(at_a.owner(address).unwrap().node, by_name("phone").id);
-        let through = at_a.address_prefixes().find(|(prefix, _)| prefix.contains(address));
-        assert_eq!(through.unwrap().1, network.id("b"), "others reach a leaf through its host");
+        let through = at_a
+            .address_prefixes()
+            .find(|(prefix, _)| prefix.contains(address));
+        assert_eq!(
+            through.unwrap().1,
+            network.id("b"),
+            "others reach a leaf through its host"
+        );
         assert_eq!(at_a.find("c").unwrap().node, network.id("c"));
-        assert_eq!(at_a.find("192.168.3.7").unwrap().prefix, "192.168.3.0/24".parse().ok());
+        assert_eq!(
+            at_a.find("192.168.3.7").unwrap().prefix,
+            "192.168.3.0/24".parse().ok()
+        );
         assert_eq!(at_a.find("nobody"), None);
     }
 
@@ -283,8 +345,16 @@ mod tests {
         assert!(at_a.remove(&removal));
         assert!(!at_a.remove(&removal), "once is enough");
         assert_eq!(at_a.grant(network.id("c")), None);
-        assert!(at_a.worker_peers(UnixTime(0)).peers.iter().all(|p| p.id != network.id("c")));
-        assert!(!at_a.remove(&foreign_removal(&network)), "another root removes nobody");
+        assert!(
+            at_a.worker_peers(UnixTime(0))
+                .peers
+                .iter()
+                .all(|p| p.id != network.id("c"))
+        );
+        assert!(
+            !at_a.remove(&foreign_removal(&network)),
+            "another root removes nobody"
+        );
     }
 
     #[test]
@@ -300,7 +370,12 @@ mod tests {
         let network = Lab::new();
         let mut at_c = network.membership("c");
         at_c.accept(&network.signed(1)).unwrap();
-        let wanted = ["192.168.3.0/24", "192.168.3.128/25", "192.168.0.0/16", "fd00::/8"];
+        let wanted = [
+            "192.168.3.0/24",
+            "192.168.3.128/25",
+            "192.168.0.0/16",
+            "fd00::/8",
+        ];
         let (allowed, refused) = at_c.announceable(&wanted.map(|text| text.parse().unwrap()));
         assert_eq!((allowed.len(), refused.len()), (2, 2));
     }
@@ -313,10 +388,18 @@ mod tests {
     impl Lab {
         fn new() -> Self {
             let root = SecretKey::from_seed(&[99; 32]);
-            let mut lab = Self { set: PeerSet::empty(root.public().network_id()), root };
+            let mut lab = Self {
+                set: PeerSet::empty(root.public().network_id()),
+                root,
+            };
             for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
                 let identity = SecretKey::from_seed(&[index as u8 + 1; 32]).public();
-                lab.add(identity.node_id(), Holder::Agent { identity }, name, index as u8 + 1);
+                lab.add(
+                    identity.node_id(),
+                    Holder::Agent { identity },
+                    name,
+                    index as u8 + 1,
+                );
             }
             let phone = leaf_id(WgKey([9; 32]));
             lab.add(phone, Holder::Leaf { host: lab.id("b") }, "phone", 9);
@@ -346,7 +429,11 @@ mod tests {
                 not_after: UnixTime(u64::MAX - 1),
             };
             let grant = SignedGrant::sign(grant, &self.root);
-            let peer = Peer { grant, candidates: vec![], neighbours: None };
+            let peer = Peer {
+                grant,
+                candidates: vec![],
+                neighbours: None,
+            };
             self.set.peers.insert(node, peer);
         }
 
@@ -356,7 +443,11 @@ mod tests {
         }
 
         fn signed(&self, revision: u64) -> Vec<u8> {
-            PeerSet { revision, ..self.set.clone() }.sign(&self.root)
+            PeerSet {
+                revision,
+                ..self.set.clone()
+            }
+            .sign(&self.root)
         }
 
         fn membership(&self, name: &str) -> Membership {
@@ -374,8 +465,15 @@ mod tests {
     }
 
     fn signed_removal(network: wattle_model::NetworkId, node: NodeId, root: &SecretKey) -> Record {
-        let key = RecordKey { origin: node, kind: RecordKind::Removal, part: 0 };
-        let body = Body::Removal(RemovalBody { at: UnixTime(1), serial: 1 });
+        let key = RecordKey {
+            origin: node,
+            kind: RecordKind::Removal,
+            part: 0,
+        };
+        let body = Body::Removal(RemovalBody {
+            at: UnixTime(1),
+            serial: 1,
+        });
         Record::sign(network, key, SeqNo(1), 3_600, &body, root)
     }
 }

@@ -11,6 +11,7 @@
 //! | wishes | engine | kernel task | the last one |
 //! | uplink | engine | coordinator task | bounded both ways, said anew after reconnecting |
 
+mod coordination;
 mod event_log;
 mod forwarding;
 mod membership;
@@ -26,8 +27,7 @@ use std::time::Duration;
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_until};
-use wattle_api::agent::ToCoordinator;
-use wattle_control::{CoordinatorState, HealthLevel, HealthLine, Reply, Request};
+use wattle_control::{HealthLevel, HealthLine, Reply, Request};
 use wattle_host::{Clock, Monitor, Netlink, Wanted};
 use wattle_model::{Instant, Prefix};
 use wattle_routing::{Health, Input, Output, Router};
@@ -42,15 +42,12 @@ use crate::notify::{Notifier, watchdog_interval};
 use crate::query::{Caller, Query};
 use crate::state::{Keys, Network, StateDir};
 
+use coordination::CoordinatorView;
 use event_log::{EventLog, Happening};
 pub(crate) use membership::{Destination, Membership};
 
 /// Between two looks at the host's health and at grants that end.
 const CHORES: Duration = Duration::from_secs(5);
-/// Records in one message to the coordinator.
-const RECORDS_PER_MESSAGE: usize = 64;
-/// Addresses that are told to the coordinator.
-const MAX_CANDIDATES: usize = 16;
 /// Addresses at which peers see us, kept at most.
 const MAX_REFLEXIVE: usize = 8;
 
@@ -109,13 +106,6 @@ enum Stopping {
     Leaves,
 }
 
-/// What is known of the connection to the coordinator.
-struct CoordinatorView {
-    state: CoordinatorState,
-    heard: Option<Instant>,
-    error: Option<String>,
-}
-
 /// The engine.
 pub(crate) struct Engine {
     setting: Setting,
@@ -154,7 +144,11 @@ struct Counters {
 
 impl Engine {
     /// An engine that has not told anybody anything yet.
-    pub(crate) fn new(setting: Setting, worker: WorkerHandle, wishes: watch::Sender<Wanted>) -> Self {
+    pub(crate) fn new(
+        setting: Setting,
+        worker: WorkerHandle,
+        wishes: watch::Sender<Wanted>,
+    ) -> Self {
         let clock = Clock;
         let now = clock.now();
         let router = wattle_routing::Config {
@@ -174,11 +168,7 @@ impl Engine {
             started: now,
             log: EventLog::new(),
             load: LoadWatch::default(),
-            coordinator: CoordinatorView {
-                state: CoordinatorState::Away,
-                heard: None,
-                error: None,
-            },
+            coordinator: CoordinatorView::new(),
             fresh_records: Vec::new(),
             on_link: BTreeSet::new(),
             interface_addresses: BTreeSet::new(),
@@ -197,7 +187,9 @@ impl Engine {
         self.members_changed();
         self.removals_from_set();
         self.obey_router(inputs.uplink.as_mut());
-        inputs.notifier.ready(&format!("{} peers", self.membership().others().count()));
+        inputs
+            .notifier
+            .ready(&format!("{} peers", self.membership().others().count()));
         let mut chores = interval(CHORES);
         chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watchdog = interval(watchdog_interval().unwrap_or(CHORES));
@@ -244,15 +236,31 @@ impl Engine {
         self.counters.events += 1;
         let now = self.clock.now();
         match event {
-            Event::Link { link, peer, carrier, state, measurement, .. } => {
-                let input = Input::Link { link, neighbour: peer, carrier, state, measurement };
+            Event::Link {
+                link,
+                peer,
+                carrier,
+                state,
+                measurement,
+                ..
+            } => {
+                let input = Input::Link {
+                    link,
+                    neighbour: peer,
+                    carrier,
+                    state,
+                    measurement,
+                };
                 self.router.handle(input, now);
             }
             Event::Control { from, payload, .. } => {
                 self.router.handle(Input::Message { from, payload }, now);
             }
-            Event::Fingerprint { from, fingerprint, .. } => {
-                self.router.handle(Input::Fingerprint { from, fingerprint }, now);
+            Event::Fingerprint {
+                from, fingerprint, ..
+            } => {
+                self.router
+                    .handle(Input::Fingerprint { from, fingerprint }, now);
             }
             Event::Session { peer, .. } => {
                 tracing::debug!(peer = %self.membership().node_ref(peer).name, "Session established");
@@ -310,7 +318,8 @@ impl Engine {
     /// Hands the data thread a new forwarding snapshot.
     fn forward(&self) {
         let forwarding = forwarding::snapshot(self.membership(), self.router.routes());
-        self.worker.order(Command::SetForwarding(Arc::new(forwarding)));
+        self.worker
+            .order(Command::SetForwarding(Arc::new(forwarding)));
     }
 
     /// Tells the kernel task what there should be.
@@ -332,170 +341,37 @@ impl Engine {
     /// Whoever is in or out, and what they own: everybody who cares is told.
     fn members_changed(&mut self) {
         let (now, wall) = (self.clock.now(), self.clock.wall());
-        self.worker.order(Command::SetPeers(self.membership().worker_peers(wall)));
-        self.router.handle(Input::Members(self.membership().routing_members()), now);
-        let (announced, refused) = self.membership().announceable(&self.setting.config.prefixes);
+        self.worker
+            .order(Command::SetPeers(self.membership().worker_peers(wall)));
+        self.router
+            .handle(Input::Members(self.membership().routing_members()), now);
+        let (announced, refused) = self
+            .membership()
+            .announceable(&self.setting.config.prefixes);
         for prefix in refused.difference(&self.refused_prefixes) {
             tracing::warn!(%prefix, "This prefix is configured but not granted; it is not announced");
         }
         self.refused_prefixes = refused;
-        self.router.handle(Input::Prefixes(announced.into_iter().collect()), now);
+        self.router
+            .handle(Input::Prefixes(announced.into_iter().collect()), now);
         self.forward();
         self.want();
-    }
-
-    // --- from the coordinator --------------------------------------------------------------------
-
-    fn coordinator_says(&mut self, word: FromCoordinator, uplink: Option<&mut Uplink>) {
-        let now = self.clock.now();
-        match word {
-            FromCoordinator::Connecting => self.coordinator.state = CoordinatorState::Connecting,
-            FromCoordinator::Connected { revision } => {
-                self.coordinator_heard(now);
-                self.coordinator.state = CoordinatorState::Connected;
-                self.coordinator.error = None;
-                self.relieve("removed");
-                tracing::info!(revision, "Coordinator connected");
-                self.tell_everything(uplink);
-            }
-            FromCoordinator::Away(error) => {
-                if self.coordinator.error.as_ref() != Some(&error) {
-                    tracing::warn!(%error, "Coordinator away; the mesh goes on without it");
-                }
-                self.coordinator.state = CoordinatorState::Away;
-                self.coordinator.error = Some(error);
-            }
-            FromCoordinator::Heard => self.coordinator_heard(now),
-            FromCoordinator::PeerSet(signed) => {
-                self.coordinator_heard(now);
-                self.peer_set_offered(&signed, uplink);
-            }
-            FromCoordinator::Records(records) => {
-                self.coordinator_heard(now);
-                for record in records {
-                    self.router.handle(Input::Removal(record), now);
-                }
-            }
-            FromCoordinator::Refused { message, hint } => {
-                self.coordinator_heard(now);
-                self.coordinator.error = Some(format!("{message}; {hint}"));
-                self.trouble(HealthLevel::Error, "removed", format!("the coordinator refused this node: {message}; {hint}"));
-            }
-        }
-    }
-
-    fn coordinator_heard(&mut self, now: Instant) {
-        self.coordinator.heard = Some(now);
-    }
-
-    /// A peer set is stored before it is used and acknowledged; a refused one changes nothing.
-    fn peer_set_offered(&mut self, signed: &[u8], uplink: Option<&mut Uplink>) {
-        let mut membership = self.setting.membership.clone();
-        match membership.accept(signed) {
-            Err(refused) => {
-                self.counters.peer_sets_refused += 1;
-                let text = format!("a peer set of the coordinator was refused: {refused}");
-                self.happened(Happening::new("peer_set_refused", text.clone()));
-                self.trouble(HealthLevel::Error, "peer_set_refused", text);
-            }
-            Ok(changed) => {
-                if let Err(error) = self.setting.state.store_peers(signed) {
-                    // Used all the same; not acknowledged, so it comes again.
-                    self.trouble(HealthLevel::Error, "state_not_written", error.to_string());
-                } else {
-                    self.relieve("state_not_written");
-                    if let Some(uplink) = uplink {
-                        uplink.holds(membership.revision());
-                        uplink.say(ToCoordinator::Ack { revision: membership.revision() });
-                    }
-                }
-                self.relieve("peer_set_refused");
-                self.counters.peer_sets_accepted += 1;
-                if changed {
-                    self.setting.membership = membership;
-                    let revision = self.membership().revision();
-                    let text = format!("peer set {revision} is in use");
-                    let event = Happening::new("peer_set_changed", text);
-                    self.happened(event.field("revision", revision));
-                    self.removals_from_set();
-                    self.members_changed();
-                }
-            }
-        }
-    }
-
-    /// Removals that the set carries travel through the mesh too, to those whom the coordinator does not reach.
-    fn removals_from_set(&mut self) {
-        let now = self.clock.now();
-        let removals: Vec<_> = self.membership().removals().map(|r| r.bytes().to_vec()).collect();
-        for removal in removals {
-            self.router.handle(Input::Removal(removal), now);
-        }
-    }
-
-    fn tell_everything(&mut self, uplink: Option<&mut Uplink>) {
-        let Some(uplink) = uplink else { return };
-        let database = self.router.database();
-        self.fresh_records = database.iter().map(|(_, entry)| entry.record.clone()).collect();
-        self.tell_candidates(Some(&mut *uplink));
-        self.tell_records(Some(uplink));
-    }
-
-    fn tell_records(&mut self, uplink: Option<&mut Uplink>) {
-        let fresh = std::mem::take(&mut self.fresh_records);
-        let Some(uplink) = uplink else { return };
-        if self.coordinator.state != CoordinatorState::Connected {
-            return;
-        }
-        for records in fresh.chunks(RECORDS_PER_MESSAGE) {
-            self.counters.records_up += records.len() as u64;
-            let records = records.iter().map(|record| record.bytes().into()).collect();
-            uplink.say(ToCoordinator::Records { records });
-        }
-        self.counters.uplink_dropped = uplink.dropped();
-    }
-
-    fn tell_candidates(&mut self, uplink: Option<&mut Uplink>) {
-        if let Some(uplink) = uplink
-            && self.coordinator.state == CoordinatorState::Connected
-        {
-            uplink.say(ToCoordinator::Candidates { candidates: self.candidates() });
-        }
-    }
-
-    /// Where others may dial this node: what the operator said, the host's own addresses, where neighbours see it.
-    fn candidates(&self) -> Vec<SocketAddr> {
-        let configured = self.setting.config.endpoints.iter().copied();
-        let own_prefixes = self.membership().own_grant();
-        let inside = |address: &IpAddr| own_prefixes.is_some_and(|g| g.addresses.contains(address));
-        let port = self.setting.listen_port;
-        let found = self.interface_addresses.iter().filter(|address| !inside(address));
-        let found = found.map(|address| SocketAddr::new(*address, port));
-        let mut all: Vec<SocketAddr> = Vec::new();
-        for candidate in configured.chain(found).chain(self.reflexive.iter().copied()) {
-            if !all.contains(&candidate) && all.len() < MAX_CANDIDATES {
-                all.push(candidate);
-            }
-        }
-        all
-    }
-
-    /// Who leaves for good says so; who is merely stopped is noticed by the silence.
-    fn say_goodbye(&self, uplink: Option<&mut Uplink>) {
-        if let (Stopping::Leaves, Some(uplink)) = (self.stopping, uplink) {
-            uplink.say(ToCoordinator::Leave);
-        }
     }
 
     // --- from the host ---------------------------------------------------------------------------
 
     async fn look_at_interfaces(&mut self, netlink: &Netlink) {
-        match netlink.dialable_addresses(Some(self.setting.interface_index)).await {
+        match netlink
+            .dialable_addresses(Some(self.setting.interface_index))
+            .await
+        {
             Ok(found) => {
                 let addresses = found.iter().map(|found| found.address).collect();
                 self.candidates_changed |= addresses != self.interface_addresses;
                 self.interface_addresses = addresses;
-                let on_link = found.iter().filter_map(|f| Prefix::new(f.address, f.prefix_length));
+                let on_link = found
+                    .iter()
+                    .filter_map(|f| Prefix::new(f.address, f.prefix_length));
                 self.on_link = on_link.filter(|prefix| !prefix.is_host()).collect();
             }
             Err(error) => tracing::warn!(%error, "The host's addresses cannot be read"),
@@ -505,7 +381,10 @@ impl Engine {
     fn chores(&mut self) {
         let now = self.clock.now();
         self.router.handle(Input::Time(self.clock.wall()), now);
-        let health = Health { load: self.load.percent(), ..self.router.health() };
+        let health = Health {
+            load: self.load.percent(),
+            ..self.router.health()
+        };
         if health != self.router.health() {
             self.router.handle(Input::Health(health), now);
         }
@@ -522,7 +401,12 @@ impl Engine {
     fn answer(&mut self, query: Query) {
         match query {
             Query::Events(reply) => drop(reply.send(self.log.feed())),
-            Query::Local { request, caller, worker, reply } => {
+            Query::Local {
+                request,
+                caller,
+                worker,
+                reply,
+            } => {
                 let answer = self.reply(&request, caller, worker.as_deref());
                 let _client_gone = reply.send(answer);
             }
@@ -561,7 +445,11 @@ impl Engine {
 
     fn trouble(&mut self, level: HealthLevel, code: &str, text: String) {
         self.relieve(code);
-        self.troubles.push(HealthLine { level, code: code.to_owned(), text });
+        self.troubles.push(HealthLine {
+            level,
+            code: code.to_owned(),
+            text,
+        });
     }
 
     fn relieve(&mut self, code: &str) {

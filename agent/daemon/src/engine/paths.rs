@@ -23,7 +23,12 @@ impl<'a> Map<'a> {
     /// The map as the database describes it at the moment.
     pub(super) fn new(membership: &'a Membership, router: &'a Router) -> Self {
         let graph = router.topology().graph();
-        Self { membership, router, graph, claims: claims(router) }
+        Self {
+            membership,
+            router,
+            graph,
+            claims: claims(router),
+        }
     }
 
     /// All ways in use to a destination, then the backup; `None` if no route leads there.
@@ -51,7 +56,11 @@ impl<'a> Map<'a> {
         let chosen = self.path(to)?.ways.into_iter().next()?;
         let explanation = self.router.explain(to.node)?;
         let is_other = |way: &&Way| !matches!(way.verdict, Verdict::Preferred);
-        let other = explanation.ways.iter().filter(is_other).min_by_key(|way| way.cost);
+        let other = explanation
+            .ways
+            .iter()
+            .filter(is_other)
+            .min_by_key(|way| way.cost);
         let runner_up = other.and_then(|way| {
             let nodes = self.nodes(way.neighbour, None, to.node)?;
             let role = match way.verdict {
@@ -65,7 +74,9 @@ impl<'a> Map<'a> {
             destination: self.membership.node_ref(to.node),
             prefix: to.prefix,
             cost: sum(chosen.hops.iter().map(|hop| hop.cost)),
-            margin_us: runner_up.as_ref().map(|way| way.cost_us.saturating_sub(chosen.cost_us)),
+            margin_us: runner_up
+                .as_ref()
+                .map(|way| way.cost_us.saturating_sub(chosen.cost_us)),
             runner_up,
             hold_ms: None,
             notes: self.notes(&explanation),
@@ -75,7 +86,14 @@ impl<'a> Map<'a> {
 
     /// The price of the way to a node's neighbours' measure: round trip and loss summed over the preferred way.
     pub(super) fn quality(&self, to: NodeId) -> Option<(u64, u32)> {
-        let first = self.router.routes().routes.get(&to)?.next.first()?.neighbour;
+        let first = self
+            .router
+            .routes()
+            .routes
+            .get(&to)?
+            .next
+            .first()?
+            .neighbour;
         let nodes = self.nodes(first, None, to)?;
         let mut rtt = 0;
         let mut arrives = 1.0;
@@ -98,10 +116,16 @@ impl<'a> Map<'a> {
                 Verdict::NotNearer => "is not nearer to the destination, packets could come back",
             };
             let settling = match way.advertised != way.link_cost {
-                true => format!("; this end asks {}, both agree on {}", way.advertised, way.link_cost),
+                true => format!(
+                    "; this end asks {}, both agree on {}",
+                    way.advertised, way.link_cost
+                ),
                 false => String::new(),
             };
-            format!("via {name}: cost {}, {} hops, {verdict}{settling}", way.cost, way.hops)
+            format!(
+                "via {name}: cost {}, {} hops, {verdict}{settling}",
+                way.cost, way.hops
+            )
         });
         notes.collect()
     }
@@ -132,7 +156,12 @@ impl<'a> Map<'a> {
             .map(|ends| self.hop(ends[0], ends[1], Some(ends[1]) == last))
             .collect();
         let cost = sum(hops.iter().map(|hop| hop.cost)).total_us;
-        WayReport { role, weight_ppm, cost_us: cost, hops }
+        WayReport {
+            role,
+            weight_ppm,
+            cost_us: cost,
+            hops,
+        }
     }
 
     fn hop(&self, from: NodeId, to: NodeId, is_last: bool) -> HopReport {
@@ -145,7 +174,10 @@ impl<'a> Map<'a> {
         let claim = self.claims.get(&(from, to));
         let parts = match from == self.membership.own() {
             true => self.own_parts(to, link),
-            false => CostParts { total_us: link.0, ..CostParts::default() },
+            false => CostParts {
+                total_us: link.0,
+                ..CostParts::default()
+            },
         };
         HopReport {
             from: self.membership.node_ref(from),
@@ -169,7 +201,10 @@ impl<'a> Map<'a> {
             .min_by_key(|link| link.advertised());
         match best {
             Some(link) => control_parts(link.parts(), agreed),
-            None => CostParts { total_us: agreed.0, ..CostParts::default() },
+            None => CostParts {
+                total_us: agreed.0,
+                ..CostParts::default()
+            },
         }
     }
 }

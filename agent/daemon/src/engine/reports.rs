@@ -16,6 +16,7 @@ use wattle_worker::{LinkStatus, SessionStatus};
 use super::paths::{Map, agreed, all_claims, control_parts};
 use super::{Destination, Engine, forwarding};
 use crate::data_thread::WorkerReport;
+use crate::local_api::refusal;
 use crate::query::Caller;
 
 /// Versions are of the whole workspace.
@@ -37,17 +38,21 @@ impl Engine {
             Request::Links { name } => self.links(name.as_deref(), worker),
             Request::Routes { view } => Reply::Routes(self.routes(*view)),
             Request::Topo {} => Reply::Topo(self.topo()),
-            Request::Path { dst } => {
-                self.along(dst, |map, to| map.path(to).map(Reply::Path))
-            }
-            Request::Explain { dst } => {
-                self.along(dst, |map, to| map.explain(to).map(|r| Reply::Explain(Box::new(r))))
-            }
+            Request::Path { dst } => self.along(dst, |map, to| map.path(to).map(Reply::Path)),
+            Request::Explain { dst } => self.along(dst, |map, to| {
+                map.explain(to).map(|r| Reply::Explain(Box::new(r)))
+            }),
             Request::Whoami {} => Reply::Whoami(self.whoami(caller)),
-            Request::Version {} => Reply::Version(VersionReport { version: VERSION.to_owned() }),
-            Request::Ping { .. } | Request::Events { .. } | Request::Leave {} | Request::Metrics {} => {
-                failure("not answered", "this request is answered elsewhere".to_owned())
-            }
+            Request::Version {} => Reply::Version(VersionReport {
+                version: VERSION.to_owned(),
+            }),
+            Request::Ping { .. }
+            | Request::Events { .. }
+            | Request::Leave {}
+            | Request::Metrics {} => failure(
+                "not answered",
+                "this request is answered elsewhere".to_owned(),
+            ),
         }
     }
 
@@ -64,7 +69,12 @@ impl Engine {
             node: self.membership().node_ref(self.membership().own()),
             network: self.network(),
             addresses: own.map(|grant| grant.addresses.clone()).unwrap_or_default(),
-            prefixes: self.membership().announceable(&config.prefixes).0.into_iter().collect(),
+            prefixes: self
+                .membership()
+                .announceable(&config.prefixes)
+                .0
+                .into_iter()
+                .collect(),
             version: VERSION.to_owned(),
             pid: std::process::id(),
             uptime_ms: self.clock.now().since(self.started).as_millis(),
@@ -77,11 +87,18 @@ impl Engine {
             coordinator: self.coordinator_report(),
             peer_set_revision: self.membership().revision(),
             peers_total: count(total),
-            peers_reachable: count(self.membership().others().filter(|p| self.reaches(p)).count()),
+            peers_reachable: count(
+                self.membership()
+                    .others()
+                    .filter(|p| self.reaches(p))
+                    .count(),
+            ),
             links_total: count(links.len()),
             links_up: count(up.clone().count()),
             routes_total: count(self.routes(RouteView::Rib).routes.len()),
-            worst_link: up.max_by_key(|link| link.cost.map(|cost| cost.total_us)).cloned(),
+            worst_link: up
+                .max_by_key(|link| link.cost.map(|cost| cost.total_us))
+                .cloned(),
             health: self.health_lines(worker),
         }
     }
@@ -91,8 +108,12 @@ impl Engine {
     }
 
     fn waiting_for(&self, links: &[LinkReport]) -> Vec<String> {
-        let unreachable = self.membership().others().filter(|peer| !self.reaches(peer));
-        let unreachable = unreachable.map(|peer| format!("{} is not reachable", peer.grant.grant().name));
+        let unreachable = self
+            .membership()
+            .others()
+            .filter(|peer| !self.reaches(peer));
+        let unreachable =
+            unreachable.map(|peer| format!("{} is not reachable", peer.grant.grant().name));
         let settling = links.iter().filter(|link| link.state == LinkState::Probing);
         let settling = settling.map(|link| format!("the link to {} is settling", link.peer.name));
         unreachable.chain(settling).collect()
@@ -102,7 +123,10 @@ impl Engine {
         let address = self.setting.network.coordinator.as_ref()?;
         let heard = self.coordinator.heard;
         Some(CoordinatorReport {
-            url: format!("https://{}", address.addresses.first().map_or("", String::as_str)),
+            url: format!(
+                "https://{}",
+                address.addresses.first().map_or("", String::as_str)
+            ),
             state: self.coordinator.state,
             last_heard_ms: heard.map(|at| self.clock.now().since(at).as_millis()),
             last_error: self.coordinator.error.clone(),
@@ -110,7 +134,11 @@ impl Engine {
     }
 
     fn health_lines(&self, worker: Option<&WorkerReport>) -> Vec<HealthLine> {
-        let line = |level, code: &str, text: String| HealthLine { level, code: code.into(), text };
+        let line = |level, code: &str, text: String| HealthLine {
+            level,
+            code: code.into(),
+            text,
+        };
         let mut lines = self.troubles.clone();
         if self.membership().own_grant().is_none() {
             let text = "this node is no member of its network; join again with a fresh token";
@@ -120,7 +148,10 @@ impl Engine {
             let text = format!("{prefix} is configured but not granted, so it is not announced");
             lines.push(line(HealthLevel::Warning, "prefix_not_granted", text));
         }
-        if let Some(left) = self.grant_left_ms().filter(|left| *left < GRANT_ENDS_SOON_MS) {
+        if let Some(left) = self
+            .grant_left_ms()
+            .filter(|left| *left < GRANT_ENDS_SOON_MS)
+        {
             let text = format!("the grant of this node ends in {} hours", left / 3_600_000);
             lines.push(line(HealthLevel::Warning, "grant_ends_soon", text));
         }
@@ -149,9 +180,13 @@ impl Engine {
             .unwrap_or_default();
         let map = Map::new(self.membership(), &self.router);
         let own = self.membership().own();
-        let others = self.membership().members().filter(|peer| peer.node() != own);
-        let mut peers: Vec<PeerReport> =
-            others.map(|peer| self.peer(peer.grant.grant(), &map, &sessions)).collect();
+        let others = self
+            .membership()
+            .members()
+            .filter(|peer| peer.node() != own);
+        let mut peers: Vec<PeerReport> = others
+            .map(|peer| self.peer(peer.grant.grant(), &map, &sessions))
+            .collect();
         peers.sort_by(|a, b| a.node.name.cmp(&b.node.name));
         PeersReport { peers }
     }
@@ -171,7 +206,7 @@ impl Engine {
         let handshake = session.and_then(|session| session.handshake_at);
         let state = match route {
             _ if is_own_leaf && handshake.is_some() => PeerState::Direct,
-            Some(route) if is_direct(route, via) => PeerState::Direct,
+            Some(route) if via == grant.node && is_direct(route, via) => PeerState::Direct,
             Some(_) => PeerState::Relayed,
             None => PeerState::Unreachable,
         };
@@ -185,7 +220,7 @@ impl Engine {
             state,
             leaf_of: grant.leaf_of().map(|host| self.membership().node_ref(host)),
             next_hop: first.map(|next| self.membership().node_ref(next.neighbour)),
-            hops: route.map(|route| route.hops),
+            hops: route.map(|route| route.hops + u32::from(via != grant.node)),
             cost_us: route.map(|route| route.cost.0),
             rtt_us: quality.map(|(rtt, _)| rtt),
             loss_ppm: quality.map(|(_, loss)| loss),
@@ -208,14 +243,21 @@ impl Engine {
             };
             links.retain(wanted);
             if links.is_empty() {
-                return unknown("link", name, "no link leads to a neighbour of that name", "wattle links");
+                return unknown(
+                    "link",
+                    name,
+                    "no link leads to a neighbour of that name",
+                    "wattle links",
+                );
             }
         }
         Reply::Links(LinksReport { links })
     }
 
     fn link_reports(&self, worker: Option<&WorkerReport>) -> Vec<LinkReport> {
-        let Some(worker) = worker else { return Vec::new() };
+        let Some(worker) = worker else {
+            return Vec::new();
+        };
         let handshakes: BTreeMap<NodeId, Instant> = worker
             .worker
             .sessions
@@ -234,9 +276,13 @@ impl Engine {
 
     fn link_report(&self, link: &LinkStatus, handshake: Option<Instant>) -> LinkReport {
         let routed = self.router.links().get(&link.link);
-        let advertised = routed.map(wattle_routing::Link::advertised).filter(|cost| cost.is_finite());
+        let advertised = routed
+            .map(wattle_routing::Link::advertised)
+            .filter(|cost| cost.is_finite());
         let measured = link.measurement.rtt.0 > 0;
-        let cost = routed.zip(advertised).map(|(l, cost)| control_parts(l.parts(), cost));
+        let cost = routed
+            .zip(advertised)
+            .map(|(l, cost)| control_parts(l.parts(), cost));
         LinkReport {
             link: link.link,
             peer: self.membership().node_ref(link.peer),
@@ -279,16 +325,29 @@ impl Engine {
             let prefixes = grant.addresses.iter().map(|address| Prefix::host(*address));
             prefixes.map(move |prefix| (prefix, (grant.node, source)))
         });
-        let local = self.membership().announceable(&self.setting.config.prefixes).0;
-        let local = local.into_iter().map(|prefix| (prefix, (own, RouteSource::Local)));
+        let local = self
+            .membership()
+            .announceable(&self.setting.config.prefixes)
+            .0;
+        let local = local
+            .into_iter()
+            .map(|prefix| (prefix, (own, RouteSource::Local)));
         let all: BTreeMap<Prefix, (NodeId, RouteSource)> =
             announced.chain(granted).chain(local).collect();
-        let routes = all.into_iter().map(|(prefix, (node, source))| self.route(prefix, node, source));
-        RoutesReport { routes: routes.collect() }
+        let routes = all
+            .into_iter()
+            .map(|(prefix, (node, source))| self.route(prefix, node, source));
+        RoutesReport {
+            routes: routes.collect(),
+        }
     }
 
     fn route(&self, prefix: Prefix, node: NodeId, source: RouteSource) -> RouteReport {
-        let via = self.membership().grant(node).and_then(Grant::leaf_of).unwrap_or(node);
+        let via = self
+            .membership()
+            .grant(node)
+            .and_then(Grant::leaf_of)
+            .unwrap_or(node);
         let route = self.router.routes().routes.get(&via);
         RouteReport {
             prefix,
@@ -334,7 +393,9 @@ impl Engine {
             device: Some(self.setting.config.interface.clone()),
             table: Some(self.setting.config.routing_table),
         });
-        RoutesReport { routes: routes.collect() }
+        RoutesReport {
+            routes: routes.collect(),
+        }
     }
 
     // --- topology --------------------------------------------------------------------------------
@@ -359,12 +420,19 @@ impl Engine {
                     site: grant.site.as_ref().map(ToString::to_string),
                     tags: grant.tags.iter().map(ToString::to_string).collect(),
                     reachable: grant.node == own || route.is_some(),
-                    cost_us: if grant.node == own { Some(0) } else { route.map(|r| r.cost.0) },
+                    cost_us: if grant.node == own {
+                        Some(0)
+                    } else {
+                        route.map(|r| r.cost.0)
+                    },
                 }
             })
             .collect();
         nodes.sort_by(|a, b| a.node.name.cmp(&b.node.name));
-        TopoReport { nodes, links: self.topo_links() }
+        TopoReport {
+            nodes,
+            links: self.topo_links(),
+        }
     }
 
     fn topo_links(&self) -> Vec<TopoLink> {
@@ -375,7 +443,9 @@ impl Engine {
                 from: self.membership().node_ref(from),
                 to: self.membership().node_ref(link.neighbour),
                 carrier: link.carrier,
-                cost_us: agreed.get(&(from, link.neighbour, link.carrier)).map(|cost| cost.0),
+                cost_us: agreed
+                    .get(&(from, link.neighbour, link.carrier))
+                    .map(|cost| cost.0),
                 rtt_us: Some(link.rtt.0),
                 jitter_us: Some(link.jitter.0),
                 loss_ppm: Some(link.loss.0),
@@ -402,7 +472,10 @@ impl Engine {
             return unknown("way", dst, "that is this node itself", "wattle whoami");
         }
         let leaf_of = self.membership().grant(found.node).and_then(Grant::leaf_of);
-        let to = Destination { node: leaf_of.unwrap_or(found.node), ..found };
+        let to = Destination {
+            node: leaf_of.unwrap_or(found.node),
+            ..found
+        };
         let map = Map::new(self.membership(), &self.router);
         answer(&map, to).unwrap_or_else(|| {
             let why = "no link-state record leads there at the moment";
@@ -418,7 +491,9 @@ impl Engine {
             addresses: own.map(|grant| grant.addresses.clone()).unwrap_or_default(),
             identity_key: self.setting.keys.identity_public().to_string(),
             public_key: self.setting.keys.wireguard_public(),
-            grant_not_after_unix_ms: own.map(|grant| grant.not_after.0).filter(|end| *end != u64::MAX),
+            grant_not_after_unix_ms: own
+                .map(|grant| grant.not_after.0)
+                .filter(|end| *end != u64::MAX),
             caller_uid: caller.uid,
             caller_role: caller.role,
         }
@@ -426,7 +501,10 @@ impl Engine {
 
     fn network(&self) -> NetworkRef {
         let network = &self.setting.network;
-        NetworkRef { id: network.network, name: network.name.clone() }
+        NetworkRef {
+            id: network.network,
+            name: network.name.clone(),
+        }
     }
 }
 
@@ -437,10 +515,17 @@ fn reason(cost: &wattle_control::CostParts, link: &LinkStatus) -> String {
         (cost.loss_us, format!("loss {loss:.1} %")),
         (cost.rtt_us, "rtt".to_owned()),
         (cost.jitter_us, "jitter".to_owned()),
-        (cost.policy_us, "held until it has been better for long enough".to_owned()),
+        (
+            cost.policy_us,
+            "held until it has been better for long enough".to_owned(),
+        ),
         (cost.base_us, "hop".to_owned()),
     ];
-    parts.into_iter().max_by_key(|(part, _)| *part).map(|(_, words)| words).unwrap_or_default()
+    parts
+        .into_iter()
+        .max_by_key(|(part, _)| *part)
+        .map(|(_, words)| words)
+        .unwrap_or_default()
 }
 
 fn is_direct(route: &Route, node: NodeId) -> bool {
@@ -454,10 +539,15 @@ fn count(number: usize) -> u32 {
 fn unknown(kind: &str, word: &str, why: &str, next: &str) -> Reply {
     // What a client said comes back quoted, so that nothing in it reaches a terminal raw.
     let what = format!("no {kind} {word:?}");
-    crate::local_api::refusal(ErrorCode::NotFound, &what, why.to_owned(), next)
+    Reply::Error(refusal(ErrorCode::NotFound, &what, why.to_owned(), next))
 }
 
 /// An order that did not work out.
 pub(super) fn failure(what: &str, why: String) -> Reply {
-    crate::local_api::refusal(ErrorCode::Failure, what, why, "journalctl -u wattled")
+    Reply::Error(refusal(
+        ErrorCode::Failure,
+        what,
+        why,
+        "journalctl -u wattled",
+    ))
 }

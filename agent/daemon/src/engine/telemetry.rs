@@ -1,7 +1,7 @@
 //! How routing's events read, and which figures the engine shows.
 
 use wattle_control::{MetricsReport, Reply};
-use wattle_model::{LinkState, NodeId};
+use wattle_model::{LinkState, Measurement, NodeId};
 use wattle_routing::{Event, Happening as Routing};
 
 use super::event_log::Happening;
@@ -14,29 +14,63 @@ pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
     let name = |node: NodeId| membership.node_ref(node).name;
     let names = |nodes: &[NodeId]| match nodes {
         [] => "nowhere".to_owned(),
-        nodes => nodes.iter().map(|node| name(*node)).collect::<Vec<_>>().join("+"),
+        nodes => nodes
+            .iter()
+            .map(|node| name(*node))
+            .collect::<Vec<_>>()
+            .join("+"),
     };
     let told = match &event.what {
-        Routing::LinkUp { link, neighbour, carrier, cost } => {
-            let text = format!("link to {} over {carrier} is up, cost {cost}", name(*neighbour));
+        Routing::LinkUp {
+            link,
+            neighbour,
+            carrier,
+            cost,
+        } => {
+            let text = format!(
+                "link to {} over {carrier} is up, cost {cost}",
+                name(*neighbour)
+            );
             let told = Happening::new("link_up", text).link(*link);
-            told.node(membership.node_ref(*neighbour)).field("cost_us", cost.0)
+            told.node(membership.node_ref(*neighbour))
+                .field("cost_us", cost.0)
         }
-        Routing::LinkDown { link, neighbour, carrier } => {
+        Routing::LinkDown {
+            link,
+            neighbour,
+            carrier,
+        } => {
             let text = format!("link to {} over {carrier} is down", name(*neighbour));
-            Happening::new("link_down", text).link(*link).node(membership.node_ref(*neighbour))
+            Happening::new("link_down", text)
+                .link(*link)
+                .node(membership.node_ref(*neighbour))
         }
-        Routing::LinkCostChanged { link, neighbour, before, after } => {
-            let text = format!("link to {} costs {after}, before {before}", name(*neighbour));
+        Routing::LinkCostChanged {
+            link,
+            neighbour,
+            before,
+            after,
+        } => {
+            let text = format!(
+                "link to {} costs {after}, before {before}",
+                name(*neighbour)
+            );
             let told = Happening::new("link_cost_changed", text).link(*link);
             let told = told.node(membership.node_ref(*neighbour));
             told.field("before_us", before.0).field("after_us", after.0)
         }
-        Routing::RouteChanged { destination, before, after, cost } => {
+        Routing::RouteChanged {
+            destination,
+            before,
+            after,
+            cost,
+        } => {
             let (from, to) = (names(before), names(after));
             let text = format!("{} goes via {to}, before via {from}", name(*destination));
             let told = Happening::new("route_changed", text);
-            let told = told.node(membership.node_ref(*destination)).field("cost_us", cost.0);
+            let told = told
+                .node(membership.node_ref(*destination))
+                .field("cost_us", cost.0);
             told.field("before", from).field("after", to)
         }
         Routing::NodeJoined { node } => {
@@ -50,7 +84,8 @@ pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
         Routing::NodeRemoved { node, serial } => {
             let text = format!("{} is no longer a member", name(*node));
             let told = Happening::new("node_removed", text);
-            told.node(membership.node_ref(*node)).field("serial", *serial)
+            told.node(membership.node_ref(*node))
+                .field("serial", *serial)
         }
     };
     told.field("trace", format!("{:016x}", event.cause.trace()))
@@ -66,23 +101,57 @@ impl Engine {
             worker_figures(worker, &mut snapshot);
             self.link_figures(worker, &mut snapshot);
         }
-        Reply::Metrics(MetricsReport { text: snapshot.to_text() })
+        Reply::Metrics(MetricsReport {
+            text: snapshot.into_text(),
+        })
     }
 
     fn engine_figures(&self, to: &mut Snapshot) {
         let counters = &self.counters;
         let seconds = self.clock.now().since(self.started).as_millis() / 1_000;
-        to.gauge("wattle_engine_uptime_seconds", "Since the agent started.", seconds);
+        to.gauge(
+            "wattle_engine_uptime_seconds",
+            "Since the agent started.",
+            seconds,
+        );
         let revision = self.membership().revision();
-        to.gauge("wattle_engine_peer_set_revision", "Revision of the peer set in use.", revision);
-        to.gauge("wattle_engine_epoch_starts", "How often the agent has started.", self.setting.epoch.into());
+        to.gauge(
+            "wattle_engine_peer_set_revision",
+            "Revision of the peer set in use.",
+            revision,
+        );
+        to.gauge(
+            "wattle_engine_epoch_starts",
+            "How often the agent has started.",
+            self.setting.epoch.into(),
+        );
         for (name, help, value) in [
-            ("worker_events", "Events taken from the data thread.", counters.events),
+            (
+                "worker_events",
+                "Events taken from the data thread.",
+                counters.events,
+            ),
             ("happenings", "Events told to operators.", self.log.count()),
-            ("peer_sets_accepted", "Peer sets taken over.", counters.peer_sets_accepted),
-            ("peer_sets_refused", "Peer sets refused.", counters.peer_sets_refused),
-            ("uplink_records", "Records told to the coordinator.", counters.records_up),
-            ("uplink_dropped_messages", "Messages that found no room.", counters.uplink_dropped),
+            (
+                "peer_sets_accepted",
+                "Peer sets taken over.",
+                counters.peer_sets_accepted,
+            ),
+            (
+                "peer_sets_refused",
+                "Peer sets refused.",
+                counters.peer_sets_refused,
+            ),
+            (
+                "uplink_records",
+                "Records told to the coordinator.",
+                counters.records_up,
+            ),
+            (
+                "uplink_dropped_messages",
+                "Messages that found no room.",
+                counters.uplink_dropped,
+            ),
         ] {
             to.counter(format!("wattle_engine_{name}"), help, value);
         }
@@ -92,58 +161,140 @@ impl Engine {
         let counters = self.router.counters();
         for (name, help, value) in [
             ("accepted_records", "Records accepted.", counters.accepted),
-            ("duplicate_records", "Records that were known already.", counters.duplicates),
-            ("stale_records", "Records older than the known ones.", counters.stale),
-            ("stranger_records", "Records of nodes that are no members.", counters.strangers),
-            ("forged_records", "Records with a wrong signature.", counters.forged),
-            ("malformed_messages", "Messages that could not be read.", counters.malformed),
-            ("sent_messages", "Messages sent to neighbours.", counters.sent),
-            ("computations", "Shortest-path computations.", counters.computations),
-            ("dropped_outputs", "Outputs that nobody took.", counters.dropped),
+            (
+                "duplicate_records",
+                "Records that were known already.",
+                counters.duplicates,
+            ),
+            (
+                "stale_records",
+                "Records older than the known ones.",
+                counters.stale,
+            ),
+            (
+                "stranger_records",
+                "Records of nodes that are no members.",
+                counters.strangers,
+            ),
+            (
+                "forged_records",
+                "Records with a wrong signature.",
+                counters.forged,
+            ),
+            (
+                "malformed_messages",
+                "Messages that could not be read.",
+                counters.malformed,
+            ),
+            (
+                "sent_messages",
+                "Messages sent to neighbours.",
+                counters.sent,
+            ),
+            (
+                "computations",
+                "Shortest-path computations.",
+                counters.computations,
+            ),
+            (
+                "dropped_outputs",
+                "Outputs that nobody took.",
+                counters.dropped,
+            ),
         ] {
             to.counter(format!("wattle_routing_{name}"), help, value);
         }
         let records = self.router.database().len() as u64;
         to.gauge("wattle_routing_database_records", "Valid records.", records);
         let reachable = self.router.routes().routes.len() as u64;
-        to.gauge("wattle_routing_reachable_nodes", "Nodes that a route leads to.", reachable);
+        to.gauge(
+            "wattle_routing_reachable_nodes",
+            "Nodes that a route leads to.",
+            reachable,
+        );
     }
 
     fn link_figures(&self, worker: &WorkerReport, to: &mut Snapshot) {
         let links = &worker.worker.links;
-        let up = links.iter().filter(|link| link.state == LinkState::Up).count() as u64;
+        let up = links
+            .iter()
+            .filter(|link| link.state == LinkState::Up)
+            .count() as u64;
         to.gauge("wattle_link_up_links", "Links in use.", up);
-        let figures: [(&str, &'static str, fn(&wattle_worker::LinkStatus) -> u64); 3] = [
-            ("wattle_link_rtt_microseconds", "Smoothed round-trip time.", |l| l.measurement.rtt.0),
-            ("wattle_link_jitter_microseconds", "Jitter.", |l| l.measurement.jitter.0),
-            ("wattle_link_loss_ppm", "Loss.", |l| l.measurement.loss.0.into()),
-        ];
-        for (name, help, figure) in figures {
+        let mut each = |name: &str, help, figure: fn(&Measurement) -> u64| {
             for link in links {
                 let labels = vec![
-                    ("peer".to_owned(), self.membership().node_ref(link.peer).name),
+                    (
+                        "peer".to_owned(),
+                        self.membership().node_ref(link.peer).name,
+                    ),
                     ("carrier".to_owned(), link.carrier.to_string()),
                 ];
-                to.add(name.to_owned(), help, labels, Kind::Gauge, figure(link));
+                to.add(
+                    name.to_owned(),
+                    help,
+                    labels,
+                    Kind::Gauge,
+                    figure(&link.measurement),
+                );
             }
-        }
+        };
+        each(
+            "wattle_link_rtt_microseconds",
+            "Smoothed round-trip time.",
+            |m| m.rtt.0,
+        );
+        each("wattle_link_jitter_microseconds", "Jitter.", |m| m.jitter.0);
+        each("wattle_link_loss_ppm", "Loss.", |m| m.loss.0.into());
     }
 }
 
 fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
     let counters = &report.worker.counters;
     for (name, help, value) in [
-        ("tun_rx_packets", "Packets read from the device, segments one by one.", counters.tun_rx_packets),
-        ("tun_tx_packets", "Packets written to the device, before joining.", counters.tun_tx_packets),
-        ("udp_rx_packets", "Datagrams received.", counters.udp_rx_packets),
+        (
+            "tun_rx_packets",
+            "Packets read from the device, segments one by one.",
+            counters.tun_rx_packets,
+        ),
+        (
+            "tun_tx_packets",
+            "Packets written to the device, before joining.",
+            counters.tun_tx_packets,
+        ),
+        (
+            "udp_rx_packets",
+            "Datagrams received.",
+            counters.udp_rx_packets,
+        ),
         ("udp_tx_packets", "Datagrams sent.", counters.udp_tx_packets),
         ("udp_rx_bytes", "Bytes received.", counters.udp_rx_bytes),
         ("udp_tx_bytes", "Bytes sent.", counters.udp_tx_bytes),
-        ("relayed_packets", "Frames relayed for others.", counters.relayed_packets),
-        ("backup_packets", "Packets that left over a backup.", counters.backup_packets),
-        ("leaf_packets", "Packets from and to leaves.", counters.leaf_packets),
-        ("control_rx_packets", "Messages of neighbours received.", counters.control_rx_packets),
-        ("control_tx_packets", "Messages to neighbours sent.", counters.control_tx_packets),
+        (
+            "relayed_packets",
+            "Frames relayed for others.",
+            counters.relayed_packets,
+        ),
+        (
+            "backup_packets",
+            "Packets that left over a backup.",
+            counters.backup_packets,
+        ),
+        (
+            "leaf_packets",
+            "Packets from and to leaves.",
+            counters.leaf_packets,
+        ),
+        (
+            "control_rx_packets",
+            "Messages of neighbours received.",
+            counters.control_rx_packets,
+        ),
+        (
+            "control_tx_packets",
+            "Messages to neighbours sent.",
+            counters.control_tx_packets,
+        ),
         ("handshakes", "Handshakes completed.", counters.handshakes),
     ] {
         to.counter(format!("wattle_worker_{name}"), help, value);
@@ -151,24 +302,71 @@ fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
     for (reason, count) in &report.worker.drops {
         let labels = vec![("reason".to_owned(), reason.clone())];
         let name = "wattle_worker_dropped_packets".to_owned();
-        to.add(name, "Packets dropped, by reason.", labels, Kind::Counter, *count);
+        to.add(
+            name,
+            "Packets dropped, by reason.",
+            labels,
+            Kind::Counter,
+            *count,
+        );
     }
-    let sessions = report.worker.sessions.iter().filter(|s| s.handshake_at.is_some()).count();
-    to.gauge("wattle_worker_sessions", "Sessions with a handshake.", sessions as u64);
-    to.counter("wattle_worker_dropped_orders", "Orders that found the mailbox full.", report.orders_dropped);
+    let sessions = report
+        .worker
+        .sessions
+        .iter()
+        .filter(|s| s.handshake_at.is_some())
+        .count();
+    to.gauge(
+        "wattle_worker_sessions",
+        "Sessions with a handshake.",
+        sessions as u64,
+    );
+    to.counter(
+        "wattle_worker_dropped_orders",
+        "Orders that found the mailbox full.",
+        report.orders_dropped,
+    );
     host_figures(report, to);
 }
 
 fn host_figures(report: &WorkerReport, to: &mut Snapshot) {
     let (tun, udp) = (&report.tun, &report.udp);
     for (name, help, value) in [
-        ("tun_read_packets", "Reads from the device; a super-packet counts once.", tun.read_packets),
-        ("tun_written_packets", "Writes to the device.", tun.written_packets),
-        ("tun_queue_full_packets", "Dropped: the device's queue was full.", tun.drop_queue_full),
-        ("tun_refused_packets", "Dropped: the kernel refused the packet.", tun.drop_refused),
-        ("udp_received_packets", "Datagrams received by the sockets.", udp.received_packets),
-        ("udp_sent_packets", "Datagrams sent by the sockets.", udp.sent_packets),
-        ("udp_buffer_full_packets", "Dropped: the send buffer was full.", udp.drop_buffer_full),
+        (
+            "tun_read_packets",
+            "Reads from the device; a super-packet counts once.",
+            tun.read_packets,
+        ),
+        (
+            "tun_written_packets",
+            "Writes to the device.",
+            tun.written_packets,
+        ),
+        (
+            "tun_queue_full_packets",
+            "Dropped: the device's queue was full.",
+            tun.drop_queue_full,
+        ),
+        (
+            "tun_refused_packets",
+            "Dropped: the kernel refused the packet.",
+            tun.drop_refused,
+        ),
+        (
+            "udp_received_packets",
+            "Datagrams received by the sockets.",
+            udp.received_packets,
+        ),
+        (
+            "udp_sent_packets",
+            "Datagrams sent by the sockets.",
+            udp.sent_packets,
+        ),
+        (
+            "udp_buffer_full_packets",
+            "Dropped: the send buffer was full.",
+            udp.drop_buffer_full,
+        ),
     ] {
         to.counter(format!("wattle_host_{name}"), help, value);
     }

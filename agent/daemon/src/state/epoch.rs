@@ -13,7 +13,10 @@ pub(super) fn bump(directory: &Path) -> Result<u32, StateError> {
         None => 0,
         Some(content) => parse(&content).unwrap_or_else(|| {
             let restart = unix_seconds();
-            tracing::warn!(restart, "the boot counter is damaged; counting on from the wall clock");
+            tracing::warn!(
+                restart,
+                "the boot counter is damaged; counting on from the wall clock"
+            );
             restart
         }),
     };
@@ -24,13 +27,19 @@ pub(super) fn bump(directory: &Path) -> Result<u32, StateError> {
 
 fn parse(content: &[u8]) -> Option<u32> {
     // A torn write may keep the first digits of a longer number: the newline says that it is whole.
-    std::str::from_utf8(content).ok()?.strip_suffix('\n')?.parse().ok()
+    std::str::from_utf8(content)
+        .ok()?
+        .strip_suffix('\n')?
+        .parse()
+        .ok()
 }
 
 /// Seconds since 1970: beyond what any machine has been started, so no earlier epoch is reached again.
 fn unix_seconds() -> u32 {
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
-    now.ok().and_then(|span| u32::try_from(span.as_secs()).ok()).unwrap_or(u32::MAX / 2)
+    now.ok()
+        .and_then(|span| u32::try_from(span.as_secs()).ok())
+        .unwrap_or(u32::MAX / 2)
 }
 
 #[cfg(test)]

@@ -15,13 +15,19 @@ const MAX_SIZE: u64 = 64 << 20;
 
 /// Reads a file of the directory; `None` if it is not there.
 pub(super) fn read(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
-    let file = match OpenOptions::new().read(true).custom_flags(O_NOFOLLOW).open(path) {
+    let file = match OpenOptions::new()
+        .read(true)
+        .custom_flags(O_NOFOLLOW)
+        .open(path)
+    {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
         Err(error) => return Err(StateError::io("read", path)(error)),
     };
     let mut content = Vec::new();
-    file.take(MAX_SIZE).read_to_end(&mut content).map_err(StateError::io("read", path))?;
+    file.take(MAX_SIZE)
+        .read_to_end(&mut content)
+        .map_err(StateError::io("read", path))?;
     Ok(Some(content))
 }
 
@@ -38,7 +44,11 @@ pub(super) fn read_secret(path: &Path) -> Result<Option<Vec<u8>>, StateError> {
 fn refuse_exposed(path: &Path, metadata: &Metadata) -> Result<(), StateError> {
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(StateError::Exposed { path: path.to_owned(), mode, right: 0o600 });
+        return Err(StateError::Exposed {
+            path: path.to_owned(),
+            mode,
+            right: 0o600,
+        });
     }
     refuse_foreign_owner(path, metadata)
 }
@@ -49,7 +59,11 @@ pub(super) fn refuse_foreign_owner(path: &Path, metadata: &Metadata) -> Result<(
         return Ok(());
     }
     let (owner, user) = (metadata.uid(), user.as_raw());
-    Err(StateError::ForeignOwner { path: path.to_owned(), owner, user })
+    Err(StateError::ForeignOwner {
+        path: path.to_owned(),
+        owner,
+        user,
+    })
 }
 
 /// Opens a file for writing, made with mode 0600 when it is missing.

@@ -96,7 +96,9 @@ fn decode(content: &[u8]) -> Result<Zeroizing<[u8; 32]>, String> {
     let bytes = bytes.map_err(|_| "it is not the base64 text of a key".to_owned())?;
     let length = bytes.len();
     let secret = <[u8; 32]>::try_from(bytes.as_slice());
-    secret.map(Zeroizing::new).map_err(|_| format!("a key has 32 bytes, this one has {length}"))
+    secret
+        .map(Zeroizing::new)
+        .map_err(|_| format!("a key has 32 bytes, this one has {length}"))
 }
 
 fn random_secret() -> Zeroizing<[u8; 32]> {
@@ -116,11 +118,20 @@ mod tests {
         let state = StateDir::open(&parent.path().join("s")).unwrap();
         state.keys().unwrap();
         for (content, words) in [("", "0"), ("####", "base64"), ("AAEC\n", "has 3")] {
-            state.store_file(WIREGUARD_FILE, content.as_bytes()).unwrap();
+            state
+                .store_file(WIREGUARD_FILE, content.as_bytes())
+                .unwrap();
             let error = state.keys().unwrap_err().to_string();
-            assert!(error.contains("is damaged") && error.contains(words), "{error}");
+            assert!(
+                error.contains("is damaged") && error.contains(words),
+                "{error}"
+            );
             let kept = std::fs::read(state.path().join(WIREGUARD_FILE)).unwrap();
-            assert_eq!(kept, content.as_bytes(), "a key is never replaced behind the operator's back");
+            assert_eq!(
+                kept,
+                content.as_bytes(),
+                "a key is never replaced behind the operator's back"
+            );
         }
     }
 
@@ -140,6 +151,9 @@ mod tests {
     #[test]
     fn keys_print_without_their_secrets() {
         let keys = Keys::generate();
-        assert_eq!(format!("{keys:?}"), format!("Keys({}, secrets redacted)", keys.node_id()));
+        assert_eq!(
+            format!("{keys:?}"),
+            format!("Keys({}, secrets redacted)", keys.node_id())
+        );
     }
 }

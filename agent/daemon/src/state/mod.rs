@@ -104,7 +104,11 @@ pub enum StateError {
 
 impl StateError {
     fn io(doing: &'static str, path: &Path) -> impl FnOnce(io::Error) -> Self {
-        move |source| Self::Io { doing, path: path.to_owned(), source }
+        move |source| Self::Io {
+            doing,
+            path: path.to_owned(),
+            source,
+        }
     }
 }
 
@@ -122,7 +126,10 @@ impl StateDir {
             make_directory(path)?;
         }
         refuse_exposed_directory(path)?;
-        Ok(Self { path: path.to_owned(), _lock: lock(path)? })
+        Ok(Self {
+            path: path.to_owned(),
+            _lock: lock(path)?,
+        })
     }
 
     /// Makes a new state directory; refuses one that already has an identity.
@@ -164,6 +171,11 @@ impl StateDir {
         peers::store(&self.path, signed_set)
     }
 
+    /// Whether there is a previous copy of the peer set, intact or not.
+    pub fn has_previous_peers(&self) -> bool {
+        self.path.join(peers::PREVIOUS).exists()
+    }
+
     /// Counts this start: returns a number above that of every earlier start, on disk before this returns.
     pub fn next_epoch(&self) -> Result<u32, StateError> {
         epoch::bump(&self.path)
@@ -190,17 +202,27 @@ pub fn has_network(path: &Path) -> bool {
 
 fn make_directory(path: &Path) -> Result<(), StateError> {
     let mut builder = std::fs::DirBuilder::new();
-    builder.recursive(true).mode(0o700).create(path).map_err(StateError::io("make", path))
+    builder
+        .recursive(true)
+        .mode(0o700)
+        .create(path)
+        .map_err(StateError::io("make", path))
 }
 
 fn refuse_exposed_directory(path: &Path) -> Result<(), StateError> {
     let metadata = std::fs::metadata(path).map_err(StateError::io("look at", path))?;
     if !metadata.is_dir() {
-        return Err(StateError::Exists { path: path.to_owned() });
+        return Err(StateError::Exists {
+            path: path.to_owned(),
+        });
     }
     let mode = metadata.mode() & 0o7777;
     if mode & 0o077 != 0 {
-        return Err(StateError::Exposed { path: path.to_owned(), mode, right: 0o700 });
+        return Err(StateError::Exposed {
+            path: path.to_owned(),
+            mode,
+            right: 0o700,
+        });
     }
     file::refuse_foreign_owner(path, &metadata)
 }
@@ -209,8 +231,14 @@ fn lock(directory: &Path) -> Result<Flock<File>, StateError> {
     let path = directory.join("lock");
     let file = file::open_private(&path).map_err(StateError::io("open", &path))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        Errno::EWOULDBLOCK => StateError::InUse { path: directory.to_owned() },
-        errno => StateError::Io { doing: "lock", path, source: errno.into() },
+        Errno::EWOULDBLOCK => StateError::InUse {
+            path: directory.to_owned(),
+        },
+        errno => StateError::Io {
+            doing: "lock",
+            path,
+            source: errno.into(),
+        },
     })
 }
 
@@ -236,14 +264,21 @@ mod tests {
             let mode = path.join(name).metadata().unwrap().permissions().mode();
             assert_eq!(mode & 0o777, 0o600, "{name}");
         }
-        assert_eq!(state.keys().unwrap().node_id(), keys.node_id(), "keys are made once");
+        assert_eq!(
+            state.keys().unwrap().node_id(),
+            keys.node_id(),
+            "keys are made once"
+        );
     }
 
     #[test]
     fn a_second_agent_is_refused_until_the_first_is_gone() {
         let (_parent, path) = new_directory();
         let first = StateDir::open(&path).unwrap();
-        assert!(matches!(StateDir::open(&path), Err(StateError::InUse { .. })));
+        assert!(matches!(
+            StateDir::open(&path),
+            Err(StateError::InUse { .. })
+        ));
         drop(first);
         assert!(StateDir::open(&path).is_ok());
     }
@@ -275,7 +310,10 @@ mod tests {
     fn a_directory_with_an_identity_is_not_created_over() {
         let (_parent, path) = new_directory();
         StateDir::create(&path).unwrap().keys().unwrap();
-        assert!(matches!(StateDir::create(&path), Err(StateError::Exists { .. })));
+        assert!(matches!(
+            StateDir::create(&path),
+            Err(StateError::Exists { .. })
+        ));
     }
 
     #[test]

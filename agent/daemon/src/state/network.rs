@@ -85,20 +85,28 @@ impl Serialize for Fingerprint {
 
 impl<'de> Deserialize<'de> for Fingerprint {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
 pub(super) fn load(directory: &Path) -> Result<Option<Network>, StateError> {
     let path = directory.join(FILE);
-    let Some(content) = file::read(&path)? else { return Ok(None) };
+    let Some(content) = file::read(&path)? else {
+        return Ok(None);
+    };
     let parsed = serde_json::from_slice::<Network>(&content).map_err(|error| error.to_string());
     let checked = parsed.and_then(|network| match network.root.network_id() {
         id if id == network.network => Ok(network),
         _ => Err("its root key does not belong to its network id".to_owned()),
     });
     let remedy = "restore it from a backup, or run `wattle leave` and join again";
-    checked.map(Some).map_err(|reason| StateError::Damaged { path, reason, remedy })
+    checked.map(Some).map_err(|reason| StateError::Damaged {
+        path,
+        reason,
+        remedy,
+    })
 }
 
 pub(super) fn store(directory: &Path, network: &Network) -> Result<(), StateError> {
@@ -149,7 +157,10 @@ mod tests {
         for cut in 0..good.len() {
             state.store_file(FILE, &good[..cut]).unwrap();
             let error = state.network().unwrap_err().to_string();
-            assert!(error.contains("is damaged") && error.contains("wattle leave"), "{error}");
+            assert!(
+                error.contains("is damaged") && error.contains("wattle leave"),
+                "{error}"
+            );
         }
     }
 
@@ -157,7 +168,18 @@ mod tests {
     fn a_root_key_of_another_network_is_refused() {
         let parent = tempfile::tempdir().unwrap();
         let state = StateDir::open(&parent.path().join("s")).unwrap();
-        state.store_network(&Network { network: NetworkId(1), ..example() }).unwrap();
-        assert!(state.network().unwrap_err().to_string().contains("does not belong"));
+        state
+            .store_network(&Network {
+                network: NetworkId(1),
+                ..example()
+            })
+            .unwrap();
+        assert!(
+            state
+                .network()
+                .unwrap_err()
+                .to_string()
+                .contains("does not belong")
+        );
     }
 }

@@ -55,13 +55,25 @@ pub(super) fn load(directory: &Path) -> Result<PeersFile, StateError> {
     let mut damages = Vec::new();
     for (name, from) in [(FILE, PeersFrom::Latest), (PREVIOUS, PeersFrom::Previous)] {
         let path = directory.join(name);
-        let Some(content) = file::read(&path)? else { continue };
+        let Some(content) = file::read(&path)? else {
+            continue;
+        };
         match unseal(&content) {
-            Ok(set) => return Ok(PeersFile { signed_set: Some(set.to_vec()), from, damages }),
+            Ok(set) => {
+                return Ok(PeersFile {
+                    signed_set: Some(set.to_vec()),
+                    from,
+                    damages,
+                });
+            }
             Err(reason) => damages.push(Damage { path, reason }),
         }
     }
-    Ok(PeersFile { signed_set: None, from: PeersFrom::Nowhere, damages })
+    Ok(PeersFile {
+        signed_set: None,
+        from: PeersFrom::Nowhere,
+        damages,
+    })
 }
 
 pub(super) fn store(directory: &Path, signed_set: &[u8]) -> Result<(), StateError> {
@@ -88,18 +100,26 @@ fn unseal(sealed: &[u8]) -> Result<&[u8], String> {
         return Err("it is empty".to_owned());
     }
     let Some((header, content)) = sealed.split_at_checked(HEADER) else {
-        return Err(format!("it ends after {} bytes, inside its header", sealed.len()));
+        return Err(format!(
+            "it ends after {} bytes, inside its header",
+            sealed.len()
+        ));
     };
     if !header.starts_with(MAGIC) {
         return Err("it is no peer set of Wattle".to_owned());
     }
     let version = u32::from_be_bytes(header[8..12].try_into().expect("four bytes"));
     if version != VERSION {
-        return Err(format!("it has format version {version}, this agent reads {VERSION}"));
+        return Err(format!(
+            "it has format version {version}, this agent reads {VERSION}"
+        ));
     }
     let length = u64::from_be_bytes(header[12..20].try_into().expect("eight bytes"));
     if length != content.len() as u64 {
-        return Err(format!("it should hold {length} bytes and holds {}", content.len()));
+        return Err(format!(
+            "it should hold {length} bytes and holds {}",
+            content.len()
+        ));
     }
     if Sha256::digest(content)[..] != header[20..] {
         return Err("its checksum does not match its content".to_owned());
@@ -124,10 +144,16 @@ mod tests {
         store(directory.path(), b"one").unwrap();
         store(directory.path(), b"two").unwrap();
         let found = load(directory.path()).unwrap();
-        assert_eq!((found.signed_set.unwrap(), found.from), (b"two".to_vec(), PeersFrom::Latest));
+        assert_eq!(
+            (found.signed_set.unwrap(), found.from),
+            (b"two".to_vec(), PeersFrom::Latest)
+        );
         std::fs::remove_file(directory.path().join(FILE)).unwrap();
         let found = load(directory.path()).unwrap();
-        assert_eq!((found.signed_set.unwrap(), found.from), (b"one".to_vec(), PeersFrom::Previous));
+        assert_eq!(
+            (found.signed_set.unwrap(), found.from),
+            (b"one".to_vec(), PeersFrom::Previous)
+        );
     }
 
     #[test]
@@ -139,7 +165,11 @@ mod tests {
         for cut in 0..whole.len() {
             std::fs::write(directory.path().join(FILE), &whole[..cut]).unwrap();
             let found = load(directory.path()).unwrap();
-            assert_eq!(found.signed_set.as_deref(), Some(&b"one"[..]), "cut at {cut}");
+            assert_eq!(
+                found.signed_set.as_deref(),
+                Some(&b"one"[..]),
+                "cut at {cut}"
+            );
             assert_eq!((found.from, found.damages.len()), (PeersFrom::Previous, 1));
         }
     }
@@ -165,7 +195,10 @@ mod tests {
         std::fs::write(directory.path().join(FILE), b"").unwrap();
         store(directory.path(), b"three").unwrap();
         std::fs::write(directory.path().join(FILE), b"torn").unwrap();
-        assert_eq!(load(directory.path()).unwrap().signed_set.as_deref(), Some(&b"one"[..]));
+        assert_eq!(
+            load(directory.path()).unwrap().signed_set.as_deref(),
+            Some(&b"one"[..])
+        );
     }
 
     #[test]

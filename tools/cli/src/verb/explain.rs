@@ -18,8 +18,15 @@ pub(crate) fn run(socket: &Path, destination: String, output: &mut Output) -> Ou
 }
 
 fn show(report: &ExplainReport) -> String {
-    let by = report.prefix.map(|prefix| format!(" by {prefix}")).unwrap_or_default();
-    let mut text = format!("to {} ({}){by}\n", clean(&report.destination.name), report.destination.id);
+    let by = report
+        .prefix
+        .map(|prefix| format!(" by {prefix}"))
+        .unwrap_or_default();
+    let mut text = format!(
+        "to {} ({}){by}\n",
+        clean(&report.destination.name),
+        report.destination.id
+    );
     text += &way(&report.chosen);
     text += &format!("  cost: {}\n", sum(&report.cost));
     text += &match (&report.runner_up, report.margin_us) {
@@ -33,7 +40,10 @@ fn show(report: &ExplainReport) -> String {
         ),
     };
     if let Some(hold) = report.hold_ms {
-        text += &format!("  a better way would be taken after {} of staying better\n", millis(hold));
+        text += &format!(
+            "  a better way would be taken after {} of staying better\n",
+            millis(hold)
+        );
     }
     for note in &report.notes {
         text += &format!("  # {}\n", clean(note));
@@ -62,7 +72,11 @@ mod tests {
 
     #[test]
     fn without_another_way_it_says_so() {
-        let lonely = ExplainReport { runner_up: None, margin_us: None, ..sample::explain() };
+        let lonely = ExplainReport {
+            runner_up: None,
+            margin_us: None,
+            ..sample::explain()
+        };
         assert!(show(&lonely).contains("runner-up: none, there is no other way"));
     }
 }

@@ -52,7 +52,11 @@ pub(crate) fn run(args: &InitArgs, output: &mut Output) -> Outcome {
 
 fn make_state(args: &InitArgs) -> Outcome {
     let mut command = Command::new("wattle-coordinator");
-    command.arg("init").arg("--state").arg(&args.state).args(["--name", args.name.as_str()]);
+    command
+        .arg("init")
+        .arg("--state")
+        .arg(&args.state)
+        .args(["--name", args.name.as_str()]);
     for address in &args.advertise {
         command.args(["--advertise", address]);
     }
@@ -75,7 +79,11 @@ fn make_state(args: &InitArgs) -> Outcome {
         return Ok(());
     }
     let why = String::from_utf8_lossy(&made.stderr).trim().to_owned();
-    let exit = made.status.code().filter(|code| *code == 2).map_or(Exit::Failure, |_| Exit::Usage);
+    let exit = made
+        .status
+        .code()
+        .filter(|code| *code == 2)
+        .map_or(Exit::Failure, |_| Exit::Usage);
     Err(Failure::new(exit, what, why, "wattle init --help"))
 }
 
@@ -84,7 +92,9 @@ fn start(output: &mut Output) -> bool {
     if !Path::new("/run/systemd/system").exists() {
         return false;
     }
-    let status = Command::new("systemctl").args(["enable", "--now", "--quiet", "wattle-coordinator"]).status();
+    let status = Command::new("systemctl")
+        .args(["enable", "--now", "--quiet", "wattle-coordinator"])
+        .status();
     let started = status.is_ok_and(|status| status.success());
     if !started {
         output.warn("the coordinator did not start: journalctl -u wattle-coordinator -n 50");
@@ -103,11 +113,16 @@ fn first_token(args: &InitArgs) -> Outcome<String> {
     let end = Instant::now() + STARTS_WITHIN;
     loop {
         let created: Outcome<TokenCreated> = block_on(async {
-            Coordinator::connect(&coordinator).await?.post("/tokens", &TokenRequest::default()).await
+            Coordinator::connect(&coordinator)
+                .await?
+                .post("/tokens", &TokenRequest::default())
+                .await
         });
         match created {
             Ok(created) => return Ok(created.token),
-            Err(failure) if failure.exit != Exit::Unreachable || Instant::now() >= end => return Err(failure),
+            Err(failure) if failure.exit != Exit::Unreachable || Instant::now() >= end => {
+                return Err(failure);
+            }
             Err(_) => sleep(Duration::from_millis(100)),
         }
     }
@@ -124,9 +139,16 @@ fn invited(token: String) -> JoinArgs {
 }
 
 fn show(initialised: &Initialised) -> String {
-    let Initialised { network, state, token, .. } = initialised;
+    let Initialised {
+        network,
+        state,
+        token,
+        ..
+    } = initialised;
     match token {
-        Some(token) => format!("network {network}: on the next host run, within ten minutes:\nwattle join {token}"),
+        Some(token) => format!(
+            "network {network}: on the next host run, within ten minutes:\nwattle join {token}"
+        ),
         None => format!(
             "network {network} is made in {state}. Next:\n\
              wattle-coordinator run --state {state}\n\
@@ -150,7 +172,9 @@ mod tests {
             token: None,
         };
         let text = show(&initialised);
-        assert!(text.ends_with("wattle-coordinator run --state /srv/c\nwattle tokens create --coordinator-state /srv/c"));
+        assert!(text.ends_with(
+            "wattle-coordinator run --state /srv/c\nwattle tokens create --coordinator-state /srv/c"
+        ));
     }
 
     #[test]
@@ -162,6 +186,9 @@ mod tests {
             joined: true,
             token: Some("wattle1-x".into()),
         };
-        assert_eq!(show(&initialised).lines().last(), Some("wattle join wattle1-x"));
+        assert_eq!(
+            show(&initialised).lines().last(),
+            Some("wattle join wattle1-x")
+        );
     }
 }

@@ -44,7 +44,10 @@ pub(crate) fn run(args: &JoinArgs, output: &mut Output) -> Outcome {
     let membership = describe(joined, &args.state, started);
     output.answer("join", &membership, show)?;
     if !started {
-        output.note(&format!("start it: wattled --state {}", args.state.display()));
+        output.note(&format!(
+            "start it: wattled --state {}",
+            args.state.display()
+        ));
     }
     Ok(())
 }
@@ -53,20 +56,39 @@ fn token(given: &str) -> Outcome<JoinToken> {
     let mut text = given.to_owned();
     if given == "-" {
         text.clear();
-        std::io::stdin().take(4_096).read_to_string(&mut text).map_err(|error| {
-            Failure::file("cannot read the token", &error, "pipe it into `wattle join -`")
-        })?;
+        std::io::stdin()
+            .take(4_096)
+            .read_to_string(&mut text)
+            .map_err(|error| {
+                Failure::file(
+                    "cannot read the token",
+                    &error,
+                    "pipe it into `wattle join -`",
+                )
+            })?;
     }
     text.trim().parse().map_err(|error| {
-        Failure::new(Exit::Usage, "the token is not valid", error, "wattle tokens create, on the coordinator's host")
+        Failure::new(
+            Exit::Usage,
+            "the token is not valid",
+            error,
+            "wattle tokens create, on the coordinator's host",
+        )
     })
 }
 
 fn refuse_member(state: &StateDir) -> Outcome {
-    let Some(network) = state.network().map_err(state_failure)? else { return Ok(()) };
+    let Some(network) = state.network().map_err(state_failure)? else {
+        return Ok(());
+    };
     let what = format!("this node is in the network {} already", network.name);
     let why = format!("{} holds its state", state.path().display());
-    Err(Failure::new(Exit::Failure, what, why, "wattle leave, or another directory: --state DIR"))
+    Err(Failure::new(
+        Exit::Failure,
+        what,
+        why,
+        "wattle leave, or another directory: --state DIR",
+    ))
 }
 
 /// The first label of the host's name, if it can be a node's name.
@@ -77,11 +99,17 @@ fn host_name() -> Option<NodeName> {
 
 fn state_failure(error: StateError) -> Failure {
     let exit = match &error {
-        StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => Exit::Permission,
+        StateError::Io { source, .. } if source.kind() == std::io::ErrorKind::PermissionDenied => {
+            Exit::Permission
+        }
         StateError::ForeignOwner { .. } => Exit::Permission,
         _ => Exit::Failure,
     };
-    let next = if exit == Exit::Permission { "sudo wattle join …" } else { "" };
+    let next = if exit == Exit::Permission {
+        "sudo wattle join …"
+    } else {
+        ""
+    };
     Failure::new(exit, "the state directory cannot be used", error, next)
 }
 
@@ -99,7 +127,12 @@ fn join_failure(error: JoinError) -> Failure {
             Failure::new(exit, what, error, next)
         }
         JoinError::State(error) => state_failure(error),
-        other => Failure::new(Exit::Failure, what, other, "wattle tokens create, on the coordinator's host"),
+        other => Failure::new(
+            Exit::Failure,
+            what,
+            other,
+            "wattle tokens create, on the coordinator's host",
+        ),
     }
 }
 
@@ -108,7 +141,9 @@ fn start_agent(output: &mut Output) -> bool {
     if !Path::new("/run/systemd/system").exists() {
         return false;
     }
-    let status = Command::new("systemctl").args(["enable", "--now", "--quiet", "wattled"]).status();
+    let status = Command::new("systemctl")
+        .args(["enable", "--now", "--quiet", "wattled"])
+        .status();
     let started = status.is_ok_and(|status| status.success());
     if !started {
         output.warn("the agent did not start: journalctl -u wattled -n 50");
@@ -117,15 +152,37 @@ fn start_agent(output: &mut Output) -> bool {
 }
 
 fn describe(joined: Joined, state: &Path, started: bool) -> Membership {
-    let Joined { network, others, name } = joined;
-    let network = wattle_control::NetworkRef { id: network.network, name: network.name };
-    Membership { network, name, others, state: state.to_owned(), started }
+    let Joined {
+        network,
+        others,
+        name,
+    } = joined;
+    let network = wattle_control::NetworkRef {
+        id: network.network,
+        name: network.name,
+    };
+    Membership {
+        network,
+        name,
+        others,
+        state: state.to_owned(),
+        started,
+    }
 }
 
 fn show(membership: &Membership) -> String {
-    let Membership { network, name, others, started, .. } = membership;
+    let Membership {
+        network,
+        name,
+        others,
+        started,
+        ..
+    } = membership;
     let next = if *started { "; the agent runs" } else { "" };
-    format!("joined {} as {name}, with {others} others{next}", network.name)
+    format!(
+        "joined {} as {name}, with {others} others{next}",
+        network.name
+    )
 }
 
 #[cfg(test)]
@@ -143,11 +200,20 @@ mod tests {
 
     #[test]
     fn a_refusal_of_the_coordinator_is_told_with_its_hint() {
-        let refused = JoinError::Refused { message: "the token was used".into(), hint: "make another".into() };
+        let refused = JoinError::Refused {
+            message: "the token was used".into(),
+            hint: "make another".into(),
+        };
         let failure = join_failure(refused);
-        assert_eq!((failure.why.as_str(), failure.next.as_str()), ("the token was used", "make another"));
+        assert_eq!(
+            (failure.why.as_str(), failure.next.as_str()),
+            ("the token was used", "make another")
+        );
         let away = ConnectionError::Slow("c:5741".into());
-        assert_eq!(join_failure(JoinError::Connection(away)).exit, Exit::Timeout);
+        assert_eq!(
+            join_failure(JoinError::Connection(away)).exit,
+            Exit::Timeout
+        );
     }
 
     #[test]
@@ -165,6 +231,11 @@ mod tests {
             ipv6: None,
         };
         state.store_network(&network).unwrap();
-        assert!(refuse_member(&state).unwrap_err().what.contains("in the network lab already"));
+        assert!(
+            refuse_member(&state)
+                .unwrap_err()
+                .what
+                .contains("in the network lab already")
+        );
     }
 }

@@ -35,27 +35,45 @@ fn with_agent(mut agent: Client, args: &LeaveArgs) -> Outcome<Left> {
     if !args.dry_run {
         agent.leave()?;
     }
-    Ok(Left { network: Some(network), told_the_others: true, dry_run: args.dry_run })
+    Ok(Left {
+        network: Some(network),
+        told_the_others: true,
+        dry_run: args.dry_run,
+    })
 }
 
 fn without_agent(args: &LeaveArgs, output: &mut Output) -> Outcome<Left> {
     let state = open(&args.state)?;
     let network = state.network().unwrap_or_default();
-    if network.as_ref().is_some_and(|network| network.coordinator.is_some()) {
-        output.warn("no agent runs, so nobody is told: wattle nodes remove NAME, on the coordinator's host");
+    if network
+        .as_ref()
+        .is_some_and(|network| network.coordinator.is_some())
+    {
+        output.warn(
+            "no agent runs, so nobody is told: wattle nodes remove NAME, on the coordinator's host",
+        );
     }
     if !args.dry_run {
         state.forget_network().map_err(failure)?;
     }
     let name = network.map(|Network { name, .. }| name);
-    Ok(Left { network: name, told_the_others: false, dry_run: args.dry_run })
+    Ok(Left {
+        network: name,
+        told_the_others: false,
+        dry_run: args.dry_run,
+    })
 }
 
 /// An agent that is just stopping holds the directory for a moment.
 fn open(path: &Path) -> Outcome<StateDir> {
     if !path.exists() {
         let what = format!("{} does not exist", path.display());
-        return Err(Failure::new(Exit::NotFound, what, "this host is no node", "name its state: --state DIR"));
+        return Err(Failure::new(
+            Exit::NotFound,
+            what,
+            "this host is no node",
+            "name its state: --state DIR",
+        ));
     }
     for _ in 0..10 {
         match StateDir::open(path) {
@@ -67,11 +85,18 @@ fn open(path: &Path) -> Outcome<StateDir> {
 }
 
 fn failure(error: StateError) -> Failure {
-    Failure::new(Exit::Failure, "the state directory cannot be used", error, "")
+    Failure::new(
+        Exit::Failure,
+        "the state directory cannot be used",
+        error,
+        "",
+    )
 }
 
 fn show(left: &Left) -> String {
-    let Some(network) = &left.network else { return "this node was in no network".to_owned() };
+    let Some(network) = &left.network else {
+        return "this node was in no network".to_owned();
+    };
     let verb = if left.dry_run { "would leave" } else { "left" };
     format!("{verb} {network}; the keys of this node stay for a later join")
 }
@@ -84,7 +109,10 @@ mod tests {
     #[test]
     fn a_host_that_is_no_node_is_told_so() {
         let home = tempfile::tempdir().unwrap();
-        let args = LeaveArgs { state: home.path().join("none"), dry_run: false };
+        let args = LeaveArgs {
+            state: home.path().join("none"),
+            dry_run: false,
+        };
         let failure = run(&home.path().join("socket"), &args, &mut captured(false).0).unwrap_err();
         assert_eq!(failure.exit, Exit::NotFound);
     }
@@ -107,10 +135,16 @@ mod tests {
         state.store_network(&network).unwrap();
         drop(state);
         for (dry_run, there) in [(true, true), (false, false)] {
-            let args = LeaveArgs { state: path.clone(), dry_run };
+            let args = LeaveArgs {
+                state: path.clone(),
+                dry_run,
+            };
             run(&home.path().join("socket"), &args, &mut captured(false).0).unwrap();
             assert_eq!(wattle_agent::state::has_network(&path), there);
         }
-        assert_eq!(StateDir::open(&path).unwrap().keys().unwrap().node_id(), node);
+        assert_eq!(
+            StateDir::open(&path).unwrap().keys().unwrap().node_id(),
+            node
+        );
     }
 }

@@ -34,14 +34,24 @@ pub(crate) fn run(socket: &Path, neighbour: Option<String>, output: &mut Output)
 }
 
 /// Shows all that is known of the links to one neighbour.
-pub(crate) fn show(socket: &Path, neighbour: String, output: &mut Output) -> Outcome {
-    let report = agent::connect(socket, output)?.links(Some(neighbour.clone()))?;
+pub(crate) fn show(socket: &Path, neighbour: &str, output: &mut Output) -> Outcome {
+    let report = agent::connect(socket, output)?.links(Some(neighbour.to_owned()))?;
     if report.links.is_empty() {
-        let what = format!("no link to `{}`", clean(&neighbour));
-        return Err(Failure::new(Exit::NotFound, what, "this node has none", "wattle links"));
+        let what = format!("no link to `{}`", clean(neighbour));
+        return Err(Failure::new(
+            Exit::NotFound,
+            what,
+            "this node has none",
+            "wattle links",
+        ));
     }
     output.answer("links", &report, |report| {
-        report.links.iter().map(block).collect::<Vec<_>>().join("\n")
+        report
+            .links
+            .iter()
+            .map(block)
+            .collect::<Vec<_>>()
+            .join("\n")
     })
 }
 
@@ -65,7 +75,10 @@ fn cells(link: &LinkReport) -> Vec<String> {
         or_unknown(link.loss_ppm, percent),
         or_unknown(link.mtu_bytes, |mtu| mtu.to_string()),
         or_unknown(link.cost, |cost| micros(cost.total_us.into())),
-        or_unknown(Some(&link.reason).filter(|reason| !reason.is_empty()), Clone::clone),
+        or_unknown(
+            Some(&link.reason).filter(|reason| !reason.is_empty()),
+            Clone::clone,
+        ),
         or_unknown(link.handshake_age_ms, millis),
     ]
 }
@@ -83,10 +96,20 @@ fn block(link: &LinkReport) -> String {
     let ago = |age| format!("{} ago", millis(age));
     let lines = [
         ("peer", format!("{} ({})", link.peer.name, link.peer.id)),
-        ("endpoint", or_unknown(link.endpoint, |endpoint| endpoint.to_string())),
+        (
+            "endpoint",
+            or_unknown(link.endpoint, |endpoint| endpoint.to_string()),
+        ),
         ("state", link.state.to_string()),
         ("latest handshake", or_unknown(link.handshake_age_ms, ago)),
-        ("transfer", format!("{} received, {} sent", bytes(link.rx_bytes), bytes(link.tx_bytes))),
+        (
+            "transfer",
+            format!(
+                "{} received, {} sent",
+                bytes(link.rx_bytes),
+                bytes(link.tx_bytes)
+            ),
+        ),
         ("rtt", rtt(link)),
         ("jitter", or_unknown(link.jitter_us, micros)),
         ("loss", or_unknown(link.loss_ppm, percent)),
@@ -101,11 +124,14 @@ fn block(link: &LinkReport) -> String {
 }
 
 fn rtt(link: &LinkReport) -> String {
-    let least = link.min_rtt_us.map(|least| format!(" (least of the last minute {})", micros(least)));
+    let least = link
+        .min_rtt_us
+        .map(|least| format!(" (least of the last minute {})", micros(least)));
     or_unknown(link.rtt_us, micros) + &least.unwrap_or_default()
 }
 
-/// A price as the sum of its parts; parts that are zero are left out.
+/// A price as the sum of its parts; parts that are zero are left out. Of links between others only the total is
+/// told, so what the parts do not cover is theirs.
 pub(crate) fn sum(cost: &CostParts) -> String {
     let parts = [
         ("base", cost.base_us),
@@ -115,10 +141,24 @@ pub(crate) fn sum(cost: &CostParts) -> String {
         ("health", cost.health_us),
         ("policy", cost.policy_us),
     ];
-    let parts = parts.iter().filter(|(_, us)| *us > 0);
-    let parts: Vec<_> = parts.map(|(name, us)| format!("{name} {}", micros((*us).into()))).collect();
+    let known = parts
+        .iter()
+        .fold(0_u32, |sum, (_, us)| sum.saturating_add(*us));
+    let others = match known {
+        0 => 0,
+        known => cost.total_us.saturating_sub(known),
+    };
+    let parts = parts.into_iter().chain([("links of others", others)]);
+    let parts: Vec<_> = parts
+        .filter(|(_, us)| *us > 0)
+        .map(|(name, us)| format!("{name} {}", micros(us.into())))
+        .collect();
     let total = micros(cost.total_us.into());
-    if parts.is_empty() { total } else { format!("{total} = {}", parts.join(" + ")) }
+    if parts.is_empty() {
+        total
+    } else {
+        format!("{total} = {}", parts.join(" + "))
+    }
 }
 
 #[cfg(test)]
@@ -133,6 +173,21 @@ mod tests {
            1  r2    udp4     192.0.2.2:51820  up     24.2ms   300us  3.0%  1360  13.1ms  rtt, loss 3 %        12s
            2  r3    udp6     -                down        -       -     -     -       -  -                      -
         ");
+    }
+
+    #[test]
+    fn a_sum_covers_its_total_or_names_nothing() {
+        let cost = |total_us, rtt_us| CostParts {
+            total_us,
+            rtt_us,
+            ..CostParts::default()
+        };
+        assert_eq!(
+            sum(&cost(300, 100)),
+            "300us = rtt 100us + links of others 200us"
+        );
+        assert_eq!(sum(&cost(300, 300)), "300us = rtt 300us");
+        assert_eq!(sum(&cost(300, 0)), "300us");
     }
 
     #[test]

@@ -26,7 +26,11 @@ pub(crate) fn man(directory: Option<&Path>, output: &mut Output) -> Outcome {
     };
     clap_mangen::generate_to(command, directory).map_err(|error| {
         let what = format!("cannot write the manual to {}", directory.display());
-        Failure::file(what, &error, "name a directory that exists: wattle man --directory DIR")
+        Failure::file(
+            what,
+            &error,
+            "name a directory that exists: wattle man --directory DIR",
+        )
     })
 }
 

@@ -64,7 +64,12 @@ fn read(path: &Path) -> Outcome<Plan> {
         Failure::file(what, &error, "name the file with the nodes: --nodes FILE")
     })?;
     Plan::parse(&text, path).map_err(|complaint| {
-        Failure::new(Exit::Usage, "the plan of the network is not valid", complaint, "correct the line and try again")
+        Failure::new(
+            Exit::Usage,
+            "the plan of the network is not valid",
+            complaint,
+            "correct the line and try again",
+        )
     })
 }
 
@@ -79,12 +84,21 @@ fn refuse_existing(directory: &Path) -> Outcome {
     }
     let what = format!("{} is not empty", directory.display());
     let why = "a network is made once; its keys would be lost";
-    Err(Failure::new(Exit::Failure, what, why, "choose another directory: --offline DIR"))
+    Err(Failure::new(
+        Exit::Failure,
+        what,
+        why,
+        "choose another directory: --offline DIR",
+    ))
 }
 
 fn cannot_make(path: &Path, error: &std::io::Error) -> Failure {
     let what = format!("cannot make {}", path.display());
-    Failure::file(what, error, "choose a directory that you may write: --offline DIR")
+    Failure::file(
+        what,
+        error,
+        "choose a directory that you may write: --offline DIR",
+    )
 }
 
 /// A directory that disappears unless it is finished.
@@ -98,7 +112,11 @@ impl Workshop {
         name.push(format!(".unfinished-{}", std::process::id()));
         let path = target.with_file_name(name);
         let mut builder = std::fs::DirBuilder::new();
-        builder.mode(0o700).recursive(true).create(&path).map_err(|error| cannot_make(&path, &error))?;
+        builder
+            .mode(0o700)
+            .recursive(true)
+            .create(&path)
+            .map_err(|error| cannot_make(&path, &error))?;
         Ok(Self { path })
     }
 
@@ -132,20 +150,33 @@ impl<'a> Maker<'a> {
     fn new(plan: &'a Plan, workshop: PathBuf, target: &'a Path) -> Self {
         let mut seed = Zeroizing::new([0; 32]);
         getrandom::fill(seed.as_mut_slice()).expect("a Linux kernel always has random numbers");
-        Self { plan, root: SecretKey::from_seed(&seed), workshop, target }
+        Self {
+            plan,
+            root: SecretKey::from_seed(&seed),
+            workshop,
+            target,
+        }
     }
 
     fn make(&self) -> Outcome<Created> {
         self.store_root()?;
         let members = self.plan.nodes.iter().map(|node| self.member(node));
-        let members = members.collect::<Result<Vec<_>, _>>().map_err(state_failure)?;
-        let ids: BTreeMap<&NodeName, NodeId> =
-            members.iter().map(|member| (member.plan.name.get_ref(), member.keys.node_id())).collect();
-        let nodes: Vec<Peer> =
-            members.iter().enumerate().map(|(at, member)| self.peer(at, member, &ids)).collect();
+        let members = members
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(state_failure)?;
+        let ids: BTreeMap<&NodeName, NodeId> = members
+            .iter()
+            .map(|member| (member.plan.name.get_ref(), member.keys.node_id()))
+            .collect();
+        let nodes: Vec<Peer> = members
+            .iter()
+            .enumerate()
+            .map(|(at, member)| self.peer(at, member, &ids))
+            .collect();
         let leaves = self.plan.leaves.iter().enumerate();
-        let leaves: Vec<Peer> =
-            leaves.map(|(at, leaf)| self.leaf(members.len() + at, leaf, &ids)).collect();
+        let leaves: Vec<Peer> = leaves
+            .map(|(at, leaf)| self.leaf(members.len() + at, leaf, &ids))
+            .collect();
 
         let set = self.peer_set(&nodes, &leaves)?;
         for member in &members {
@@ -179,19 +210,29 @@ impl<'a> Maker<'a> {
     fn peer(&self, at: usize, member: &Member<'_>, ids: &BTreeMap<&NodeName, NodeId>) -> Peer {
         let Member { plan, keys, .. } = member;
         let index = Plan::index(at);
-        let holder = Holder::Agent { identity: keys.identity_public() };
+        let holder = Holder::Agent {
+            identity: keys.identity_public(),
+        };
         let grant = Grant {
             node: keys.node_id(),
             wireguard: keys.wireguard_public(),
             name: plan.name.get_ref().clone(),
-            addresses: self.plan.addresses_of(plan.own_addresses(), index, self.network()),
+            addresses: self
+                .plan
+                .addresses_of(plan.own_addresses(), index, self.network()),
             prefixes: plan.prefixes(),
             tags: plan.tags.clone(),
             site: plan.site.clone(),
             ..self.blank_grant(holder, index)
         };
-        let neighbours = plan.neighbours().map(|names| names.iter().map(|name| ids[name]).collect());
-        Peer { grant: SignedGrant::sign(grant, &self.root), candidates: plan.endpoints(), neighbours }
+        let neighbours = plan
+            .neighbours()
+            .map(|names| names.iter().map(|name| ids[name]).collect());
+        Peer {
+            grant: SignedGrant::sign(grant, &self.root),
+            candidates: plan.endpoints(),
+            neighbours,
+        }
     }
 
     fn leaf(&self, at: usize, leaf: &LeafPlan, ids: &BTreeMap<&NodeName, NodeId>) -> Peer {
@@ -202,12 +243,18 @@ impl<'a> Maker<'a> {
             node: leaf_id(wireguard),
             wireguard,
             name: leaf.name.get_ref().clone(),
-            addresses: self.plan.addresses_of(leaf.own_addresses(), index, self.network()),
+            addresses: self
+                .plan
+                .addresses_of(leaf.own_addresses(), index, self.network()),
             prefixes: leaf.prefixes(),
             ..self.blank_grant(Holder::Leaf { host }, index)
         };
         let grant = SignedGrant::sign(grant, &self.root);
-        Peer { grant, candidates: Vec::new(), neighbours: Some(vec![host]) }
+        Peer {
+            grant,
+            candidates: Vec::new(),
+            neighbours: Some(vec![host]),
+        }
     }
 
     fn blank_grant(&self, holder: Holder, index: NodeIndex) -> Grant {
@@ -233,7 +280,10 @@ impl<'a> Maker<'a> {
 
     /// The signed set; reading it as an agent would proves that agents will take it.
     fn peer_set(&self, nodes: &[Peer], leaves: &[Peer]) -> Outcome<Vec<u8>> {
-        let peers = nodes.iter().chain(leaves).map(|peer| (peer.node(), peer.clone()));
+        let peers = nodes
+            .iter()
+            .chain(leaves)
+            .map(|peer| (peer.node(), peer.clone()));
         let set = PeerSet {
             revision: 1,
             at: UnixTime(wall_clock().as_millis()),
@@ -245,7 +295,12 @@ impl<'a> Maker<'a> {
             Ok(_) => Ok(signed),
             Err(error) => {
                 let what = "the plan of the network contradicts itself";
-                Err(Failure::new(Exit::Usage, what, error, "correct the plan and try again"))
+                Err(Failure::new(
+                    Exit::Usage,
+                    what,
+                    error,
+                    "correct the plan and try again",
+                ))
             }
         }
     }
@@ -268,19 +323,30 @@ impl<'a> Maker<'a> {
     fn store_leaf(&self, leaf: &Peer, nodes: &[Peer]) -> Outcome {
         let grant = leaf.grant.grant();
         let path = self.workshop.join(format!("{}.conf", grant.name));
-        std::fs::write(&path, self.wg_quick(leaf, nodes)).map_err(|error| cannot_make(&path, &error))
+        std::fs::write(&path, self.wg_quick(leaf, nodes))
+            .map_err(|error| cannot_make(&path, &error))
     }
 
     fn wg_quick(&self, leaf: &Peer, nodes: &[Peer]) -> String {
         let grant = leaf.grant.grant();
-        let host = nodes.iter().find(|node| Some(node.node()) == grant.leaf_of());
+        let host = nodes
+            .iter()
+            .find(|node| Some(node.node()) == grant.leaf_of());
         let host = host.expect("the host of a leaf is checked to be a node");
-        let endpoint = host.candidates.first().map(|endpoint| format!("Endpoint = {endpoint}\n"));
+        let endpoint = host
+            .candidates
+            .first()
+            .map(|endpoint| format!("Endpoint = {endpoint}\n"));
         let others = nodes.iter().flat_map(|node| node.grant.grant().owned());
         let plan = [self.plan.ipv4(), self.plan.ipv6(self.network())];
-        let outside: Vec<Prefix> =
-            others.filter(|own| !plan.iter().any(|plan| plan.overlaps(own))).collect();
-        let allowed: Vec<_> = plan.into_iter().chain(outside).map(|prefix| prefix.to_string()).collect();
+        let outside: Vec<Prefix> = others
+            .filter(|own| !plan.iter().any(|plan| plan.overlaps(own)))
+            .collect();
+        let allowed: Vec<_> = plan
+            .into_iter()
+            .chain(outside)
+            .map(|prefix| prefix.to_string())
+            .collect();
         let addresses: Vec<_> = grant.addresses.iter().map(ToString::to_string).collect();
         format!(
             "# {name}, attached to {host}. The private key is made on the device and stays there.\n\
@@ -300,8 +366,15 @@ impl<'a> Maker<'a> {
             let grant = peer.grant.grant();
             let name = grant.name.to_string();
             let path = self.target.join(format!("{name}{suffix}"));
-            let node = wattle_control::NodeRef { id: grant.node, name };
-            CreatedNode { node, addresses: grant.addresses.clone(), path }
+            let node = wattle_control::NodeRef {
+                id: grant.node,
+                name,
+            };
+            CreatedNode {
+                node,
+                addresses: grant.addresses.clone(),
+                path,
+            }
         };
         Created {
             directory: self.target.to_owned(),
@@ -318,7 +391,12 @@ impl<'a> Maker<'a> {
 }
 
 fn state_failure(error: StateError) -> Failure {
-    Failure::new(Exit::Failure, "cannot make a state directory", error, "choose another directory: --offline DIR")
+    Failure::new(
+        Exit::Failure,
+        "cannot make a state directory",
+        error,
+        "choose another directory: --offline DIR",
+    )
 }
 
 /// The node's `wattled.toml`: what the plan says of it.
@@ -330,9 +408,17 @@ fn config(plan: &NodePlan) -> String {
     let endpoints: Vec<_> = plan.endpoints().iter().map(ToString::to_string).collect();
     let prefixes: Vec<_> = plan.prefixes().iter().map(ToString::to_string).collect();
     let settings = [
-        ("interface", plan.interface.as_ref().map(|name| toml::Value::from(name.as_str()).to_string())),
+        (
+            "interface",
+            plan.interface
+                .as_ref()
+                .map(|name| toml::Value::from(name.as_str()).to_string()),
+        ),
         ("listen_port", plan.listen_port.map(|port| port.to_string())),
-        ("endpoints", (!endpoints.is_empty()).then(|| quoted(endpoints))),
+        (
+            "endpoints",
+            (!endpoints.is_empty()).then(|| quoted(endpoints)),
+        ),
         ("prefixes", (!prefixes.is_empty()).then(|| quoted(prefixes))),
     ];
     let mut text = format!("# Settings of {}.\n", plan.name.get_ref());
@@ -347,17 +433,43 @@ fn config(plan: &NodePlan) -> String {
 fn show(created: &Created) -> String {
     let mut table = Columns::new(
         false,
-        &[("NODE", Side::Left), ("ID", Side::Left), ("ADDRESSES", Side::Left), ("FILES", Side::Left)],
+        &[
+            ("NODE", Side::Left),
+            ("ID", Side::Left),
+            ("ADDRESSES", Side::Left),
+            ("FILES", Side::Left),
+        ],
     );
-    for CreatedNode { node, addresses, path } in created.nodes.iter().chain(&created.leaves) {
+    for CreatedNode {
+        node,
+        addresses,
+        path,
+    } in created.nodes.iter().chain(&created.leaves)
+    {
         let path = path.display().to_string();
-        table.row(vec![node.name.clone(), node.id.to_string(), list(addresses), path], None);
+        table.row(
+            vec![
+                node.name.clone(),
+                node.id.to_string(),
+                list(addresses),
+                path,
+            ],
+            None,
+        );
     }
-    format!("network {} ({})\n{}", created.network.name, created.network.id, table.finish())
+    format!(
+        "network {} ({})\n{}",
+        created.network.name,
+        created.network.id,
+        table.finish()
+    )
 }
 
 fn hint(output: &Output, directory: &Path, created: &Created) {
-    let first = created.nodes.first().map_or("NODE", |node| node.node.name.as_str());
+    let first = created
+        .nodes
+        .first()
+        .map_or("NODE", |node| node.node.name.as_str());
     output.note(&format!(
         "Keep {0}/root.key offline: whoever has it can add nodes.\n\
          Start a node from its directory: wattled --state {0}/{first}\n\
@@ -401,15 +513,22 @@ addresses = ["10.77.1.9"]
         for (name, address) in [("r1", "10.255.0.1"), ("r2", "10.77.0.2")] {
             let state = StateDir::open(&target.join(name)).unwrap();
             let network = state.network().unwrap().unwrap();
-            let set = PeerSet::open(&state.peers().unwrap().signed_set.unwrap(), &network.root).unwrap();
+            let set =
+                PeerSet::open(&state.peers().unwrap().signed_set.unwrap(), &network.root).unwrap();
             let own = &set.peers[&state.keys().unwrap().node_id()];
             assert_eq!(own.grant.grant().addresses[0].to_string(), address);
-            assert_eq!(own.grant.grant().wireguard, state.keys().unwrap().wireguard_public());
+            assert_eq!(
+                own.grant.grant().wireguard,
+                state.keys().unwrap().wireguard_public()
+            );
             assert_eq!((set.peers.len(), network.coordinator), (3, None));
         }
         let config = target.join("r1").join(CONFIG_FILE);
         let config = wattle_agent::config::Config::read(&config).unwrap();
-        assert_eq!((config.listen_port, config.interface.as_str()), (51_821, "wl-r1"));
+        assert_eq!(
+            (config.listen_port, config.interface.as_str()),
+            (51_821, "wl-r1")
+        );
         assert_eq!(config.prefixes, ["192.168.9.0/24".parse().unwrap()]);
     }
 
@@ -429,8 +548,16 @@ addresses = ["10.77.1.9"]
         let home = tempfile::tempdir().unwrap();
         let target = made(home.path(), PLAN).unwrap();
         let text = std::fs::read_to_string(target.join("phone.conf")).unwrap();
-        let key = StateDir::open(&target.join("r1")).unwrap().keys().unwrap().wireguard_public();
-        for line in ["Address = 10.77.1.9", &format!("PublicKey = {key}"), "Endpoint = 10.1.1.1:51820"] {
+        let key = StateDir::open(&target.join("r1"))
+            .unwrap()
+            .keys()
+            .unwrap()
+            .wireguard_public();
+        for line in [
+            "Address = 10.77.1.9",
+            &format!("PublicKey = {key}"),
+            "Endpoint = 10.1.1.1:51820",
+        ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }
         assert!(text.contains("AllowedIPs = 10.77.0.0/16, fd"), "{text}");
@@ -440,14 +567,27 @@ addresses = ["10.77.1.9"]
     #[test]
     fn a_wrong_plan_or_an_existing_network_changes_nothing() {
         let home = tempfile::tempdir().unwrap();
-        let wrong = made(home.path(), "[network]\nname='lab'\n[[node]]\nname='r1'\nnam='x'").unwrap_err();
+        let wrong = made(
+            home.path(),
+            "[network]\nname='lab'\n[[node]]\nname='r1'\nnam='x'",
+        )
+        .unwrap_err();
         assert_eq!(wrong.exit, Exit::Usage);
-        assert!(wrong.why.contains("nodes.toml:5:1: unknown field `nam`"), "{}", wrong.why);
+        assert!(
+            wrong.why.contains("nodes.toml:5:1: unknown field `nam`"),
+            "{}",
+            wrong.why
+        );
         assert_eq!(names_in(home.path()), ["nodes.toml"]);
 
         let target = made(home.path(), PLAN).unwrap();
         let root = std::fs::read(target.join("root.key")).unwrap();
-        assert!(made(home.path(), PLAN).unwrap_err().what.contains("is not empty"));
+        assert!(
+            made(home.path(), PLAN)
+                .unwrap_err()
+                .what
+                .contains("is not empty")
+        );
         assert_eq!(std::fs::read(target.join("root.key")).unwrap(), root);
         assert_eq!(names_in(home.path()), ["net", "nodes.toml"]);
     }
@@ -460,8 +600,9 @@ addresses = ["10.77.1.9"]
 
     fn names_in(directory: &Path) -> Vec<String> {
         let entries = std::fs::read_dir(directory).unwrap();
-        let mut names: Vec<_> =
-            entries.map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+        let mut names: Vec<_> = entries
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .collect();
         names.sort();
         names
     }

@@ -24,8 +24,12 @@ const HEADINGS: [(&str, Side); 8] = [
 pub(crate) fn run(verb: NodesVerb, output: &mut Output) -> Outcome {
     match verb {
         NodesVerb::List { coordinator } => {
-            let nodes: Vec<Node> =
-                block_on(async { Coordinator::connect(&coordinator).await?.list("/nodes").await })?;
+            let nodes: Vec<Node> = block_on(async {
+                Coordinator::connect(&coordinator)
+                    .await?
+                    .list("/nodes")
+                    .await
+            })?;
             let coloured = output.is_coloured();
             output.answer("nodes", &nodes, |nodes| table(nodes, coloured))
         }
@@ -34,7 +38,9 @@ pub(crate) fn run(verb: NodesVerb, output: &mut Output) -> Outcome {
                 let mut coordinator = Coordinator::connect(&coordinator).await?;
                 let nodes: Vec<Node> = coordinator.list("/nodes").await?;
                 let found = find(&nodes, &node)?;
-                coordinator.delete(&format!("/nodes/{}", found.entity.id)).await?;
+                coordinator
+                    .delete(&format!("/nodes/{}", found.entity.id))
+                    .await?;
                 Ok(found.entity.name.to_string())
             })?;
             output.answer("node_removed", &removed, |name| {
@@ -45,10 +51,16 @@ pub(crate) fn run(verb: NodesVerb, output: &mut Output) -> Outcome {
 }
 
 fn find<'a>(nodes: &'a [Node], wanted: &str) -> Outcome<&'a Node> {
-    let matches = |node: &&Node| node.entity.name.as_str() == wanted || node.entity.id.to_string() == wanted;
+    let matches =
+        |node: &&Node| node.entity.name.as_str() == wanted || node.entity.id.to_string() == wanted;
     nodes.iter().find(matches).ok_or_else(|| {
         let what = format!("no node `{}`", clean(wanted));
-        Failure::new(Exit::NotFound, what, "the coordinator has none of this name or id", "wattle nodes list")
+        Failure::new(
+            Exit::NotFound,
+            what,
+            "the coordinator has none of this name or id",
+            "wattle nodes list",
+        )
     })
 }
 

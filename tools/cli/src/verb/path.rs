@@ -17,8 +17,15 @@ pub(crate) fn run(socket: &Path, destination: String, output: &mut Output) -> Ou
 }
 
 fn show(report: &PathReport) -> String {
-    let by = report.prefix.map(|prefix| format!(" by {prefix}")).unwrap_or_default();
-    let mut text = format!("to {} ({}){by}\n", clean(&report.destination.name), report.destination.id);
+    let by = report
+        .prefix
+        .map(|prefix| format!(" by {prefix}"))
+        .unwrap_or_default();
+    let mut text = format!(
+        "to {} ({}){by}\n",
+        clean(&report.destination.name),
+        report.destination.id
+    );
     for shown in &report.ways {
         text += &way(shown);
     }
@@ -44,7 +51,10 @@ pub(crate) fn way(way: &WayReport) -> String {
 pub(crate) fn names(way: &WayReport) -> String {
     let first = way.hops.first().map(|hop| &hop.from);
     let nodes = first.into_iter().chain(way.hops.iter().map(|hop| &hop.to));
-    nodes.map(|node| clean(&node.name)).collect::<Vec<_>>().join(" > ")
+    nodes
+        .map(|node| clean(&node.name))
+        .collect::<Vec<_>>()
+        .join(" > ")
 }
 
 fn hop_line(hop: &HopReport) -> String {

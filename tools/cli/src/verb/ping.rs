@@ -23,7 +23,7 @@ struct Summary {
 }
 
 /// Measures round trips to a destination; exits with 6 if no reply came.
-pub(crate) fn run(socket: &Path, args: PingArgs, output: &mut Output) -> Outcome {
+pub(crate) fn run(socket: &Path, args: &PingArgs, output: &mut Output) -> Outcome {
     let client = agent::connect(socket, output)?;
     let patience = Duration::from_millis(u64::from(args.interval) + u64::from(args.timeout));
     let request = Request::Ping {
@@ -46,12 +46,21 @@ pub(crate) fn run(socket: &Path, args: PingArgs, output: &mut Output) -> Outcome
     }
     let what = format!("no reply from {}", clean(&args.destination));
     let why = format!("{} sent, none came back", summary.sent);
-    Err(Failure::new(Exit::Timeout, what, why, format!("wattle path {}", clean(&args.destination))))
+    Err(Failure::new(
+        Exit::Timeout,
+        what,
+        why,
+        format!("wattle path {}", clean(&args.destination)),
+    ))
 }
 
 fn line(report: &PingReport) -> String {
     let relays: Vec<_> = report.relays.iter().map(|node| clean(&node.name)).collect();
-    let way = if relays.is_empty() { "direct".to_owned() } else { format!("via {}", relays.join(" > ")) };
+    let way = if relays.is_empty() {
+        "direct".to_owned()
+    } else {
+        format!("via {}", relays.join(" > "))
+    };
     let name = clean(&report.from.name);
     match report.rtt_us {
         Some(rtt) => format!(
@@ -60,7 +69,10 @@ fn line(report: &PingReport) -> String {
             micros(rtt),
             report.sequence
         ),
-        None => format!("no reply from {name} ({}) seq {}", report.address, report.sequence),
+        None => format!(
+            "no reply from {name} ({}) seq {}",
+            report.address, report.sequence
+        ),
     }
 }
 
@@ -97,8 +109,14 @@ mod tests {
 
     #[test]
     fn a_reply_names_the_way_it_took() {
-        assert_eq!(line(&sample::ping()), "reply from r3 (10.77.0.3) via r2 in 48.1ms seq 1");
-        let lost = PingReport { rtt_us: None, ..sample::ping() };
+        assert_eq!(
+            line(&sample::ping()),
+            "reply from r3 (10.77.0.3) via r2 in 48.1ms seq 1"
+        );
+        let lost = PingReport {
+            rtt_us: None,
+            ..sample::ping()
+        };
         assert_eq!(line(&lost), "no reply from r3 (10.77.0.3) seq 1");
     }
 

@@ -39,21 +39,32 @@ pub(crate) fn run(socket: &Path, args: &RoutesArgs, output: &mut Output) -> Outc
 fn diff(socket: &Path, output: &mut Output) -> Outcome {
     let mut client = agent::connect(socket, output)?;
     let mut ask = |view| client.routes(view);
-    let (rib, fib, kernel) =
-        (ask(RouteView::Rib)?, ask(RouteView::Fib)?, ask(RouteView::Kernel)?);
+    let (rib, fib, kernel) = (
+        ask(RouteView::Rib)?,
+        ask(RouteView::Fib)?,
+        ask(RouteView::Kernel)?,
+    );
     let differences = differences(&rib, &fib, &kernel);
     output.answer("routes_diff", &differences, |found| show_differences(found))?;
     if differences.is_empty() {
         return Ok(());
     }
     let why = format!("{} prefixes are not in all three places", differences.len());
-    Err(Failure::new(Exit::Check, "the routes differ", why, "journalctl -u wattled -n 50"))
+    Err(Failure::new(
+        Exit::Check,
+        "the routes differ",
+        why,
+        "journalctl -u wattled -n 50",
+    ))
 }
 
 /// The kernel leads every prefix to the agent; one wide route may stand for many, and own prefixes need none.
 fn differences(rib: &RoutesReport, fib: &RoutesReport, kernel: &RoutesReport) -> Vec<Difference> {
     let foreign = |report: &RoutesReport| -> BTreeSet<Prefix> {
-        let foreign = report.routes.iter().filter(|route| route.source != RouteSource::Local);
+        let foreign = report
+            .routes
+            .iter()
+            .filter(|route| route.source != RouteSource::Local);
         foreign.map(|route| route.prefix).collect()
     };
     let (rib, fib, kernel) = (foreign(rib), foreign(fib), foreign(kernel));
@@ -71,14 +82,26 @@ fn differences(rib: &RoutesReport, fib: &RoutesReport, kernel: &RoutesReport) ->
         in_fib: fib.contains(&prefix),
         in_kernel: covered(&prefix),
     });
-    places.filter(|place| !(place.in_rib && place.in_fib && place.in_kernel)).collect()
+    places
+        .filter(|place| !(place.in_rib && place.in_fib && place.in_kernel))
+        .collect()
 }
 
 fn show_differences(differences: &[Difference]) -> String {
     let mut text = String::new();
-    for Difference { prefix, in_rib, in_fib, in_kernel } in differences {
+    for Difference {
+        prefix,
+        in_rib,
+        in_fib,
+        in_kernel,
+    } in differences
+    {
         let missing = BTreeMap::from([("rib", in_rib), ("fib", in_fib), ("kernel", in_kernel)]);
-        let missing: Vec<_> = missing.iter().filter(|(_, there)| !***there).map(|(p, _)| *p).collect();
+        let missing: Vec<_> = missing
+            .iter()
+            .filter(|(_, there)| !***there)
+            .map(|(p, _)| *p)
+            .collect();
         text += &format!("! {prefix} missing in {}\n", missing.join(", "));
     }
     text
@@ -89,8 +112,14 @@ fn show(report: &RoutesReport) -> String {
 }
 
 fn route(route: &RouteReport) -> String {
-    let owner = route.node.as_ref().map(|node| format!(" {}", clean(&node.name)));
-    let device = route.device.as_ref().map(|device| format!(" dev {}", clean(device)));
+    let owner = route
+        .node
+        .as_ref()
+        .map(|node| format!(" {}", clean(&node.name)));
+    let device = route
+        .device
+        .as_ref()
+        .map(|device| format!(" dev {}", clean(device)));
     let table = route.table.map(|table| format!(" table {table}"));
     let source = match route.source {
         RouteSource::Local => " local",
@@ -99,7 +128,9 @@ fn route(route: &RouteReport) -> String {
         RouteSource::Leaf => " leaf",
         RouteSource::Kernel => " kernel",
     };
-    let rest = [owner, device, table].map(Option::unwrap_or_default).concat();
+    let rest = [owner, device, table]
+        .map(Option::unwrap_or_default)
+        .concat();
     let mut text = format!("> {}{rest}{source}\n", route.prefix);
     for hop in &route.next_hops {
         text += &next_hop(hop);
@@ -108,14 +139,20 @@ fn route(route: &RouteReport) -> String {
 }
 
 fn next_hop(hop: &NextHopReport) -> String {
-    let cost = hop.cost_us.map(|cost| format!(" cost {}", micros(cost.into())));
+    let cost = hop
+        .cost_us
+        .map(|cost| format!(" cost {}", micros(cost.into())));
     let role = match hop.role {
         PathRole::Used => format!(" weight {}", percent(hop.weight_ppm)),
         PathRole::Backup => " backup".to_owned(),
         PathRole::Spare => " spare".to_owned(),
     };
     let cost = cost.unwrap_or_default();
-    format!("    via {} (link {}){cost}{role}\n", clean(&hop.via.name), hop.link.0)
+    format!(
+        "    via {} (link {}){cost}{role}\n",
+        clean(&hop.via.name),
+        hop.link.0
+    )
 }
 
 #[cfg(test)]
@@ -144,7 +181,8 @@ mod tests {
         kernel.routes.truncate(1);
         kernel.routes[0].prefix = "10.77.0.0/16".parse().unwrap();
         kernel.routes[0].source = RouteSource::Kernel;
-        fib.routes.retain(|route| route.prefix != "10.77.0.2".parse().unwrap());
+        fib.routes
+            .retain(|route| route.prefix != "10.77.0.2".parse().unwrap());
         let found = differences(&rib, &fib, &kernel);
         assert_eq!(
             show_differences(&found),

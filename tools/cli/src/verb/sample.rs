@@ -9,17 +9,31 @@ use wattle_control::{
 use wattle_model::{Carrier, LinkId, LinkState, NetworkId, NodeId, WgKey};
 
 pub(crate) fn node(n: u64) -> NodeRef {
-    NodeRef { id: NodeId(n), name: format!("r{n}") }
+    NodeRef {
+        id: NodeId(n),
+        name: format!("r{n}"),
+    }
 }
 
 fn network() -> NetworkRef {
-    NetworkRef { id: NetworkId(0xaa), name: "lab".into() }
+    NetworkRef {
+        id: NetworkId(0xaa),
+        name: "lab".into(),
+    }
 }
 
 fn cost() -> CostParts {
     let (base_us, rtt_us, jitter_us, loss_us) = (100, 12_100, 300, 600);
     let total_us = base_us + rtt_us + jitter_us + loss_us;
-    CostParts { total_us, base_us, rtt_us, jitter_us, loss_us, health_us: 0, policy_us: 0 }
+    CostParts {
+        total_us,
+        base_us,
+        rtt_us,
+        jitter_us,
+        loss_us,
+        health_us: 0,
+        policy_us: 0,
+    }
 }
 
 pub(crate) fn status() -> StatusReport {
@@ -93,7 +107,9 @@ pub(crate) fn links() -> LinksReport {
         rx_bytes: 0,
         tx_bytes: 0,
     };
-    LinksReport { links: vec![up, down] }
+    LinksReport {
+        links: vec![up, down],
+    }
 }
 
 pub(crate) fn peers() -> PeersReport {
@@ -140,12 +156,17 @@ pub(crate) fn peers() -> PeersReport {
         ..direct.clone()
     };
     let leaf = PeerReport {
-        node: NodeRef { id: NodeId(9), name: "phone".into() },
+        node: NodeRef {
+            id: NodeId(9),
+            name: "phone".into(),
+        },
         addresses: vec!["10.77.1.9".parse().unwrap()],
         leaf_of: Some(node(2)),
         ..relayed.clone()
     };
-    PeersReport { peers: vec![direct, unreachable, relayed, leaf] }
+    PeersReport {
+        peers: vec![direct, unreachable, relayed, leaf],
+    }
 }
 
 pub(crate) fn routes() -> RoutesReport {
@@ -172,13 +193,19 @@ pub(crate) fn routes() -> RoutesReport {
                 "10.77.0.2",
                 2,
                 RouteSource::Address,
-                vec![hop(2, PathRole::Used, 1_000_000, 13_100), hop(3, PathRole::Backup, 0, 40_000)],
+                vec![
+                    hop(2, PathRole::Used, 1_000_000, 13_100),
+                    hop(3, PathRole::Backup, 0, 40_000),
+                ],
             ),
             route(
                 "192.168.7.0/24",
                 2,
                 RouteSource::Announced,
-                vec![hop(2, PathRole::Used, 600_000, 13_100), hop(3, PathRole::Used, 400_000, 14_000)],
+                vec![
+                    hop(2, PathRole::Used, 600_000, 13_100),
+                    hop(3, PathRole::Used, 400_000, 14_000),
+                ],
             ),
         ],
     }
@@ -204,13 +231,20 @@ pub(crate) fn path() -> PathReport {
     };
     let unknown = HopReport {
         carrier: None,
-        cost: CostParts { total_us: 40_000, ..CostParts::default() },
+        cost: CostParts {
+            total_us: 40_000,
+            ..CostParts::default()
+        },
         rtt_us: None,
         loss_ppm: None,
         ..hop(1, 3)
     };
-    let backup =
-        WayReport { role: PathRole::Backup, weight_ppm: 0, cost_us: 40_000, hops: vec![unknown] };
+    let backup = WayReport {
+        role: PathRole::Backup,
+        weight_ppm: 0,
+        cost_us: 40_000,
+        hops: vec![unknown],
+    };
     PathReport {
         destination: node(3),
         prefix: "10.77.0.3".parse().ok(),
@@ -219,7 +253,11 @@ pub(crate) fn path() -> PathReport {
 }
 
 pub(crate) fn explain() -> ExplainReport {
-    let PathReport { destination, prefix, mut ways } = path();
+    let PathReport {
+        destination,
+        prefix,
+        mut ways,
+    } = path();
     let runner_up = ways.pop();
     let twice = |us: u32| us * 2;
     let one = cost();
@@ -299,7 +337,11 @@ pub(crate) fn topo() -> TopoReport {
         loss_ppm: Some(loss_ppm),
     };
     TopoReport {
-        nodes: vec![topo_node(1, true, Some(0)), topo_node(2, true, Some(13_100)), topo_node(3, false, None)],
+        nodes: vec![
+            topo_node(1, true, Some(0)),
+            topo_node(2, true, Some(13_100)),
+            topo_node(3, false, None),
+        ],
         links: vec![
             link(1, 2, Some(13_100), 30_000),
             link(2, 1, Some(12_500), 0),

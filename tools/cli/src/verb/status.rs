@@ -64,7 +64,12 @@ const fn word(check: Check) -> &'static str {
 fn verdict(check: Check, report: &StatusReport) -> String {
     match passes(check, report) {
         Ok(()) => format!("{} is {}", clean(&report.node.name), word(check)),
-        Err(failure) => format!("{} is not {}: {}", clean(&report.node.name), word(check), failure.why),
+        Err(failure) => format!(
+            "{} is not {}: {}",
+            clean(&report.node.name),
+            word(check),
+            failure.why
+        ),
     }
 }
 
@@ -82,26 +87,63 @@ fn passes(check: Check, report: &StatusReport) -> Outcome {
         waiting => format!("waiting for {}", clean(&waiting.join(", "))),
     };
     let what = format!("the node is not {}", word(check));
-    Err(Failure::new(Exit::Check, what, why, "wattle peers, wattle links"))
+    Err(Failure::new(
+        Exit::Check,
+        what,
+        why,
+        "wattle peers, wattle links",
+    ))
 }
 
 fn screen(report: &StatusReport) -> String {
     let mut lines = vec![
-        ("node", format!("{} ({})  {}", report.node.name, report.node.id, list(&report.addresses))),
-        ("network", format!("{} ({})", report.network.name, report.network.id)),
+        (
+            "node",
+            format!(
+                "{} ({})  {}",
+                report.node.name,
+                report.node.id,
+                list(&report.addresses)
+            ),
+        ),
+        (
+            "network",
+            format!("{} ({})", report.network.name, report.network.id),
+        ),
         ("agent", agent_line(report)),
-        ("coordinator", or_unknown(report.coordinator.as_ref(), coordinator_line)),
-        ("peers", format!("{}/{} reachable", report.peers_reachable, report.peers_total)),
-        ("links", format!("{}/{} up", report.links_up, report.links_total)),
+        (
+            "coordinator",
+            or_unknown(report.coordinator.as_ref(), coordinator_line),
+        ),
+        (
+            "peers",
+            format!(
+                "{}/{} reachable",
+                report.peers_reachable, report.peers_total
+            ),
+        ),
+        (
+            "links",
+            format!("{}/{} up", report.links_up, report.links_total),
+        ),
         ("routes", report.routes_total.to_string()),
         ("announces", list(&report.prefixes)),
         ("peer set", format!("revision {}", report.peer_set_revision)),
-        ("worst link", or_unknown(report.worst_link.as_ref(), link_line)),
+        (
+            "worst link",
+            or_unknown(report.worst_link.as_ref(), link_line),
+        ),
     ];
     if !report.ready {
-        lines.push(("state", format!("not ready: waiting for {}", report.waiting_for.join(", "))));
+        lines.push((
+            "state",
+            format!("not ready: waiting for {}", report.waiting_for.join(", ")),
+        ));
     } else if !report.converged {
-        lines.push(("state", format!("settling: waiting for {}", report.waiting_for.join(", "))));
+        lines.push((
+            "state",
+            format!("settling: waiting for {}", report.waiting_for.join(", ")),
+        ));
     } else {
         lines.push(("state", "converged".to_owned()));
     }
@@ -138,9 +180,19 @@ fn coordinator_line(coordinator: &CoordinatorReport) -> String {
         CoordinatorState::Connecting => "connecting",
         CoordinatorState::Away => "away",
     };
-    let heard = coordinator.last_heard_ms.map(|ms| format!(", heard {} ago", millis(ms)));
-    let error = coordinator.last_error.as_ref().map(|error| format!(", {error}"));
-    format!("{state} {}{}{}", coordinator.url, heard.unwrap_or_default(), error.unwrap_or_default())
+    let heard = coordinator
+        .last_heard_ms
+        .map(|ms| format!(", heard {} ago", millis(ms)));
+    let error = coordinator
+        .last_error
+        .as_ref()
+        .map(|error| format!(", {error}"));
+    format!(
+        "{state} {}{}{}",
+        coordinator.url,
+        heard.unwrap_or_default(),
+        error.unwrap_or_default()
+    )
 }
 
 fn link_line(link: &LinkReport) -> String {
@@ -184,9 +236,15 @@ mod tests {
         assert!(passes(Check::Live, &report).is_ok());
         assert!(passes(Check::Ready, &report).is_ok());
         let failure = passes(Check::Converged, &report).unwrap_err();
-        assert_eq!((failure.exit, failure.why.as_str()), (Exit::Check, "waiting for r3"));
+        assert_eq!(
+            (failure.exit, failure.why.as_str()),
+            (Exit::Check, "waiting for r3")
+        );
         report.ready = false;
         report.converged = true;
-        assert!(passes(Check::Converged, &report).is_err(), "what is not ready is not converged");
+        assert!(
+            passes(Check::Converged, &report).is_err(),
+            "what is not ready is not converged"
+        );
     }
 }

@@ -24,17 +24,39 @@ const HEADINGS: [(&str, Side); 7] = [
 /// Makes or lists tokens.
 pub(crate) fn run(verb: TokensVerb, output: &mut Output) -> Outcome {
     match verb {
-        TokensVerb::Create { name, announce, tag, site, ttl, coordinator } => {
-            let request = TokenRequest { name, prefixes: announce, tags: tag, site, ttl_s: ttl };
+        TokensVerb::Create {
+            name,
+            announce,
+            tag,
+            site,
+            ttl,
+            coordinator,
+        } => {
+            let request = TokenRequest {
+                name,
+                prefixes: announce,
+                tags: tag,
+                site,
+                ttl_s: ttl,
+            };
             let created: TokenCreated = block_on(async {
-                Coordinator::connect(&coordinator).await?.post("/tokens", &request).await
+                Coordinator::connect(&coordinator)
+                    .await?
+                    .post("/tokens", &request)
+                    .await
             })?;
             output.note(&format!("good once, until {}", created.record.expires_at));
-            output.answer("token", &created, |created| format!("wattle join {}", created.token))
+            output.answer("token", &created, |created| {
+                format!("wattle join {}", created.token)
+            })
         }
         TokensVerb::List { coordinator } => {
-            let tokens: Vec<TokenRecord> =
-                block_on(async { Coordinator::connect(&coordinator).await?.list("/tokens").await })?;
+            let tokens: Vec<TokenRecord> = block_on(async {
+                Coordinator::connect(&coordinator)
+                    .await?
+                    .list("/tokens")
+                    .await
+            })?;
             let now = wall_clock();
             output.answer("tokens", &tokens, |tokens| table(tokens, now))
         }
@@ -51,7 +73,10 @@ fn table(tokens: &[TokenRecord], now: Timestamp) -> String {
             list(&token.scope.prefixes),
             list(&token.scope.tags),
             token.expires_at.to_string(),
-            token.used.as_ref().map_or_else(|| UNKNOWN.to_owned(), |used| used.node.to_string()),
+            token
+                .used
+                .as_ref()
+                .map_or_else(|| UNKNOWN.to_owned(), |used| used.node.to_string()),
         ];
         table.row(cells, None);
     }
@@ -85,7 +110,13 @@ mod tests {
         };
         assert_eq!(state(&open, at(599_999)), "open");
         assert_eq!(state(&open, at(600_000)), "expired");
-        let used = TokenRecord { used: Some(TokenUse { at: at(1), node: NodeId(1) }), ..open };
+        let used = TokenRecord {
+            used: Some(TokenUse {
+                at: at(1),
+                node: NodeId(1),
+            }),
+            ..open
+        };
         assert_eq!(state(&used, at(700_000)), "used");
     }
 }

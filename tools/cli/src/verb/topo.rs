@@ -48,7 +48,11 @@ pub(crate) fn run(socket: &Path, format: TopoFormat, output: &mut Output) -> Out
 fn tables(report: &TopoReport, coloured: bool) -> String {
     let mut nodes = Columns::new(coloured, &NODES);
     for node in &report.nodes {
-        let mood = if node.reachable { Mood::Good } else { Mood::Bad };
+        let mood = if node.reachable {
+            Mood::Good
+        } else {
+            Mood::Bad
+        };
         nodes.row(node_cells(node), Some((4, mood)));
     }
     let mut links = Columns::new(coloured, &LINKS);

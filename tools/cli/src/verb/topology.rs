@@ -1,11 +1,14 @@
 //! `wattle topology`: the network's stream, from Kafka or from the coordinator.
 
 use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
 use serde::Serialize;
 use wattle_api::rest::Topology;
 use wattle_api::stream::Kafka;
-use wattle_api::topology::TopologyEvent;
-use wattle_topology::{Format, Item, Source, Start, TopologyError, Verification, picture, sse};
+use wattle_api::topology::{Entity, TopologyEvent};
+use wattle_topology::{
+    Format, Graph, Item, Source, Start, TopologyError, Verification, picture, sse,
+};
 
 use crate::args::{StreamArgs, TopologyVerb};
 use crate::coordinator::{Coordinator, block_on};
@@ -17,9 +20,11 @@ use crate::output::Output;
 pub(crate) fn run(verb: TopologyVerb, output: &mut Output) -> Outcome {
     block_on(async {
         match verb {
-            TopologyVerb::Tail { source, from_start, max } => {
-                tail(&source, from_start, max.unwrap_or(u64::MAX), output).await
-            }
+            TopologyVerb::Tail {
+                source,
+                from_start,
+                max,
+            } => tail(&source, from_start, max.unwrap_or(u64::MAX), output).await,
             TopologyVerb::Show { source } => show(&source, output).await,
             TopologyVerb::Verify { source } => verify(&source, output).await,
         }
@@ -34,9 +39,15 @@ async fn tail(source: &StreamArgs, from_start: bool, max: u64, output: &mut Outp
 }
 
 async fn tail_kafka(kafka: Kafka, from_start: bool, max: u64, output: &mut Output) -> Outcome {
-    let start = if from_start { Start::Oldest } else { Start::Next };
+    let start = if from_start {
+        Start::Oldest
+    } else {
+        Start::Next
+    };
     let source = Source::find(kafka).await.map_err(failure)?;
-    let mut tail = wattle_topology::tail(&source, start).await.map_err(failure)?;
+    let mut tail = wattle_topology::tail(&source, start)
+        .await
+        .map_err(failure)?;
     let mut seen = 0;
     while seen < max {
         let Some(item) = tail.next().await else { break };
@@ -45,55 +56,137 @@ async fn tail_kafka(kafka: Kafka, from_start: bool, max: u64, output: &mut Outpu
                 seen += 1;
                 output.answer("topology_event", &*event, line)?;
             }
-            Item::Missing(first, last) => output.warn(format!("events {first} to {last} are not in the topic")),
-        }
-    }
-    Ok(())
-}
-
-async fn tail_coordinator(source: &StreamArgs, from_start: bool, max: u64, output: &mut Output) -> Outcome {
-    let mut coordinator = Coordinator::connect(&source.coordinator).await?;
-    let query = if from_start { "?after=0" } else { "" };
-    let mut body = coordinator.stream(&format!("/events/stream{query}")).await?;
-    let mut decoder = sse::Decoder::default();
-    let mut rest = Vec::new();
-    let mut seen = 0;
-    while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|error| {
-            Failure::new(Exit::Failure, "the coordinator ended the stream", error, "try again")
-        })?;
-        rest.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
-        while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
-            let whole: Vec<u8> = rest.drain(..=end).collect();
-            let text = String::from_utf8_lossy(&whole[..end]).into_owned();
-            if let Some(sse::Message::Event(event)) = decoder.line(&text).map_err(failure)? {
-                output.answer("topology_event", &*event, line)?;
-                seen += 1;
-                if seen >= max {
-                    return Ok(());
-                }
+            Item::Missing(first, last) => {
+                output.warn(format!("events {first} to {last} are not in the topic"));
             }
         }
     }
     Ok(())
 }
 
+async fn tail_coordinator(
+    source: &StreamArgs,
+    from_start: bool,
+    max: u64,
+    output: &mut Output,
+) -> Outcome {
+    let mut coordinator = Coordinator::connect(&source.coordinator).await?;
+    let query = if from_start { "?after=0" } else { "" };
+    let body = coordinator
+        .stream(&format!("/events/stream{query}"))
+        .await?;
+    let mut messages = Messages::of(body);
+    let mut seen = 0;
+    let mut in_snapshot = false;
+    while seen < max {
+        match messages.next().await? {
+            None => break,
+            Some(sse::Message::SnapshotBegin) => {
+                in_snapshot = true;
+                if from_start {
+                    output
+                        .warn("the oldest events are no longer kept: beginning with the next one");
+                }
+            }
+            Some(sse::Message::SnapshotEnd) => in_snapshot = false,
+            // An entity as it is, not something that happened.
+            Some(sse::Message::Event(_)) if in_snapshot => {}
+            Some(sse::Message::Event(event)) => {
+                seen += 1;
+                output.answer("topology_event", &*event, line)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The coordinator's messages, put together from the pieces in which they come.
+struct Messages {
+    body: Incoming,
+    decoder: sse::Decoder,
+    rest: Vec<u8>,
+}
+
+impl Messages {
+    fn of(body: Incoming) -> Self {
+        Self {
+            body,
+            decoder: sse::Decoder::default(),
+            rest: Vec::new(),
+        }
+    }
+
+    async fn next(&mut self) -> Outcome<Option<sse::Message>> {
+        loop {
+            while let Some(end) = self.rest.iter().position(|byte| *byte == b'\n') {
+                let whole: Vec<u8> = self.rest.drain(..=end).collect();
+                let text = String::from_utf8_lossy(&whole[..end]);
+                if let Some(message) = self.decoder.line(&text).map_err(failure)? {
+                    return Ok(Some(message));
+                }
+            }
+            let Some(frame) = self.body.frame().await else {
+                return Ok(None);
+            };
+            let frame = frame.map_err(|error| {
+                Failure::new(
+                    Exit::Failure,
+                    "the coordinator ended the stream",
+                    error,
+                    "try again",
+                )
+            })?;
+            self.rest
+                .extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+        }
+    }
+}
+
 async fn show(source: &StreamArgs, output: &mut Output) -> Outcome {
     if let Some(kafka) = kafka(source) {
         let source = Source::find(kafka).await.map_err(failure)?;
         let graph = wattle_topology::graph(&source).await.map_err(failure)?;
-        return output.answer("topology", &picture::document(&graph), |_| picture::draw(&graph, Format::Table));
+        return output.answer("topology", &picture::document(&graph), |_| {
+            picture::draw(&graph, Format::Table)
+        });
     }
-    let topology: Topology = Coordinator::connect(&source.coordinator).await?.get("/topology").await?;
-    output.answer("topology", &topology, |topology| {
-        serde_json::to_string_pretty(topology).unwrap_or_default()
+    let topology: Topology = Coordinator::connect(&source.coordinator)
+        .await?
+        .get("/topology")
+        .await?;
+    let graph = graph(topology);
+    output.answer("topology", &picture::document(&graph), |_| {
+        picture::draw(&graph, Format::Table)
     })
+}
+
+fn graph(topology: Topology) -> Graph {
+    let Topology {
+        seq,
+        nodes,
+        links,
+        prefixes,
+        ..
+    } = topology;
+    let nodes = nodes.into_iter().map(Entity::Node);
+    let links = links.into_iter().map(Entity::Link);
+    let prefixes = prefixes.into_iter().map(Entity::Prefix);
+    let mut graph = Graph::default();
+    for entity in nodes.chain(links).chain(prefixes) {
+        graph.set(entity.key(), Some(entity), seq);
+    }
+    graph
 }
 
 async fn verify(source: &StreamArgs, output: &mut Output) -> Outcome {
     let Some(kafka) = kafka(source) else {
         let why = "the coordinator's own stream is one ordered table";
-        return Err(Failure::new(Exit::Usage, "there is nothing to verify", why, "wattle topology verify --kafka HOST:PORT"));
+        return Err(Failure::new(
+            Exit::Usage,
+            "there is nothing to verify",
+            why,
+            "wattle topology verify --kafka HOST:PORT",
+        ));
     };
     let source = Source::find(kafka).await.map_err(failure)?;
     let found = wattle_topology::verify(&source).await.map_err(failure)?;
@@ -101,7 +194,12 @@ async fn verify(source: &StreamArgs, output: &mut Output) -> Outcome {
     if found.is_clean() {
         return Ok(());
     }
-    Err(Failure::new(Exit::Check, "the stream is not whole", verdict(&found), "journalctl -u wattle-coordinator"))
+    Err(Failure::new(
+        Exit::Check,
+        "the stream is not whole",
+        verdict(&found),
+        "journalctl -u wattle-coordinator",
+    ))
 }
 
 fn kafka(source: &StreamArgs) -> Option<Kafka> {
@@ -123,13 +221,25 @@ fn failure(error: TopologyError) -> Failure {
         | TopologyError::Interrupted
         | TopologyError::Kafka { .. } => Exit::Failure,
     };
-    Failure::new(exit, "the topology stream cannot be read", error, "name the brokers: --kafka HOST:PORT --prefix PREFIX")
+    Failure::new(
+        exit,
+        "the topology stream cannot be read",
+        error,
+        "name the brokers: --kafka HOST:PORT --prefix PREFIX",
+    )
 }
 
 /// Time, number, what happened to which entity, and why.
 fn line(event: &TopologyEvent) -> String {
     let cause = word(&event.cause);
-    format!("{}  {:>6}  {:<12}  {}  {}", event.ts, event.id.seq, event.op.as_str(), event.key, clean(&cause))
+    format!(
+        "{}  {:>6}  {:<12}  {}  {}",
+        event.ts,
+        event.id.seq,
+        event.op.as_str(),
+        event.key,
+        clean(&cause)
+    )
 }
 
 fn word(value: &impl Serialize) -> String {
@@ -141,7 +251,16 @@ fn word(value: &impl Serialize) -> String {
 }
 
 fn verdict(found: &Verification) -> String {
-    let Verification { first_seq, last_seq, seen, lost, duplicated, reordered, broken_links, .. } = found;
+    let Verification {
+        first_seq,
+        last_seq,
+        seen,
+        lost,
+        duplicated,
+        reordered,
+        broken_links,
+        ..
+    } = found;
     format!(
         "events {first_seq} to {last_seq}: {seen} seen, {lost} lost, {duplicated} duplicated, {reordered} reordered, \
          {broken_links} out of chain"
@@ -154,8 +273,16 @@ mod tests {
 
     #[test]
     fn a_verdict_counts_every_kind_of_fault() {
-        let clean = Verification { first_seq: 1, last_seq: 9, seen: 9, ..Verification::default() };
-        assert_eq!(verdict(&clean), "events 1 to 9: 9 seen, 0 lost, 0 duplicated, 0 reordered, 0 out of chain");
+        let clean = Verification {
+            first_seq: 1,
+            last_seq: 9,
+            seen: 9,
+            ..Verification::default()
+        };
+        assert_eq!(
+            verdict(&clean),
+            "events 1 to 9: 9 seen, 0 lost, 0 duplicated, 0 reordered, 0 out of chain"
+        );
     }
 
     #[test]
@@ -163,8 +290,13 @@ mod tests {
         use clap::Parser as _;
         let line = "wattle topology tail --kafka a:1,b:2 --prefix x";
         let cli = crate::args::Cli::try_parse_from(line.split(' ')).unwrap();
-        let crate::args::Verb::Topology(TopologyVerb::Tail { source, .. }) = cli.verb else { panic!() };
+        let crate::args::Verb::Topology(TopologyVerb::Tail { source, .. }) = cli.verb else {
+            panic!()
+        };
         let kafka = kafka(&source).unwrap();
-        assert_eq!((kafka.brokers, kafka.topic_prefix), (vec!["a:1".into(), "b:2".into()], Some("x".into())));
+        assert_eq!(
+            (kafka.brokers, kafka.topic_prefix),
+            (vec!["a:1".into(), "b:2".into()], Some("x".into()))
+        );
     }
 }

@@ -16,12 +16,17 @@ struct Versions {
 
 /// Shows the versions; an agent that is not running is no failure.
 pub(crate) fn run(socket: &Path, output: &mut Output) -> Outcome {
-    let agent = wattle_control::Client::connect(socket, PATIENCE).and_then(|mut agent| agent.version());
+    let agent =
+        wattle_control::Client::connect(socket, PATIENCE).and_then(|mut agent| agent.version());
     let versions = Versions {
         cli: env!("CARGO_PKG_VERSION"),
         agent: agent.ok().map(|report| report.version),
     };
-    if versions.agent.as_deref().is_some_and(|agent| agent != versions.cli) {
+    if versions
+        .agent
+        .as_deref()
+        .is_some_and(|agent| agent != versions.cli)
+    {
         output.warn("the agent has another version: systemctl restart wattled");
     }
     output.answer("version", &versions, |versions| {

@@ -23,14 +23,19 @@ pub(crate) fn metrics(socket: &Path, output: &mut Output) -> Outcome {
 }
 
 fn show(report: &WhoamiReport) -> String {
-    let ends = report.grant_not_after_unix_ms.map(|at| Timestamp::from_millis(at).to_string());
+    let ends = report
+        .grant_not_after_unix_ms
+        .map(|at| Timestamp::from_millis(at).to_string());
     let may = match report.caller_role {
         Role::Admin => "look and change",
         Role::Reader => "look",
     };
     let lines = [
         ("node", format!("{} ({})", report.node.name, report.node.id)),
-        ("network", format!("{} ({})", report.network.name, report.network.id)),
+        (
+            "network",
+            format!("{} ({})", report.network.name, report.network.id),
+        ),
         ("addresses", list(&report.addresses)),
         ("identity key", report.identity_key.clone()),
         ("wireguard key", report.public_key.to_string()),

@@ -1,0 +1,231 @@
+//! A fleet without a mesh: nodes that join a coordinator with the real agent's client and push signed links records at a
+//! given rate, each changing a link, for tests of the coordinator and of what reads its events. Survives a coordinator
+//! that is killed: it reconnects and goes on with newer records.
+//!
+//! Prints one JSON object at the end: nodes, records sent, the events they make, reconnections.
+
+use std::io::Write as _;
+use std::path::PathBuf;
+use std::process::Command;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use clap::Parser;
+use tokio::time::{Instant, sleep, sleep_until};
+use wattle_agent::coordinator::{Connection, ConnectionError};
+use wattle_agent::state::Fingerprint;
+use wattle_api::agent::{Join, PROTOCOL, ToAgent, ToCoordinator};
+use wattle_api::token::JoinToken;
+use wattle_model::{Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey};
+use wattle_wire::key::SecretKey;
+use wattle_wire::record::{Body, LinkEntry, LinksBody, Record, RecordKey, RecordKind};
+
+/// Pause before the coordinator is tried again.
+const PAUSE: Duration = Duration::from_millis(100);
+
+/// Nodes that join a coordinator and push link-state records.
+#[derive(Debug, Parser)]
+struct Options {
+    /// State directory of the coordinator: tokens are made there.
+    #[arg(long)]
+    state: PathBuf,
+    /// The coordinator's program.
+    #[arg(long, default_value = "wattle-coordinator")]
+    coordinator: PathBuf,
+    /// How many nodes join.
+    #[arg(long, default_value_t = 8, value_parser = clap::value_parser!(u8).range(2..=200))]
+    nodes: u8,
+    /// Links of each node, and so events of each record.
+    #[arg(long, default_value_t = 4, value_parser = clap::value_parser!(u8).range(1..=20))]
+    links: u8,
+    /// Topology events to make at least.
+    #[arg(long, default_value_t = 1_000)]
+    events: u64,
+    /// Events a second of the whole fleet; 0 = as fast as the coordinator takes them.
+    #[arg(long, default_value_t = 0)]
+    rate: u64,
+    /// Makes the keys of this fleet differ from those of another.
+    #[arg(long, default_value_t = 0)]
+    seed: u8,
+}
+
+/// One node.
+struct Node {
+    key: SecretKey,
+    at: JoinToken,
+    link: Connection,
+    /// Newest record; the upper half is the boot epoch.
+    seq: SeqNo,
+    reconnections: u64,
+}
+
+#[tokio::main(flavor = "current_thread")]
+async fn main() -> Result<()> {
+    let options = Options::parse();
+    ensure!(
+        options.links < options.nodes,
+        "--links must be fewer than --nodes"
+    );
+    let mut nodes = Vec::new();
+    for index in 0..options.nodes {
+        nodes.push(Node::join(&options, index).await?);
+    }
+    let ids: Vec<NodeId> = nodes.iter().map(Node::id).collect();
+    let (mut records, mut events) = (0_u64, 0_u64);
+    let start = Instant::now();
+    while events < options.events {
+        let at = usize::try_from(records)? % nodes.len();
+        let others = (1..=usize::from(options.links)).map(|hop| ids[(at + hop) % ids.len()]);
+        let others: Vec<NodeId> = others.collect();
+        nodes[at].report(&others, 1_000 + records).await?;
+        records += 1;
+        events += u64::from(options.links);
+        if options.rate > 0 {
+            sleep_until(start + Duration::from_secs_f64(events as f64 / options.rate as f64)).await;
+        }
+    }
+    for node in &mut nodes {
+        node.flush().await?;
+    }
+    let reconnections: u64 = nodes.iter().map(|node| node.reconnections).sum();
+    let seconds = start.elapsed().as_secs_f64();
+    writeln!(
+        std::io::stdout(),
+        r#"{{"nodes":{},"records":{records},"events":{events},"reconnections":{reconnections},"seconds":{seconds:.3}}}"#,
+        options.nodes
+    )?;
+    Ok(())
+}
+
+impl Node {
+    async fn join(options: &Options, index: u8) -> Result<Self> {
+        let mut seed = [options.seed; 32];
+        seed[0] = index;
+        let key = SecretKey::from_seed(&seed);
+        let at = token(options)?;
+        let mut link = open(&at, &key).await?;
+        link.send(&ToCoordinator::Join(Box::new(Join {
+            token: at.to_string(),
+            name: Some(format!("fleet-{}-{index}", options.seed).parse()?),
+            wireguard_key: WgKey(seed),
+            index: None,
+            prefixes: vec![],
+            candidates: vec![],
+        })))
+        .await?;
+        match link.receive().await? {
+            ToAgent::Joined { .. } => Ok(Self {
+                key,
+                at,
+                link,
+                seq: SeqNo::first_of(1),
+                reconnections: 0,
+            }),
+            ToAgent::Error { message, hint, .. } => bail!("{message}; {hint}"),
+            other => bail!("the coordinator answered a join with {other:?}"),
+        }
+    }
+
+    fn id(&self) -> NodeId {
+        self.key.public().node_id()
+    }
+
+    /// Sends a links record that differs from the last one in every link; again after a reconnection, until it is taken.
+    async fn report(&mut self, to: &[NodeId], rtt: u64) -> Result<()> {
+        self.seq = self.seq.next();
+        let records = vec![self.links(to, rtt).bytes().into()];
+        let message = ToCoordinator::Records { records };
+        while self.link.send(&message).await.is_err() {
+            self.reconnect().await;
+        }
+        Ok(())
+    }
+
+    /// Waits until the coordinator has read everything that was sent.
+    async fn flush(&mut self) -> Result<()> {
+        let nonce = self.seq.0;
+        loop {
+            if self.link.send(&ToCoordinator::Ping { nonce }).await.is_ok()
+                && self.pong(nonce).await
+            {
+                return Ok(());
+            }
+            self.reconnect().await;
+        }
+    }
+
+    async fn pong(&mut self, nonce: u64) -> bool {
+        loop {
+            match self.link.receive().await {
+                Ok(ToAgent::Pong { nonce: heard }) if heard == nonce => return true,
+                Ok(_) => {}
+                Err(_) => return false,
+            }
+        }
+    }
+
+    async fn reconnect(&mut self) {
+        self.reconnections += 1;
+        loop {
+            sleep(PAUSE).await;
+            if let Ok(link) = open(&self.at, &self.key).await {
+                self.link = link;
+                return;
+            }
+        }
+    }
+
+    fn links(&self, to: &[NodeId], rtt: u64) -> Record {
+        let entry = |neighbour: &NodeId| LinkEntry {
+            neighbour: *neighbour,
+            carrier: Carrier::Udp4,
+            cost: Cost(100),
+            rtt: Micros(rtt),
+            jitter: Micros(1),
+            loss: Ppm(0),
+        };
+        let links = to.iter().map(entry).collect();
+        let body = Body::Links(LinksBody {
+            at: UnixTime(0),
+            links,
+        });
+        let key = RecordKey {
+            origin: self.id(),
+            kind: RecordKind::Links,
+            part: 0,
+        };
+        let network: NetworkId = self.at.network;
+        Record::sign(network, key, self.seq, 3_600, &body, &self.key)
+    }
+}
+
+async fn open(at: &JoinToken, key: &SecretKey) -> Result<Connection, ConnectionError> {
+    let mut link = Connection::open(&at.addresses[0], Fingerprint(at.fingerprint), key).await?;
+    link.send(&ToCoordinator::Hello {
+        protocol: PROTOCOL,
+        agent_version: "fleetgen".to_owned(),
+        // A revision that the coordinator takes for newest is not sent again; this fleet reads no peer sets.
+        revision: 0,
+        epoch: 1,
+        features: vec![],
+    })
+    .await?;
+    Ok(link)
+}
+
+fn token(options: &Options) -> Result<JoinToken> {
+    let mut create = Command::new(&options.coordinator);
+    create
+        .args(["token", "create"])
+        .arg("--state")
+        .arg(&options.state);
+    let output = create
+        .output()
+        .context("wattle-coordinator cannot be run; give --coordinator PATH")?;
+    ensure!(
+        output.status.success(),
+        "{}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    Ok(String::from_utf8(output.stdout)?.parse()?)
+}

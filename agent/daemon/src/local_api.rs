@@ -4,7 +4,7 @@
 //! are is the engine's business. The accept loop never waits for a client.
 
 use std::io;
-use std::os::unix::fs::PermissionsExt;
+use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -96,6 +96,10 @@ impl LocalSocket {
         let Some(gid) = group_id(READ_GROUP) else {
             return;
         };
+        // The packaged service runs in that group, and its system-call filter has no chown.
+        if std::fs::metadata(&self.path).is_ok_and(|file| file.gid() == gid.as_raw()) {
+            return;
+        }
         if let Err(error) = std::os::unix::fs::chown(&self.path, None, Some(gid.as_raw())) {
             tracing::warn!(%error, group = READ_GROUP, "cannot open the local socket to its group");
         }

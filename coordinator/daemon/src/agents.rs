@@ -207,7 +207,8 @@ impl Agent {
         sets.mark_changed();
         loop {
             tokio::select! {
-                message = link.receive() => self.heard(link, member, message?).await?,
+                // What the engine says first is sent first: a removal ahead of the peer set that follows from it.
+                biased;
                 message = messages.recv() => {
                     let message = message.ok_or(Ended::LetGo)?;
                     link.send(&message).await?;
@@ -222,6 +223,7 @@ impl Agent {
                         link.send(&ToAgent::PeerSet(update)).await?;
                     }
                 }
+                message = link.receive() => self.heard(link, member, message?).await?,
             }
         }
     }

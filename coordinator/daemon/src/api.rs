@@ -77,11 +77,17 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
 
 /// A problem as a response.
 #[derive(Debug)]
-pub(crate) struct Failure(Problem);
+pub(crate) struct Failure(Box<Problem>);
+
+impl From<Problem> for Failure {
+    fn from(problem: Problem) -> Self {
+        Self(Box::new(problem))
+    }
+}
 
 impl From<Refused> for Failure {
     fn from(refused: Refused) -> Self {
-        Self(refused.to_problem())
+        refused.to_problem().into()
     }
 }
 
@@ -140,7 +146,7 @@ async fn authorize(State(api): Shared, request: Request, next: Next) -> Response
                 "no valid bearer token was shown",
             )
             .with_hint("the token is in the file admin.token of the coordinator's state directory");
-            let mut response = Failure(problem).into_response();
+            let mut response = Failure::from(problem).into_response();
             let scheme = header::HeaderValue::from_static("Bearer");
             response
                 .headers_mut()
@@ -214,9 +220,9 @@ async fn create_token(
     let ttl_s = request.ttl_s.unwrap_or(DEFAULT_TTL_S);
     if !(1..=invitation::MAX_TTL_S).contains(&ttl_s) {
         let detail = format!("ttl_s is 1 to {} (30 days)", invitation::MAX_TTL_S);
-        return Err(Failure(
-            Problem::new(422, "invalid", "invalid request", detail).at("/ttl_s"),
-        ));
+        return Err(Problem::new(422, "invalid", "invalid request", detail)
+            .at("/ttl_s")
+            .into());
     }
     let scope = TokenScope {
         name: request.name,
@@ -336,7 +342,7 @@ fn page<T: Serialize>(
 }
 
 fn not_found(detail: &str) -> Failure {
-    Failure(Problem::new(404, "not-found", "not found", detail))
+    Problem::new(404, "not-found", "not found", detail).into()
 }
 
 fn unavailable() -> Failure {
@@ -350,12 +356,7 @@ fn broken(error: impl std::fmt::Display) -> Failure {
 
 fn bad_body(rejection: &JsonRejection) -> Failure {
     let status = rejection.status().as_u16();
-    Failure(Problem::new(
-        status,
-        "bad-body",
-        "invalid request",
-        rejection.body_text(),
-    ))
+    Problem::new(status, "bad-body", "invalid request", rejection.body_text()).into()
 }
 
 /// `Last-Event-ID` as a browser sends it after a break.

@@ -94,7 +94,7 @@ pub(crate) enum ConfigError {
 
 impl Config {
     /// Reads and checks a file.
-    pub(crate) fn read(path: &Path) -> Result<Self, ConfigError> {
+    pub(crate) fn read(path: &Path) -> Result<Self, Box<ConfigError>> {
         let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
@@ -102,8 +102,9 @@ impl Config {
         Self::parse(&path.display().to_string(), &text)
     }
 
-    fn parse(file: &str, text: &str) -> Result<Self, ConfigError> {
-        let config: Self = toml::from_str(text).map_err(|error| syntax(file, text, &error))?;
+    fn parse(file: &str, text: &str) -> Result<Self, Box<ConfigError>> {
+        let config: Self =
+            toml::from_str(text).map_err(|error| Box::new(syntax(file, text, &error)))?;
         if let Some(kafka) = &config.kafka {
             kafka.check().map_err(|source| ConfigError::Kafka {
                 file: file.to_owned(),
@@ -112,10 +113,10 @@ impl Config {
         }
         let mut addresses = config.public_addresses.iter().flatten();
         match addresses.find(|address| !is_host_port(address)) {
-            Some(address) => Err(ConfigError::Address {
-                file: file.to_owned(),
-                address: address.clone(),
-            }),
+            Some(address) => {
+                let (file, address) = (file.to_owned(), address.clone());
+                Err(Box::new(ConfigError::Address { file, address }))
+            }
             None => Ok(config),
         }
     }

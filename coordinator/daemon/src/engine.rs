@@ -122,6 +122,9 @@ pub(crate) enum EngineError {
     PeerSet(#[from] PeerSetError),
 }
 
+/// Something to say once everything is durable.
+type Say = Box<dyn FnOnce(&mut Engine) + Send + Sync>;
+
 /// The fleet and everything that serves it.
 pub(crate) struct Engine {
     store: Store,
@@ -145,7 +148,7 @@ pub(crate) struct Engine {
 struct Pending {
     change: Change,
     members_changed: bool,
-    said: Vec<Box<dyn FnOnce(&mut Engine) + Send + Sync>>,
+    said: Vec<Say>,
 }
 
 impl Engine {

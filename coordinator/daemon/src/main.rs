@@ -197,8 +197,8 @@ fn create_token(create: CreateToken) -> Result<(), Report> {
 
 fn read_config(given: Option<&Path>) -> Result<Config, Report> {
     match given {
-        Some(path) => Ok(Config::read(path)?),
-        None if Path::new(DEFAULT_CONFIG).exists() => Ok(Config::read(Path::new(DEFAULT_CONFIG))?),
+        Some(path) => Config::read(path).map_err(|error| Report::new(*error)),
+        None if Path::new(DEFAULT_CONFIG).exists() => read_config(Some(Path::new(DEFAULT_CONFIG))),
         None => Ok(Config::default()),
     }
 }

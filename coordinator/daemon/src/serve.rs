@@ -291,9 +291,9 @@ struct Incoming {
 impl Incoming {
     async fn run(self, stream: TcpStream) {
         let _ = stream.set_nodelay(true);
-        let stream = match timeout(HANDSHAKE_WITHIN, self.acceptor.accept(stream)).await {
-            Ok(Ok(stream)) => stream,
-            Ok(Err(_)) | Err(_) => return self.counters.count(Counter::HandshakesFailed),
+        let handshake = timeout(HANDSHAKE_WITHIN, self.acceptor.accept(stream));
+        let Ok(Ok(stream)) = handshake.await else {
+            return self.counters.count(Counter::HandshakesFailed);
         };
         let session = stream.get_ref().1;
         let identity = tls::identity(session.peer_certificates());

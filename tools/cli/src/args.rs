@@ -93,6 +93,9 @@ pub(crate) struct InitArgs {
     /// Where nodes reach the coordinator, `host:port`; may be given several times
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Vec<String>,
+    /// Where the coordinator listens; every address, port 5741, unless given
+    #[arg(long, value_name = "ADDRESS:PORT")]
+    pub(crate) listen: Option<std::net::SocketAddr>,
     /// The coordinator's state directory
     #[arg(long, value_name = "DIR", default_value = crate::coordinator::DEFAULT_STATE)]
     pub(crate) state: PathBuf,

@@ -161,9 +161,14 @@ impl Incoming {
                 return Ok(message);
             }
             let mut piece = [0; 16 << 10];
-            match self.stream.read(&mut piece).await? {
-                0 => return Err(ConnectionError::Closed),
-                length => self.decoder.push(&piece[..length]),
+            match self.stream.read(&mut piece).await {
+                Ok(0) => return Err(ConnectionError::Closed),
+                Ok(length) => self.decoder.push(&piece[..length]),
+                // Killed before it could say goodbye.
+                Err(error) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                    return Err(ConnectionError::Closed);
+                }
+                Err(error) => return Err(error.into()),
             }
         }
     }

@@ -1,6 +1,11 @@
 //! A coordinator in a process of its own, an agent that speaks the real protocol with the real client, and a small HTTP
 //! client. Everything on loopback.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a failed step fails the test that took it"
+)]
+
 use std::io::Read as _;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};

@@ -23,6 +23,9 @@ use wattle_wire::record::{Body, LinkEntry, LinksBody, Record, RecordKey, RecordK
 /// Pause before the coordinator is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
 
+/// A coordinator that is away for half a minute stays away.
+const JOIN_ATTEMPTS: u32 = 300;
+
 /// Nodes that join a coordinator and push link-state records.
 #[derive(Debug, Parser)]
 struct Options {
@@ -103,27 +106,28 @@ impl Node {
         seed[0] = index;
         let key = SecretKey::from_seed(&seed);
         let at = token(options)?;
-        let mut link = open(&at, &key).await?;
-        link.send(&ToCoordinator::Join(Box::new(Join {
-            token: at.to_string(),
-            name: Some(format!("fleet-{}-{index}", options.seed).parse()?),
-            wireguard_key: WgKey(seed),
-            index: None,
-            prefixes: vec![],
-            candidates: vec![],
-        })))
-        .await?;
-        match link.receive().await? {
-            ToAgent::Joined { .. } => Ok(Self {
-                key,
-                at,
-                link,
-                seq: SeqNo::first_of(1),
-                reconnections: 0,
-            }),
-            ToAgent::Error { message, hint, .. } => bail!("{message}; {hint}"),
-            other => bail!("the coordinator answered a join with {other:?}"),
+        let mut node = None;
+        for _ in 0..JOIN_ATTEMPTS {
+            // The same token again: a coordinator that was killed after the join answers it once more.
+            match joined(&at, &key, &format!("fleet-{}-{index}", options.seed)).await {
+                Ok(link) => {
+                    node = Some(link);
+                    break;
+                }
+                Err(error) if error.downcast_ref::<ConnectionError>().is_some() => {
+                    sleep(PAUSE).await;
+                }
+                Err(error) => return Err(error),
+            }
         }
+        let link = node.context("the coordinator stays away")?;
+        Ok(Self {
+            key,
+            at,
+            link,
+            seq: SeqNo::first_of(1),
+            reconnections: 0,
+        })
     }
 
     fn id(&self) -> NodeId {
@@ -199,12 +203,33 @@ impl Node {
     }
 }
 
+/// The connection of a node that has joined.
+async fn joined(at: &JoinToken, key: &SecretKey, name: &str) -> Result<Connection> {
+    let mut link = open(at, key).await?;
+    let join = Join {
+        token: at.to_string(),
+        name: Some(name.parse()?),
+        wireguard_key: WgKey(*key.public().as_bytes()),
+        index: None,
+        prefixes: vec![],
+        candidates: vec![],
+    };
+    link.send(&ToCoordinator::Join(Box::new(join))).await?;
+    loop {
+        match link.receive().await? {
+            ToAgent::Joined { .. } => return Ok(link),
+            ToAgent::Welcome { .. } | ToAgent::PeerSet(_) => {}
+            ToAgent::Error { message, hint, .. } => bail!("{message}; {hint}"),
+            other => bail!("the coordinator answered a join with {other:?}"),
+        }
+    }
+}
+
 async fn open(at: &JoinToken, key: &SecretKey) -> Result<Connection, ConnectionError> {
     let mut link = Connection::open(&at.addresses[0], Fingerprint(at.fingerprint), key).await?;
     link.send(&ToCoordinator::Hello {
         protocol: PROTOCOL,
         agent_version: "fleetgen".to_owned(),
-        // A revision that the coordinator takes for newest is not sent again; this fleet reads no peer sets.
         revision: 0,
         epoch: 1,
         features: vec![],

@@ -60,6 +60,9 @@ fn make_state(args: &InitArgs) -> Outcome {
     for address in &args.advertise {
         command.args(["--advertise", address]);
     }
+    if let Some(listen) = args.listen {
+        command.args(["--listen", &listen.to_string()]);
+    }
     for (flag, prefix) in [("--ipv4", args.ipv4), ("--ipv6", args.ipv6)] {
         if let Some(prefix) = prefix {
             command.args([flag, &prefix.to_string()]);

@@ -5,7 +5,7 @@ use hyper::body::Incoming;
 use serde::Serialize;
 use wattle_api::rest::Topology;
 use wattle_api::stream::Kafka;
-use wattle_api::topology::{Entity, TopologyEvent};
+use wattle_api::topology::{Entity, Op, TopologyEvent};
 use wattle_topology::{
     Format, Graph, Item, Source, Start, TopologyError, Verification, picture, sse,
 };
@@ -233,13 +233,22 @@ fn failure(error: TopologyError) -> Failure {
 fn line(event: &TopologyEvent) -> String {
     let cause = word(&event.cause);
     format!(
-        "{}  {:>6}  {:<12}  {}  {}",
+        "{}  {:>6}  {:<7}  {}  {}",
         event.ts,
         event.id.seq,
-        event.op.as_str(),
+        deed(event.op),
         event.key,
         clean(&cause)
     )
+}
+
+const fn deed(op: Op) -> &'static str {
+    match op {
+        Op::Create => "created",
+        Op::Update => "changed",
+        Op::Delete => "gone",
+        Op::Read => "is",
+    }
 }
 
 fn word(value: &impl Serialize) -> String {

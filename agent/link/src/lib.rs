@@ -266,6 +266,9 @@ impl Link {
             self.estimators.reset();
             self.reported = None;
         }
+        if (before, after) == (LinkState::Probing, LinkState::Up) {
+            self.estimators.passed_probation();
+        }
         self.output(Output::StateChanged {
             from: before,
             to: after,

@@ -64,6 +64,22 @@ impl Estimators {
         *self = Self::default();
     }
 
+    /// Starts the averages anew from the best round trip of the probation.
+    ///
+    /// A link's first packets wait for address resolution, after a failure for up to a second each; averages over one
+    /// probe a second would hold that against the link for minutes.
+    pub(crate) fn passed_probation(&mut self) {
+        let Some(least) = self.measurement().map(|measurement| measurement.min_rtt.0) else {
+            return;
+        };
+        self.smoothed = Some(Smoothed {
+            rtt: least,
+            deviation: least / 2,
+        });
+        self.transit = None;
+        self.jitter_scaled = 0;
+    }
+
     /// The state of knowledge; `None` before the first sample.
     pub(crate) fn measurement(&self) -> Option<Measurement> {
         Some(Measurement {
@@ -193,6 +209,18 @@ mod tests {
             sent,
             received,
         }
+    }
+
+    #[test]
+    fn what_the_first_packets_waited_for_is_forgotten_after_probation() {
+        let mut estimators = fed([900_000, 600_000, 300_000, 250, 200, 260]);
+        assert!(estimators.measurement().unwrap().jitter > Micros(20_000));
+        estimators.passed_probation();
+        let measurement = estimators.measurement().unwrap();
+        assert_eq!(
+            (measurement.rtt, measurement.jitter),
+            (Micros(200), Micros(0))
+        );
     }
 
     fn fed(rtts: impl IntoIterator<Item = u64>) -> Estimators {

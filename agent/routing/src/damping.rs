@@ -1,7 +1,7 @@
 //! When a changed price becomes news: worse soon, better late.
 //!
 //! A price that grew by a quarter and a millisecond is told after two windows of 100 ms, at once when loss is the cause;
-//! one that fell by a fifth is told after 5 s, doubled with every recent change up to 5 min. Failures do not come here.
+//! one that fell by a fifth is told after 5 s (1 s while a link is young), doubled with every recent change up to 5 min. Failures do not come here.
 
 use wattle_model::{Cost, Instant, Micros};
 
@@ -11,6 +11,10 @@ use crate::cost::quantise;
 const WORSE_AFTER: Micros = Micros::from_millis(100);
 const BETTER_AFTER: Micros = Micros::from_secs(5);
 const BETTER_AFTER_MOST: Micros = Micros::from_secs(300);
+/// A first price is a guess from a few probes: while the measurement settles, better is told sooner and not held
+/// against the link. That a link comes up at all is damped elsewhere, by its probation.
+const SETTLING: Micros = Micros::from_secs(15);
+const BETTER_AFTER_SETTLING: Micros = Micros::from_secs(1);
 /// How long a change counts as recent.
 const MEMORY: Micros = Micros::from_secs(600);
 /// Smallest change worth telling.
@@ -34,6 +38,7 @@ pub(crate) struct Damper {
     pending: Option<Pending>,
     changes: u32,
     changed_at: Instant,
+    born_at: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -58,6 +63,7 @@ impl Damper {
             pending: None,
             changes: 0,
             changed_at: now,
+            born_at: now,
         }
     }
 
@@ -84,6 +90,9 @@ impl Damper {
         }
         self.advertised = quantise(self.wanted);
         self.pending = None;
+        if change == Some(Change::Better) && self.settles(now) {
+            return true;
+        }
         self.changes = if now.since(self.changed_at) > MEMORY {
             1
         } else {
@@ -108,8 +117,16 @@ impl Damper {
             Some(Pending {
                 change: Change::Better,
                 since,
+            }) if self.settles(since) => since + BETTER_AFTER_SETTLING,
+            Some(Pending {
+                change: Change::Better,
+                since,
             }) => since + self.patience(),
         }
+    }
+
+    fn settles(&self, at: Instant) -> bool {
+        at.since(self.born_at) < SETTLING
     }
 
     fn patience(&self) -> Micros {
@@ -165,8 +182,20 @@ mod tests {
     }
 
     #[test]
-    fn better_takes_five_seconds_and_doubles_with_every_change() {
+    fn a_first_price_that_was_a_bad_guess_is_mended_within_seconds() {
         let mut damper = Damper::new(at(0), cost(60));
+        damper.wants(at(100), cost(30), Urgency::Normal);
+        assert_eq!(damper.poll_timeout(), at(1_100));
+        assert!(damper.handle_timeout(at(1_100)));
+        damper.wants(at(1_200), cost(10), Urgency::Normal);
+        assert!(damper.handle_timeout(at(2_200)));
+        assert_eq!(damper.advertised(), quantise(cost(10)));
+    }
+
+    #[test]
+    fn better_takes_five_seconds_and_doubles_with_every_change() {
+        let mut damper = Damper::new(Instant(0), cost(60));
+        let at = |millis| at(SETTLING.as_millis() + millis);
         damper.wants(at(0), cost(10), Urgency::Normal);
         assert_eq!(damper.poll_timeout(), at(5_000));
         assert!(damper.handle_timeout(at(5_000)));

@@ -3,10 +3,16 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use nix::sys::signal::Signal;
 
 use crate::{Host, Process, eventually};
+
+/// Kept of each frame: a super-packet whole.
+const SNAP_LENGTH: &str = "65536";
+/// The kernel's ring for one capture in KiB: in immediate mode every frame takes a slot of the snap length, so this is
+/// a burst of 1024 frames.
+const RING_KIB: &str = "65536";
 
 /// A running capture of everything on one interface.
 #[derive(Debug)]
@@ -28,9 +34,9 @@ impl Capture {
                 "-U",
                 "--immediate-mode",
                 "-s",
-                "0",
+                SNAP_LENGTH,
                 "-B",
-                "16384",
+                RING_KIB,
                 "-i",
                 interface,
                 "-w",
@@ -43,10 +49,16 @@ impl Capture {
         Ok(Self { tcpdump, file })
     }
 
-    /// Ends the capture; all bytes of the file, frames with their capture headers.
+    /// Ends the capture; all bytes of the file, frames with their capture headers. A capture that missed frames proves
+    /// nothing and is an error.
     pub fn stop(mut self) -> Result<Vec<u8>> {
         self.tcpdump.signal(Signal::SIGINT)?;
         self.tcpdump.wait(Duration::from_secs(10))?;
+        let log = self.tcpdump.log();
+        ensure!(
+            log.contains("\n0 packets dropped by kernel"),
+            "the capture is not complete: {log}"
+        );
         Ok(std::fs::read(&self.file)?)
     }
 }

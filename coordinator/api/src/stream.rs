@@ -39,6 +39,10 @@ pub const STATE_SCHEMA: &str = "wattle.topology.state/v1";
 /// Schema of the values of the progress topic: [`ProgressRecord`].
 pub const PROGRESS_SCHEMA: &str = "wattle.topology.progress/v1";
 
+/// Key of records that carry nothing, in any topic: the mirror writes one where it has to finish a transaction that a
+/// broker left half committed. Readers pass over them.
+pub const FILLER_KEY: &str = "wattle-filler";
+
 /// The topics of one network.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Topics {

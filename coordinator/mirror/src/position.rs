@@ -63,18 +63,6 @@ impl Position {
     }
 }
 
-/// Whether events are visible that the newest progress record does not know: only part of a transaction is.
-pub(crate) fn is_torn(
-    config: &Config,
-    topics: &Topics,
-    partitions: usize,
-    complaints: &Complaints,
-) -> Result<bool, MirrorError> {
-    let ends = Ends { config, complaints };
-    let promised = progress(&ends, topics)?.map_or(0, |record| record.last_seq);
-    Ok(from_events(&ends, topics, partitions)?.last_seq > promised)
-}
-
 /// Finds the position: from the progress topic, and where that was lost from the events themselves. Only right after
 /// older producers were fenced, since before that they may still commit.
 pub(crate) fn find(
@@ -84,7 +72,7 @@ pub(crate) fn find(
     complaints: &Complaints,
 ) -> Result<Position, MirrorError> {
     let ends = Ends { config, complaints };
-    let mut position = match progress(&ends, topics)? {
+    let mut position = match promised(&ends, topics)? {
         Some(record) => {
             check_owner(config, &record)?;
             from_progress(record, existing.partitions)
@@ -104,7 +92,11 @@ pub(crate) fn find(
     Ok(position)
 }
 
-fn progress(ends: &Ends<'_>, topics: &Topics) -> Result<Option<ProgressRecord>, MirrorError> {
+/// The newest visible progress record.
+pub(crate) fn promised(
+    ends: &Ends<'_>,
+    topics: &Topics,
+) -> Result<Option<ProgressRecord>, MirrorError> {
     let key = transactional_id(&ends.config.network_name);
     let ours = |message: &BorrowedMessage<'_>| {
         (message.key() == Some(key.as_bytes()))
@@ -153,9 +145,7 @@ fn from_events(
 ) -> Result<Position, MirrorError> {
     let mut position = Position::origin(partitions);
     for (partition, last) in (0..).zip(&mut position.partitions) {
-        *last = ends
-            .last(&topics.events, partition, seq_header)?
-            .unwrap_or(0);
+        *last = ends.last_seq(&topics.events, partition)?.unwrap_or(0);
     }
     position.last_seq = position.partitions.iter().copied().max().unwrap_or(0);
     position.state_seq = position.last_seq;
@@ -178,6 +168,22 @@ pub(crate) struct Ends<'a> {
 }
 
 impl Ends<'_> {
+    /// The event of the last committed record of a partition.
+    pub(crate) fn last_seq(&self, topic: &str, partition: i32) -> Result<Option<u64>, MirrorError> {
+        self.last(topic, partition, seq_header)
+    }
+
+    /// The event of the last record at or behind `offset`, committed or not.
+    pub(crate) fn seq_behind(
+        &self,
+        topic: &str,
+        partition: i32,
+        offset: i64,
+    ) -> Result<Option<u64>, MirrorError> {
+        let consumer = self.consumer("read_uncommitted")?;
+        self.scan(&consumer, topic, partition, offset, &seq_header)
+    }
+
     /// The last committed record of a partition of which `take` makes something. Looks back further and further.
     fn last<T>(
         &self,
@@ -200,7 +206,7 @@ impl Ends<'_> {
         }
     }
 
-    /// The last record between `start` and the end of what is committed.
+    /// The last record between `start` and the end of what the consumer sees.
     fn scan<T>(
         &self,
         consumer: &BaseConsumer<Complaints>,

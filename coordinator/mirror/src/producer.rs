@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use wattle_api::stream::{Topics, transactional_id};
+use wattle_api::stream::{FILLER_KEY, Topics, transactional_id};
 
 use crate::Config;
 use crate::batch::Record;
@@ -75,20 +75,29 @@ impl Transactor {
         Ok(())
     }
 
-    /// Writes a record to each of these partitions and takes it back, and with it whatever was left open there.
-    pub(crate) fn abort_over(&self, records: &[(&str, i32)]) -> Result<(), MirrorError> {
-        let explain = |error| self.explain("abort a transaction", error);
+    /// Writes a filler to each of these partitions and commits or aborts it, and with it whatever an older producer of
+    /// the same transactional id left open there.
+    pub(crate) fn finish_over(
+        &self,
+        partitions: &[(&str, i32)],
+        commit: bool,
+    ) -> Result<(), MirrorError> {
+        let explain = |error| self.explain("finish a transaction", error);
         self.producer.begin_transaction().map_err(explain)?;
-        for (topic, partition) in records {
-            let record = BaseRecord::<str, [u8]>::to(topic)
+        for (topic, partition) in partitions {
+            let filler = BaseRecord::<str, [u8]>::to(topic)
                 .partition(*partition)
-                .key("aborted");
+                .key(FILLER_KEY);
             self.producer
-                .send(record)
+                .send(filler)
                 .map_err(|(error, _)| explain(error))?;
         }
         self.settle()?;
-        self.producer.abort_transaction(PATIENCE).map_err(explain)
+        match commit {
+            true => self.producer.commit_transaction(PATIENCE),
+            false => self.producer.abort_transaction(PATIENCE),
+        }
+        .map_err(explain)
     }
 
     /// How many partitions every topic has that we may see.

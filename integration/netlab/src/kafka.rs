@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
+use wattle_api::stream::FILLER_KEY;
 
 /// Names the folder with the jars of Kafka.
 pub const LIBS: &str = "WATTLE_KAFKA_LIBS";
@@ -134,7 +135,7 @@ impl Broker {
         Ok(())
     }
 
-    /// The records of a topic that are committed, as kcat sees them.
+    /// The records of a topic that are committed, as kcat sees them; fillers are passed over.
     pub fn kcat(&self, topic: &str) -> Result<Vec<KcatRecord>> {
         let output = self
             .kcat_command()
@@ -159,6 +160,7 @@ impl Broker {
         String::from_utf8(output.stdout)?
             .lines()
             .map(KcatRecord::parse)
+            .filter(|record| !record.as_ref().is_ok_and(|record| record.key == FILLER_KEY))
             .collect()
     }
 

@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
@@ -354,6 +354,24 @@ impl Mesh {
         Ok(())
     }
 
+    /// Waits until no running agent has changed a route for two seconds: what is lost from then on is lost for a cause.
+    pub fn wait_settled(&self, patience: Duration) -> Result<()> {
+        const QUIET: Duration = Duration::from_secs(2);
+        let mut last = Vec::new();
+        let mut since = Instant::now();
+        eventually("routes that stay", patience, || {
+            let mut now = Vec::new();
+            for host in self.running() {
+                now.push(ways(&self.data(&host, &["routes"])?));
+            }
+            if now != last {
+                (last, since) = (now, Instant::now());
+            }
+            Ok(since.elapsed() >= QUIET)
+        })?;
+        Ok(())
+    }
+
     fn running(&self) -> Vec<Host> {
         let running = self.agents.values().filter(|agent| agent.process.is_some());
         running.map(|agent| agent.host.clone()).collect()
@@ -364,6 +382,17 @@ impl Mesh {
             .get(host.name())
             .with_context(|| format!("{} is no node of this mesh", host.name()))
     }
+}
+
+/// Which links lead to which prefix, of a table of routes; not what they cost.
+fn ways(routes: &serde_json::Value) -> Vec<(String, String)> {
+    let routes = routes["routes"].as_array().into_iter().flatten();
+    let ways = routes.flat_map(|route| {
+        let prefix = route["prefix"].to_string();
+        let next_hops = route["next_hops"].as_array().into_iter().flatten();
+        next_hops.map(move |hop| (prefix.clone(), format!("{} {}", hop["role"], hop["link"])))
+    });
+    ways.collect()
 }
 
 /// Where a binary of the workspace is.

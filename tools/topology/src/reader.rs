@@ -7,7 +7,7 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
-use wattle_api::stream::ProgressRecord;
+use wattle_api::stream::{FILLER_KEY, ProgressRecord};
 
 use crate::error::TopologyError;
 use crate::source::{PATIENCE, Source, client};
@@ -123,6 +123,7 @@ impl Reader {
     /// The next record, if one comes within `patience`.
     pub(crate) fn next(&mut self, patience: Duration) -> Result<Option<Record>, TopologyError> {
         match self.consumer.poll(patience) {
+            Some(Ok(message)) if message.key() == Some(FILLER_KEY.as_bytes()) => Ok(None),
             Some(Ok(message)) => Ok(Some(Record::copy(&message))),
             Some(Err(KafkaError::PartitionEOF(partition))) => {
                 self.open.remove(&partition);

@@ -4,7 +4,7 @@
 #   setup_step TEXT CMD...    run CMD quietly, show its log when it fails
 #   setup_packages GROUP...   Debian packages of a group: build run capture kafka package bench
 #   setup_rust                cargo on the PATH, through rustup when there is none
-#   setup_binaries CRATE...   release binaries; WATTLE_BIN_DIR says where they are
+#   setup_binaries            release binaries; WATTLE_BIN_DIR says where they are
 #   setup_debug_binaries      all binaries in the development profile, likewise
 #
 # Nothing that is there already is installed again, so a second run starts at once.
@@ -88,10 +88,10 @@ setup_binaries() {
     [ -x "$WATTLE_BIN_DIR/wattled" ] || setup_die "WATTLE_BIN_DIR is $WATTLE_BIN_DIR, but there is no wattled in it"
     return 0
   fi
-  local crate args=()
-  for crate in "$@"; do args+=(-p "$crate"); done
-  setup_say "building $* (release; the first time takes about ten minutes on two cores)"
-  (cd "$setup_root" && cargo build --release --locked --bins "${args[@]}" >&2) || setup_die "the build failed, see above"
+  # Always the same crates: another choice would have cargo pick other features and build the dependencies again.
+  setup_say "building the programs (release; the first time takes about ten minutes on two cores)"
+  (cd "$setup_root" && cargo build --release --locked --bins \
+    -p wattle-agent -p wattle-coordinator -p wattle-cli -p wattle-bench >&2) || setup_die "the build failed, see above"
   WATTLE_BIN_DIR=$(setup_target_dir)/release
   export WATTLE_BIN_DIR
 }

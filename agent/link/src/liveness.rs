@@ -12,16 +12,20 @@ const IDLE: Micros = Micros::from_secs(1);
 const ACTIVE: Micros = Micros::from_millis(25);
 /// How long a link counts as carrying data after the last datagram.
 const ACTIVE_FOR: Micros = Micros::from_secs(1);
-/// How long a burst lasts after an answer was missed on an idle link.
+/// How long a burst lasts after an answer was missed on an idle link, unless …
 const BURST: Micros = Micros::from_secs(1);
+/// … so many probes in a row are answered: then the missed one was a hiccup. Without this, nodes that share an
+/// overloaded machine keep it overloaded with their bursts.
+const CALM_REPLIES: u32 = 5;
 /// Between probes of a suspect: a lossy link gets many chances to prove that it lives.
 const SUSPECT: Micros = Micros::from_millis(5);
 /// Intervals of silence that make a suspect.
 const SILENT_INTERVALS: u64 = 3;
 /// Further silence that ends the link.
 const DOWN_AFTER: Micros = Micros::from_millis(125);
-/// Between probes on probation, and the silence that ends it.
+/// Between probes on probation, at least this and a fortieth of its length, and the silence that ends it.
 const PROBATION: Micros = Micros::from_millis(50);
+const PROBATION_PROBES: u64 = 40;
 const PROBATION_SILENCE: Micros = Micros::from_millis(500);
 /// Answers that bring up a link that never failed.
 const FIRST_REPLIES: u32 = 3;
@@ -48,6 +52,8 @@ pub(crate) struct Liveness {
     active_since: Instant,
     /// The oldest probe without an answer, on an idle link.
     unanswered: Option<Instant>,
+    /// Probes in a row that were answered before the next was sent.
+    calm: u32,
     next_probe: Instant,
     replies: u32,
     failures: u32,
@@ -65,6 +71,7 @@ impl Liveness {
             burst_until: Instant(0),
             active_since: now,
             unanswered: None,
+            calm: 0,
             next_probe: now,
             replies: 0,
             failures: 0,
@@ -93,7 +100,12 @@ impl Liveness {
 
     /// The other end answered a probe.
     pub(crate) fn answered(&mut self, now: Instant) {
-        self.unanswered = None;
+        if self.unanswered.take().is_some() {
+            self.calm = self.calm.saturating_add(1);
+        }
+        if self.calm >= CALM_REPLIES {
+            self.burst_until = self.burst_until.min(now);
+        }
         self.replies = self.replies.saturating_add(1);
         if self.state == LinkState::Probing && self.has_passed(now) {
             self.enter(LinkState::Up, now);
@@ -133,6 +145,7 @@ impl Liveness {
         if self.missed_at(patience) <= now {
             self.burst_until = now + BURST + patience;
             self.unanswered = None;
+            self.calm = 0;
             self.activate(now);
         }
         if self.silent_at(patience) <= now {
@@ -140,6 +153,9 @@ impl Liveness {
         }
         if now < self.next_probe {
             return false;
+        }
+        if self.unanswered.is_some() {
+            self.calm = 0;
         }
         self.unanswered.get_or_insert(now);
         self.next_probe = now + self.interval(now);
@@ -198,7 +214,7 @@ impl Liveness {
         match self.state {
             LinkState::Down => IDLE,
             LinkState::Probing if self.failures == 0 && self.last_heard.is_some() => ACTIVE,
-            LinkState::Probing => PROBATION,
+            LinkState::Probing => self.probation_interval(),
             LinkState::Suspect => SUSPECT,
             LinkState::Up if now < self.active_until() => ACTIVE,
             LinkState::Up => IDLE,
@@ -218,7 +234,10 @@ impl Liveness {
         let heard = self.last_heard.unwrap_or(Instant(0));
         match self.state {
             LinkState::Down => Instant::NEVER,
-            LinkState::Probing => heard.max(self.since) + patience.max(PROBATION_SILENCE),
+            LinkState::Probing => {
+                let intervals = Micros(SILENT_INTERVALS * self.probation_interval().0);
+                heard.max(self.since) + patience.max(intervals).max(PROBATION_SILENCE)
+            }
             LinkState::Up => {
                 let intervals = Micros(SILENT_INTERVALS * ACTIVE.0);
                 let silent = heard.max(self.active_since) + patience.max(intervals);
@@ -237,6 +256,10 @@ impl Liveness {
             0 => self.replies >= FIRST_REPLIES,
             _ => self.replies >= FIRST_REPLIES && now.since(self.since) >= self.probation(),
         }
+    }
+
+    fn probation_interval(&self) -> Micros {
+        Micros(self.probation().0 / PROBATION_PROBES).clamp(PROBATION, IDLE)
     }
 
     fn probation(&self) -> Micros {

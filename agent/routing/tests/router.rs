@@ -83,6 +83,26 @@ fn what_was_accepted_is_acknowledged_and_passed_on_to_the_others_only() {
 }
 
 #[test]
+fn what_the_sender_tells_a_common_neighbour_is_not_told_twice_unless_it_is_a_lost_link() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.link_up(2);
+    test.receive(2, &[test.links_record(2, 1, &[(0, 500), (1, 500)])]);
+    test.receive(
+        1,
+        &[test.links_record(1, 1, &[(0, 500), (2, 500), (3, 500)])],
+    );
+    test.outputs();
+    let dearer = test.links_record(1, 2, &[(0, 500), (2, 500), (3, 9_000)]);
+    test.receive(1, &[dearer]);
+    assert_eq!(test.sent().get(&node(2)), None);
+
+    let lost = test.links_record(1, 3, &[(0, 500), (2, 500)]);
+    test.receive(1, std::slice::from_ref(&lost));
+    assert_eq!(test.sent()[&node(2)][0], Flood::Update(vec![lost]));
+}
+
+#[test]
 fn a_record_is_sent_again_until_it_is_acknowledged() {
     let mut test = Test::new();
     test.link_up(1);

@@ -140,6 +140,25 @@ fn an_idle_node_speaks_little() {
     assert_eq!(fleet.flooded - flooded, 0);
 }
 
+#[test]
+fn in_a_full_mesh_a_price_is_told_to_everybody_once() {
+    let mut fleet = Fleet::new(1, 12);
+    for a in 0..12 {
+        for b in 0..a {
+            fleet.connect(Edge::new(NodeNumber(a), NodeNumber(b), Micros(200)));
+        }
+    }
+    fleet.start_all();
+    fleet.run(Micros::from_secs(60));
+    let flooded = fleet.flooded;
+    fleet.network.edges[0].delay = Micros::from_millis(20);
+    fleet.run(Micros::from_secs(10));
+    // Both ends tell it to eleven neighbours, who acknowledge, and again as the measurement settles. Passed on by
+    // everybody to everybody each of these records would be 132 messages and as many acknowledgements.
+    let messages = fleet.flooded - flooded;
+    assert!((2 * 11..=3 * 2 * 2 * 11).contains(&messages), "{messages}");
+}
+
 fn ring(seed: u64) -> Fleet {
     let mut fleet = Fleet::new(seed, 5);
     for (a, b) in [(0, 1), (1, 2), (2, 3), (3, 4), (0, 4), (1, 4)] {

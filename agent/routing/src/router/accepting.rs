@@ -1,5 +1,7 @@
 //! Messages of neighbours: what is believed, what is passed on, what is answered.
 
+use std::collections::BTreeSet;
+
 use wattle_model::{Instant, NodeId};
 use wattle_wire::control::Control;
 use wattle_wire::flood::{Digest, Flood, RecordId};
@@ -93,12 +95,16 @@ impl Router {
         self.outputs.push_back(Output::Accepted(record.clone()));
         let before = self.database.entry(key).map(|entry| entry.body.clone());
         self.database.insert(now, record);
+        let after = self.database.entry(key).map(|entry| entry.body.clone());
+        let told = match from {
+            Some(from) if !is_bad_news(before.as_ref(), after.as_ref()) => self.told_by(from),
+            Some(_) | None => BTreeSet::new(),
+        };
         for (neighbour, adjacency) in &mut self.adjacencies {
-            if Some(*neighbour) != from {
+            if Some(*neighbour) != from && !told.contains(neighbour) {
                 adjacency.owe(key);
             }
         }
-        let after = self.database.entry(key).map(|entry| entry.body.clone());
         match after {
             Some(Body::Removal(removal)) => {
                 self.removed.insert(key.origin, removal.serial);
@@ -113,6 +119,22 @@ impl Router {
             }
             Some(_) | None => {}
         }
+    }
+
+    /// Whom `from` tells what it tells this node: the nodes that are its neighbours by both ends' word.
+    fn told_by(&self, from: NodeId) -> BTreeSet<NodeId> {
+        let neighbours = |node: NodeId| {
+            self.database
+                .of(node)
+                .filter_map(|(_, entry)| match &entry.body {
+                    Body::Links(body) => Some(body.links.iter().map(|link| link.neighbour)),
+                    Body::Node(_) | Body::Prefixes(_) | Body::Removal(_) => None,
+                })
+                .flatten()
+        };
+        neighbours(from)
+            .filter(|other| neighbours(*other).any(|back| back == from))
+            .collect()
     }
 
     pub(super) fn digest(&mut self, from: NodeId, digest: &Digest) {
@@ -141,6 +163,20 @@ impl Router {
         if let Some(adjacency) = self.adjacencies.get_mut(&from) {
             adjacency.fingerprints(now, Some(fingerprint), ours);
         }
+    }
+}
+
+/// Whether news must not wait for anybody: a link is gone or a node left. It takes every way at once; other news takes
+/// the shortest, and what gets lost there is found by comparison.
+fn is_bad_news(before: Option<&Body>, after: Option<&Body>) -> bool {
+    match (before, after) {
+        (Some(Body::Links(before)), Some(Body::Links(after))) => {
+            let ends = |link: &LinkEntry| (link.neighbour, link.carrier);
+            let kept: BTreeSet<_> = after.links.iter().map(ends).collect();
+            before.links.iter().any(|link| !kept.contains(&ends(link)))
+        }
+        (_, Some(Body::Removal(_))) => true,
+        _ => false,
     }
 }
 

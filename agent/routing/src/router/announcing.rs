@@ -1,6 +1,6 @@
 //! What this node tells about itself: its links, its health, its prefixes, in records of its own.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 
 use wattle_model::{Carrier, Cost, Instant, NodeId};
 use wattle_wire::record::{Body, LinkEntry, NodeBody, Record};
@@ -26,7 +26,7 @@ impl Router {
         }
         entries.sort_unstable_by_key(|link| (link.neighbour, link.carrier, link.cost));
         entries.dedup_by_key(|link| (link.neighbour, link.carrier));
-        let before: BTreeSet<_> = self.reported_links().map(|(id, _)| id).collect();
+        let before: BTreeMap<_, _> = self.reported_links().collect();
         let records = self.origin.links(now, self.time(now), &entries);
         if records.is_empty() {
             return None;
@@ -35,31 +35,40 @@ impl Router {
         let cause = records.first().map(|record| Cause::Record(record.into()));
         self.write(now, records);
         if let Some(cause) = cause {
-            self.tell_links_up(now, cause, &before);
+            self.tell_difference(now, cause, &before);
         }
         cause
     }
 
-    /// Links that came into use and are in this node's record for the first time.
-    pub(super) fn tell_links_up(
+    /// Links that are in this node's record for the first time, or with another price.
+    fn tell_difference(
         &mut self,
         now: Instant,
         cause: Cause,
-        before: &BTreeSet<(NodeId, Carrier)>,
+        before: &BTreeMap<(NodeId, Carrier), Cost>,
     ) {
-        let up: Vec<_> = self
-            .links
-            .iter()
-            .filter(|(_, link)| link.damper.is_some())
-            .filter(|(_, link)| !before.contains(&(link.neighbour, link.carrier)))
-            .map(|(id, link)| Happening::LinkUp {
-                link: *id,
-                neighbour: link.neighbour,
-                carrier: link.carrier,
-                cost: link.advertised(),
+        let used = self.links.iter().filter(|(_, link)| link.damper.is_some());
+        let news: Vec<_> = used
+            .filter_map(|(id, link)| {
+                let (neighbour, after) = (link.neighbour, link.advertised());
+                match before.get(&(neighbour, link.carrier)) {
+                    None => Some(Happening::LinkUp {
+                        link: *id,
+                        neighbour,
+                        carrier: link.carrier,
+                        cost: after,
+                    }),
+                    Some(before) if *before != after => Some(Happening::LinkCostChanged {
+                        link: *id,
+                        neighbour,
+                        before: *before,
+                        after,
+                    }),
+                    Some(_) => None,
+                }
             })
             .collect();
-        for what in up {
+        for what in news {
             self.event(now, cause, what);
         }
     }

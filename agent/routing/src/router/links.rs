@@ -12,6 +12,9 @@ use crate::flooding::Adjacency;
 const ALARMING_LOSS: Ppm = Ppm(50_000);
 /// Good news about links is gathered for this long after the last record.
 const GOOD_NEWS: Micros = Micros::from_millis(100);
+/// Prices that changed are gathered for this long after the last record, loss excepted: a node of many links would
+/// otherwise write a record for every one of them.
+const PRICE_NEWS: Micros = Micros::from_millis(500);
 
 /// One of this node's links, as routing sees it.
 #[derive(Debug, Clone)]
@@ -125,17 +128,16 @@ impl Router {
         let Some(link) = self.links.get(&id) else {
             return;
         };
-        let (neighbour, after) = (link.neighbour, link.advertised());
-        if before != after
-            && let Some(cause) = self.tell_links(now)
-        {
-            let what = Happening::LinkCostChanged {
-                link: id,
-                neighbour,
-                before,
-                after,
-            };
-            self.event(now, cause, what);
+        if before == link.advertised() {
+            return;
+        }
+        match urgency_of(&link.measurement) {
+            Urgency::Alarm => {
+                self.tell_links(now);
+            }
+            Urgency::Normal => {
+                self.links_due = self.links_due.min(self.links_told + PRICE_NEWS).max(now);
+            }
         }
     }
 

@@ -166,6 +166,9 @@ pub struct PeerReport {
     pub tx_bytes: u64,
     /// Since the last handshake of the session with it.
     pub handshake_age_ms: Option<u64>,
+    /// The cipher of the fast channel to it, while packets travel over that.
+    #[serde(default)]
+    pub fast_channel: Option<String>,
 }
 
 /// How another node is reached.
@@ -217,6 +220,9 @@ pub struct LinkReport {
     pub reason: String,
     /// Since the last handshake of the session with the neighbour.
     pub handshake_age_ms: Option<u64>,
+    /// The cipher of the fast channel to the neighbour, while packets travel over that.
+    #[serde(default)]
+    pub fast_channel: Option<String>,
     /// Bytes received on it, as on the wire.
     #[serde(default)]
     pub rx_bytes: u64,

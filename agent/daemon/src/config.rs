@@ -51,6 +51,18 @@ pub struct Config {
     pub routing_table: u32,
     /// Whether packets between other nodes may be relayed through this one.
     pub transit: bool,
+    /// Whether packets for other nodes may travel over the fast channel; off means WireGuard's own messages.
+    pub fast_channel: Switch,
+}
+
+/// A setting that is on or off.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// In use.
+    On,
+    /// Not in use.
+    Off,
 }
 
 impl Default for Config {
@@ -66,6 +78,7 @@ impl Default for Config {
             log: "info".to_owned(),
             routing_table: 5740,
             transit: true,
+            fast_channel: Switch::On,
         }
     }
 }
@@ -441,6 +454,8 @@ mod tests {
             ("socket = \"run/x.sock\"", 10, "absolute"),
             ("log = \"loud\"", 7, "error, warn, info"),
             ("transit = 1", 11, "boolean"),
+            ("fast_channel = \"of\"", 16, "`on` or `off`"),
+            ("fast_channel = true", 16, "string"),
         ] {
             let (line, found, message) = refusal(text);
             assert_eq!(line, 1, "{text}: {message}");

@@ -13,9 +13,9 @@ use wattle_host::{
 };
 use wattle_model::NodeId;
 use wattle_wire::grant::PeerSetError;
-use wattle_worker::{CipherKind, Transit, Worker};
+use wattle_worker::{CipherCosts, CipherKind, Transit, Worker};
 
-use crate::config::{Config, ConfigError, Overrides};
+use crate::config::{Config, ConfigError, Overrides, Switch};
 use crate::coordinator::{self, Uplink};
 use crate::data_thread::DataThread;
 use crate::engine::{Ended, Engine, Inputs, Membership, Setting};
@@ -305,12 +305,22 @@ fn worker_config(config: &Config, keys: &Keys) -> wattle_worker::Config {
         mtu: config.mtu,
         seed,
         cipher: CipherKind::Noise,
+        channel: channel_costs(config),
         transit: if config.transit {
             Transit::Relay
         } else {
             Transit::Refuse
         },
     }
+}
+
+fn channel_costs(config: &Config) -> Option<CipherCosts> {
+    if config.fast_channel == Switch::Off {
+        return None;
+    }
+    let costs = CipherCosts::measure(|| Clock.now().0 * 1_000);
+    tracing::debug!(?costs, "Measured the ciphers of the fast channel");
+    Some(costs)
 }
 
 fn load_config(options: &Options) -> Result<Config, ConfigError> {

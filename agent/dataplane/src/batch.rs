@@ -6,7 +6,11 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use crate::coalesce::OpenPacket;
+use wattle_model::Checksum;
+
+use crate::coalesce::{OpenPacket, lone_partial};
+use crate::packet::Packet;
+use crate::segment::{complete_partial_checksum, write_partial_checksum};
 use crate::vnet::{VNET_HEADER_LENGTH, VnetHeader};
 
 /// Most datagrams of one [`Transmit`]: `UDP_MAX_SEGMENTS` of kernels before 6.8.
@@ -150,6 +154,15 @@ pub enum Coalescing {
     WithUdp,
 }
 
+/// Why a packet was not taken into a [`TunBatch`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AppendError {
+    /// The batch is full.
+    Full,
+    /// The packet cannot have the partial checksum that it claims.
+    Checksum,
+}
+
 /// Packets for the TUN device, in order, each behind its virtio-net header.
 #[derive(Debug)]
 pub struct TunBatch {
@@ -194,6 +207,7 @@ impl TunBatch {
             if let Some(payload) = open.joins(
                 &mut before[range.start + VNET_HEADER_LENGTH..],
                 &new[VNET_HEADER_LENGTH..],
+                Checksum::Complete,
             ) {
                 let payload_start = end - payload;
                 self.bytes.copy_within(payload_start..end, self.used);
@@ -205,10 +219,66 @@ impl TunBatch {
             }
             self.close();
         }
-        self.bytes[self.used..start].copy_from_slice(&VnetHeader::default().to_bytes());
+        self.begin(VnetHeader::default(), Checksum::Complete, length);
+    }
+
+    /// Copies a packet of a peer in; it may be joined to the one before. `packet` is exactly as long as `ip` says.
+    ///
+    /// # Errors
+    /// There is no room, or the packet cannot have the partial checksum that it claims.
+    pub fn append(
+        &mut self,
+        checksum: Checksum,
+        ip: &Packet,
+        packet: &[u8],
+    ) -> Result<(), AppendError> {
+        let start = self.used + VNET_HEADER_LENGTH;
+        if self.bytes.len() < start + packet.len() {
+            return Err(AppendError::Full);
+        }
+        if let Some(open) = &mut self.open {
+            let first = self.packets.last().map_or(0, |range| range.start);
+            let (before, room) = self.bytes.split_at_mut(self.used);
+            let joined = &mut before[first + VNET_HEADER_LENGTH..];
+            if let Some(payload) = open.joins(joined, packet, checksum) {
+                room[..payload].copy_from_slice(&packet[packet.len() - payload..]);
+                self.used += payload;
+                if let Some(range) = self.packets.last_mut() {
+                    range.end = self.used;
+                }
+                return Ok(());
+            }
+            self.close();
+        }
+        let copy = &mut self.bytes[start..][..packet.len()];
+        copy.copy_from_slice(packet);
+        let header = match (checksum, self.coalescing) {
+            (Checksum::Complete, _) => VnetHeader::default(),
+            // A kernel that takes no super-packets may take no headers either.
+            (Checksum::Partial, Coalescing::Off) => {
+                if !complete_partial_checksum(ip, copy) {
+                    return Err(AppendError::Checksum);
+                }
+                VnetHeader::default()
+            }
+            (Checksum::Partial, _) => {
+                let header = lone_partial(ip, copy).ok_or(AppendError::Checksum)?;
+                write_partial_checksum(ip, copy);
+                header
+            }
+        };
+        self.begin(header, checksum, packet.len());
+        Ok(())
+    }
+
+    /// The next `length` bytes behind the room for a header are a packet that others may be joined to.
+    fn begin(&mut self, header: VnetHeader, checksum: Checksum, length: usize) {
+        let start = self.used + VNET_HEADER_LENGTH;
+        let end = start + length;
+        self.bytes[self.used..start].copy_from_slice(&header.to_bytes());
         self.packets.push(self.used..end);
         self.used = end;
-        self.open = OpenPacket::of(&self.bytes[start..end], self.coalescing);
+        self.open = OpenPacket::of(&self.bytes[start..end], self.coalescing, checksum);
     }
 
     /// Copies a finished packet in, with its header; whether there was room.

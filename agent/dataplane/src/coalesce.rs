@@ -1,12 +1,15 @@
 //! Joining: consecutive segments of one TCP flow, or datagrams of one UDP flow, become one super-packet for the kernel.
 //!
 //! The rules of the kernel's `tcp_gro_receive` and `udp_gro_receive`: what is joined could be cut again into the very
-//! same packets. Only packets whose checksum is right are joined, because the kernel does not look at it again.
+//! same packets. Only packets whose checksum is right are joined, because the kernel does not look at it again; where it
+//! is partial, the session has vouched for the bytes.
+
+use wattle_model::Checksum;
 
 use crate::batch::{Coalescing, MAX_SEGMENTS};
 use crate::checksum;
 use crate::packet::{Fragment, IPV4_HEADER, IPV6_HEADER, Packet, TCP, UDP};
-use crate::segment::transport_checksum;
+use crate::segment::{partial_checksum, transport_checksum};
 use crate::vnet::{Gso, NEEDS_CSUM, VnetHeader};
 
 /// Most bytes of a super-packet: what fits the length field of IPv4.
@@ -29,6 +32,7 @@ pub(crate) struct OpenPacket {
     size: usize,
     parts: usize,
     next_seq: u32,
+    checksum: Checksum,
     /// Whether the first part's checksum was found right.
     verified: bool,
     /// Nothing may follow: the last part was short, or pushed.
@@ -37,11 +41,11 @@ pub(crate) struct OpenPacket {
 
 impl OpenPacket {
     /// A packet that others may be added to; `None` if none may.
-    pub(crate) fn of(packet: &[u8], coalescing: Coalescing) -> Option<Self> {
+    pub(crate) fn of(packet: &[u8], coalescing: Coalescing, checksum: Checksum) -> Option<Self> {
         let part = match coalescing {
             Coalescing::Off => None,
-            Coalescing::On => Part::of(packet).filter(|part| part.ip.protocol == TCP),
-            Coalescing::WithUdp => Part::of(packet),
+            Coalescing::On => Part::of(packet, checksum).filter(|part| part.ip.protocol == TCP),
+            Coalescing::WithUdp => Part::of(packet, checksum),
         }?;
         Some(Self {
             ip: part.ip,
@@ -50,17 +54,23 @@ impl OpenPacket {
             size: part.length,
             parts: 1,
             next_seq: part.next_seq(),
+            checksum,
             verified: false,
             complete: part.pushed,
         })
     }
 
     /// Whether `new` goes on where `packet` ends; then how many payload bytes are to be appended.
-    pub(crate) fn joins(&mut self, packet: &mut [u8], new: &[u8]) -> Option<usize> {
-        if self.complete || new.len() < self.payload {
+    pub(crate) fn joins(
+        &mut self,
+        packet: &mut [u8],
+        new: &[u8],
+        checksum: Checksum,
+    ) -> Option<usize> {
+        if self.complete || new.len() < self.payload || checksum != self.checksum {
             return None;
         }
-        let part = Part::of(new)?;
+        let part = Part::of(new, checksum)?;
         let follows = part.payload == self.payload
             && part.ip.protocol == self.ip.protocol
             && part.seq == self.next_seq
@@ -68,7 +78,11 @@ impl OpenPacket {
             && self.parts < MAX_SEGMENTS
             && self.length + part.length <= MAX_LENGTH
             && self.same_headers(packet, new);
-        if !follows || !self.verify(packet) || !is_right(&part.ip, new) {
+        let right = match checksum {
+            Checksum::Partial => true,
+            Checksum::Complete => follows && self.verify(packet) && is_right(&part.ip, new),
+        };
+        if !follows || !right {
             return None;
         }
         if part.pushed {
@@ -162,7 +176,7 @@ struct Part {
 }
 
 impl Part {
-    fn of(bytes: &[u8]) -> Option<Self> {
+    fn of(bytes: &[u8], checksum: Checksum) -> Option<Self> {
         let ip = Packet::parse(bytes)?;
         let plain = if ip.is_ipv6() {
             IPV6_HEADER
@@ -174,7 +188,7 @@ impl Part {
         }
         match ip.protocol {
             TCP => Self::of_tcp(ip, bytes),
-            UDP => Self::of_udp(ip, bytes),
+            UDP => Self::of_udp(ip, bytes, checksum),
             _ => None,
         }
     }
@@ -195,12 +209,13 @@ impl Part {
         })
     }
 
-    fn of_udp(ip: Packet, bytes: &[u8]) -> Option<Self> {
+    fn of_udp(ip: Packet, bytes: &[u8], checksum: Checksum) -> Option<Self> {
         let udp: &[u8; UDP_HEADER] = bytes[ip.transport..].first_chunk()?;
         let payload = ip.transport + UDP_HEADER;
         let stated = usize::from(u16::from_be_bytes([udp[4], udp[5]]));
         // A checksum of zero is none, and must not become one.
-        if stated != bytes.len() - ip.transport || payload == bytes.len() || udp[6..] == [0, 0] {
+        let has_none = checksum == Checksum::Complete && udp[6..] == [0, 0];
+        if stated != bytes.len() - ip.transport || payload == bytes.len() || has_none {
             return None;
         }
         Some(Self {
@@ -220,6 +235,17 @@ impl Part {
     }
 }
 
+/// The header of a packet that stays alone although its checksum is partial; `None` if it cannot have one.
+pub(crate) fn lone_partial(ip: &Packet, bytes: &[u8]) -> Option<VnetHeader> {
+    let (csum_start, csum_offset) = partial_checksum(ip, bytes)?;
+    Some(VnetHeader {
+        flags: NEEDS_CSUM,
+        csum_start,
+        csum_offset,
+        ..VnetHeader::default()
+    })
+}
+
 /// Whether the transport checksum is right.
 fn is_right(ip: &Packet, bytes: &[u8]) -> bool {
     matches!(
@@ -231,10 +257,11 @@ fn is_right(ip: &Packet, bytes: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use proptest::prelude::*;
+    use wattle_model::Checksum;
 
-    use crate::batch::{Coalescing, TunBatch};
+    use crate::batch::{AppendError, Coalescing, TunBatch};
     use crate::packet::{Packet, samples};
-    use crate::segment::SuperPacket;
+    use crate::segment::{SuperPacket, complete_checksum, write_partial_checksum};
     use crate::vnet::{Gso, VNET_HEADER_LENGTH, VnetHeader};
 
     fn write(batch: &mut TunBatch, packets: &[Vec<u8>]) {
@@ -259,7 +286,7 @@ mod tests {
         (0..whole.count())
             .map(|index| {
                 let mut out = vec![0; 2_000];
-                let length = whole.write(index, &mut out).unwrap();
+                let length = whole.write(index, Checksum::Complete, &mut out).unwrap();
                 out.truncate(length);
                 out
             })
@@ -359,6 +386,86 @@ mod tests {
             assert_eq!(batch.len(), 3);
             assert_eq!(read(&mut batch)[1].1, wrong);
         }
+    }
+
+    fn append(batch: &mut TunBatch, checksum: Checksum, packet: &[u8]) -> Result<(), AppendError> {
+        batch.append(checksum, &Packet::parse(packet).unwrap(), packet)
+    }
+
+    fn partial(packet: &[u8]) -> Vec<u8> {
+        let mut partial = packet.to_vec();
+        write_partial_checksum(&Packet::parse(packet).unwrap(), &mut partial);
+        partial
+    }
+
+    #[test]
+    fn partial_checksums_are_joined_unseen_and_completed_where_the_kernel_does_not() {
+        for v6 in [false, true] {
+            let packets: Vec<_> = (0..4)
+                .map(|number| samples::tcp(v6, number * 100, 0x10, &[number as u8; 100]))
+                .collect();
+            let mut batch = TunBatch::new(Coalescing::On);
+            for packet in &packets {
+                append(&mut batch, Checksum::Partial, &partial(packet)).unwrap();
+            }
+            let joined = read(&mut batch);
+            assert_eq!((joined.len(), joined[0].0.gso_size), (1, 100));
+            let payloads = |packets: &[Vec<u8>]| -> Vec<Vec<u8>> {
+                packets
+                    .iter()
+                    .map(|packet| packet[packet.len() - 100..].to_vec())
+                    .collect()
+            };
+            let again = cut(joined[0].0, &joined[0].1);
+            assert_eq!(payloads(&again), payloads(&packets));
+
+            let mut batch = TunBatch::new(Coalescing::Off);
+            for packet in &packets {
+                append(&mut batch, Checksum::Partial, &partial(packet)).unwrap();
+            }
+            let alone = read(&mut batch).into_iter().map(|(_, packet)| packet);
+            assert_eq!(alone.collect::<Vec<_>>(), packets);
+        }
+    }
+
+    #[test]
+    fn a_lone_packet_with_a_partial_checksum_says_so_and_one_without_a_checksum_is_refused() {
+        let whole = samples::udp("fd00::1", "fd00::2", b"hello");
+        let mut batch = TunBatch::new(Coalescing::WithUdp);
+        // Whatever stands in the field: the sum of the pseudo header is made here.
+        append(&mut batch, Checksum::Partial, &whole).unwrap();
+        let (header, mut packet) = read(&mut batch).remove(0);
+        assert_ne!(packet, whole);
+        assert!(complete_checksum(header, &mut packet));
+        assert_eq!(packet, whole);
+        let mut icmp = samples::udp("10.0.0.1", "10.0.0.2", b"hello");
+        icmp[9] = 1;
+        for coalescing in [Coalescing::Off, Coalescing::WithUdp] {
+            let mut batch = TunBatch::new(coalescing);
+            assert_eq!(
+                append(&mut batch, Checksum::Partial, &icmp),
+                Err(AppendError::Checksum)
+            );
+            assert!(batch.is_empty());
+        }
+    }
+
+    #[test]
+    fn packets_with_and_without_checksum_are_not_joined_to_each_other() {
+        let packets = [
+            samples::tcp(true, 0, 0x10, &[1; 100]),
+            partial(&samples::tcp(true, 100, 0x10, &[2; 100])),
+            samples::tcp(true, 200, 0x10, &[3; 100]),
+        ];
+        let mut batch = TunBatch::new(Coalescing::On);
+        for (packet, checksum) in
+            packets
+                .iter()
+                .zip([Checksum::Complete, Checksum::Partial, Checksum::Complete])
+        {
+            append(&mut batch, checksum, packet).unwrap();
+        }
+        assert_eq!(batch.len(), 3);
     }
 
     #[test]

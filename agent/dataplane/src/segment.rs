@@ -3,6 +3,8 @@
 //! The arithmetic of the kernel's `tcp_gso_segment` and `__udp_gso_segment`. Reads one buffer, writes another;
 //! whatever contradicts itself is `None`.
 
+use wattle_model::Checksum;
+
 use crate::checksum;
 use crate::packet::{Fragment, Packet, TCP, UDP};
 use crate::vnet::{Gso, NEEDS_CSUM, VnetHeader};
@@ -62,7 +64,7 @@ impl<'a> SuperPacket<'a> {
     }
 
     /// Writes packet number `index` to the front of `out`; its length, or `None` if there is none or no room.
-    pub fn write(&self, index: usize, out: &mut [u8]) -> Option<usize> {
+    pub fn write(&self, index: usize, checksum: Checksum, out: &mut [u8]) -> Option<usize> {
         let start = self.payload.checked_add(index.checked_mul(self.size)?)?;
         let chunk = self
             .bytes
@@ -79,6 +81,10 @@ impl<'a> SuperPacket<'a> {
         match self.ip.protocol {
             TCP => self.fix_tcp(index, last, out),
             _ => self.fix_udp(out),
+        }
+        match checksum {
+            Checksum::Complete => write_checksum(&self.ip, out),
+            Checksum::Partial => write_partial_checksum(&self.ip, out),
         }
         Some(length)
     }
@@ -109,22 +115,73 @@ impl<'a> SuperPacket<'a> {
         if index > 0 {
             tcp[13] &= !TCP_CWR;
         }
-        self.fix_checksum(TCP_CHECKSUM, out);
     }
 
     fn fix_udp(&self, out: &mut [u8]) {
         let at = self.ip.transport + 4;
         let length = (out.len() - self.ip.transport) as u16;
         out[at..at + 2].copy_from_slice(&length.to_be_bytes());
-        self.fix_checksum(UDP_CHECKSUM, out);
     }
+}
 
-    fn fix_checksum(&self, offset: usize, out: &mut [u8]) {
-        let at = self.ip.transport + offset;
-        out[at..at + 2].fill(0);
-        let checksum = transport_checksum(&self.ip, out);
-        out[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+/// What the checksum of an ordinary packet is; `None` if header and packet contradict each other, or where the header
+/// means a checksum that is not TCP's or UDP's.
+pub fn checksum_state(header: VnetHeader, ip: &Packet, bytes: &[u8]) -> Option<Checksum> {
+    if header.flags & NEEDS_CSUM == 0 {
+        return Some(Checksum::Complete);
     }
+    let (start, offset) = partial_checksum(ip, bytes)?;
+    ((header.csum_start, header.csum_offset) == (start, offset)).then_some(Checksum::Partial)
+}
+
+/// Where a packet with a partial checksum has it: start of what is summed, and offset from there. `None` for what cannot
+/// have one: other protocols, fragments, packets without room for the field.
+pub(crate) fn partial_checksum(ip: &Packet, bytes: &[u8]) -> Option<(u16, u16)> {
+    let (header, offset) = match ip.protocol {
+        TCP => (20, TCP_CHECKSUM),
+        UDP => (8, UDP_CHECKSUM),
+        _ => return None,
+    };
+    let fits = ip.transport + header <= ip.length && ip.length <= bytes.len();
+    (fits && ip.fragment == Fragment::Whole).then_some((ip.transport as u16, offset as u16))
+}
+
+/// Completes the partial checksum of a packet of a peer in place; `false` if it cannot have one.
+#[must_use]
+pub fn complete_partial_checksum(ip: &Packet, bytes: &mut [u8]) -> bool {
+    let whole = partial_checksum(ip, bytes).is_some();
+    if whole {
+        write_checksum(ip, &mut bytes[..ip.length]);
+    }
+    whole
+}
+
+/// Writes the checksum of a whole TCP or UDP packet.
+fn write_checksum(ip: &Packet, bytes: &mut [u8]) {
+    let at = checksum_at(ip);
+    bytes[at..at + 2].fill(0);
+    let checksum = transport_checksum(ip, bytes);
+    bytes[at..at + 2].copy_from_slice(&checksum.to_be_bytes());
+}
+
+/// Writes the sum of the pseudo header where the checksum belongs.
+pub(crate) fn write_partial_checksum(ip: &Packet, bytes: &mut [u8]) {
+    let at = checksum_at(ip);
+    let length = bytes.len() - ip.transport;
+    let pseudo = checksum::pseudo_header(&bytes[addresses(ip)], ip.protocol, length);
+    bytes[at..at + 2].copy_from_slice(&pseudo.to_be_bytes());
+}
+
+fn checksum_at(ip: &Packet) -> usize {
+    ip.transport
+        + match ip.protocol {
+            TCP => TCP_CHECKSUM,
+            _ => UDP_CHECKSUM,
+        }
+}
+
+fn addresses(ip: &Packet) -> std::ops::Range<usize> {
+    if ip.is_ipv6() { 8..40 } else { 12..20 }
 }
 
 /// Completes a partial checksum of an ordinary packet in place; `false` if the header contradicts the packet.
@@ -147,13 +204,8 @@ pub fn complete_checksum(header: VnetHeader, bytes: &mut [u8]) -> bool {
 /// The complement of the sum over pseudo header and transport bytes: the value of the checksum field if that is
 /// zero in `bytes`; zero if the field is right.
 pub(crate) fn transport_checksum(ip: &Packet, bytes: &[u8]) -> u16 {
-    let addresses = if ip.is_ipv6() {
-        &bytes[8..40]
-    } else {
-        &bytes[12..20]
-    };
     let transport = &bytes[ip.transport..];
-    let pseudo = checksum::pseudo_header(addresses, ip.protocol, transport.len());
+    let pseudo = checksum::pseudo_header(&bytes[addresses(ip)], ip.protocol, transport.len());
     let checksum = !checksum::add(pseudo, checksum::sum(transport));
     if ip.protocol == UDP {
         nonzero(checksum)
@@ -180,7 +232,7 @@ mod tests {
         (0..whole.count())
             .map(|index| {
                 let mut out = vec![0; 2_000];
-                let length = whole.write(index, &mut out).unwrap();
+                let length = whole.write(index, Checksum::Complete, &mut out).unwrap();
                 out.truncate(length);
                 out
             })
@@ -212,6 +264,55 @@ mod tests {
             .map(|packet| packet[33])
             .collect();
         assert_eq!(flags, [TCP_CWR | 0x10, 0x10, TCP_PSH | TCP_FIN | 0x10]);
+    }
+
+    #[test]
+    fn a_segment_with_a_partial_checksum_completes_to_the_very_same() {
+        for v6 in [false, true] {
+            let packet = samples::tcp(v6, 100, 0x10, &[7; 2_501]);
+            let ip = Packet::parse(&packet).unwrap();
+            let header = gso(if v6 { Gso::TcpV6 } else { Gso::TcpV4 }, 1_000);
+            let whole = SuperPacket::new(header, ip, &packet).unwrap();
+            for (index, complete) in cut(header, &packet).iter().enumerate() {
+                let mut out = vec![0; 2_000];
+                let length = whole.write(index, Checksum::Partial, &mut out).unwrap();
+                out.truncate(length);
+                assert_ne!(&out, complete);
+                let ip = Packet::parse(&out).unwrap();
+                assert!(complete_partial_checksum(&ip, &mut out));
+                assert_eq!(&out, complete);
+            }
+        }
+    }
+
+    #[test]
+    fn only_tcp_and_udp_have_partial_checksums() {
+        let udp = samples::udp("10.0.0.1", "10.0.0.2", b"hello");
+        let header = VnetHeader {
+            flags: NEEDS_CSUM,
+            csum_start: 20,
+            csum_offset: 6,
+            ..VnetHeader::default()
+        };
+        let state =
+            |header, bytes: &[u8]| checksum_state(header, &Packet::parse(bytes).unwrap(), bytes);
+        assert_eq!(state(header, &udp), Some(Checksum::Partial));
+        assert_eq!(state(VnetHeader::default(), &udp), Some(Checksum::Complete));
+        let mut icmp = udp.clone();
+        icmp[9] = 1;
+        let mut fragment = udp.clone();
+        fragment[6] = 0x20;
+        let odd = VnetHeader {
+            csum_offset: 4,
+            ..header
+        };
+        for (header, bytes) in [(header, &icmp), (header, &fragment), (odd, &udp)] {
+            assert_eq!(state(header, bytes), None);
+        }
+        for mut bytes in [icmp, fragment] {
+            let ip = Packet::parse(&bytes).unwrap();
+            assert!(!complete_partial_checksum(&ip, &mut bytes));
+        }
     }
 
     #[test]
@@ -279,7 +380,7 @@ mod tests {
             if let Some(whole) = Packet::parse(&bytes).and_then(|ip| SuperPacket::new(header, ip, &bytes)) {
                 let mut out = [0; 400];
                 for index in 0..whole.count() + 1 {
-                    let _ = whole.write(index, &mut out);
+                    let _ = whole.write(index, Checksum::Complete, &mut out);
                 }
             }
             let _ = complete_checksum(header, &mut bytes);

@@ -2,6 +2,7 @@
 //!
 //! Knows nothing of sockets, clocks or files. The words are those of `docs/protocol/glossary.md`.
 
+mod checksum;
 mod cost;
 mod id;
 mod link;
@@ -9,6 +10,7 @@ mod name;
 mod prefix;
 mod time;
 
+pub use checksum::Checksum;
 pub use cost::{Cost, Micros, Ppm};
 pub use id::{Carrier, LinkId, NetworkId, NodeId, NodeIndex, ParseIdError, SeqNo, WgKey};
 pub use link::{LinkState, Measurement};

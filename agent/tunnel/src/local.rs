@@ -10,6 +10,7 @@ use boringtun::noise::{Packet, Tunn, TunnResult};
 use wattle_model::WgKey;
 use x25519_dalek::{PublicKey, StaticSecret};
 
+use crate::channel::CipherCosts;
 use crate::message::Message;
 use crate::null::Null;
 use crate::session::{CipherKind, Refusal, refusal};
@@ -26,6 +27,7 @@ pub struct Local {
     public: PublicKey,
     limiter: Arc<RateLimiter>,
     cipher: CipherKind,
+    channel: Option<CipherCosts>,
 }
 
 /// Who made an initiation.
@@ -50,7 +52,22 @@ impl Local {
             public,
             limiter,
             cipher,
+            channel: None,
         }
+    }
+
+    /// The same with the fast channel on, whose ciphers cost this node so much.
+    #[must_use]
+    pub fn with_channel(self, costs: Option<CipherCosts>) -> Self {
+        Self {
+            channel: costs,
+            ..self
+        }
+    }
+
+    /// What the fast channel's ciphers cost this node; `None` if it wants no fast channel.
+    pub(crate) fn channel(&self) -> Option<CipherCosts> {
+        self.channel
     }
 
     /// The node's public key.

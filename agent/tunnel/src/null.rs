@@ -105,6 +105,7 @@ impl Null {
             Message::Data { receiver, counter } => self
                 .open_data(receiver, counter, datagram, out)
                 .map(NullOpened::Packet),
+            Message::Channel { .. } => Err(Refusal::Malformed),
         }
     }
 

@@ -11,10 +11,12 @@ use std::sync::Arc;
 use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::{Tunn, TunnResult};
 use serde::{Deserialize, Serialize};
-use wattle_model::{Instant, Micros, WgKey};
+use wattle_model::{Checksum, Instant, Micros, WgKey};
+use wattle_wire::control::{ChannelKey, ChannelKeyAck, Suite};
 
+use crate::channel::{Channel, ChannelKeyBytes};
 use crate::local::Local;
-use crate::message::{DATA_OVERHEAD, MIN_BUFFER, Message};
+use crate::message::{CHANNEL_HEADER, DATA_OVERHEAD, MIN_BUFFER, Message};
 use crate::null::{Null, NullOpened};
 
 /// The first counter that is refused: REJECT-AFTER-MESSAGES (white paper §6.1). Near the end of the range boringtun's
@@ -102,6 +104,7 @@ pub struct Session {
     handshakes: u32,
     tx_bytes: u64,
     rx_bytes: u64,
+    channel: Channel,
 }
 
 enum Cipher {
@@ -128,6 +131,7 @@ impl Session {
             handshakes: 0,
             tx_bytes: 0,
             rx_bytes: 0,
+            channel: Channel::default(),
         }
     }
 
@@ -185,10 +189,7 @@ impl Session {
         mtu: usize,
         out: &mut [u8],
     ) -> Option<usize> {
-        let padded = length
-            .next_multiple_of(PADDING)
-            .min(mtu.max(length))
-            .min(content.len());
+        let padded = padded(length, mtu).min(content.len());
         if !self.usable || padded < length || out.len() < (padded + DATA_OVERHEAD).max(MIN_BUFFER) {
             return None;
         }
@@ -206,6 +207,88 @@ impl Session {
         }
     }
 
+    /// The cipher of the fast channel, while packets can be sealed for it.
+    pub fn suite(&self) -> Option<Suite> {
+        self.channel.suite().filter(|_| self.usable)
+    }
+
+    /// Seals for the fast channel in place: `message` has room for the header, `length` bytes of content, and room for
+    /// padding and tag. The message's length, or `None` if there is no channel or too little room.
+    pub fn seal_in_place(
+        &mut self,
+        message: &mut [u8],
+        length: usize,
+        mtu: usize,
+        checksum: Checksum,
+    ) -> Option<usize> {
+        let padded = padded(length, mtu);
+        let message = message.get_mut(..padded + DATA_OVERHEAD)?;
+        message[CHANNEL_HEADER..][length..padded].fill(0);
+        if !self.usable || !self.channel.seal(checksum, message) {
+            return None;
+        }
+        self.used = true;
+        self.tx_bytes += length as u64;
+        Some(message.len())
+    }
+
+    /// Opens a message of the fast channel in place: the packet, and the state of its checksum.
+    ///
+    /// # Errors
+    /// Why the message is to be dropped.
+    pub fn open_in_place<'a>(
+        &mut self,
+        message: &'a mut [u8],
+    ) -> Result<(Checksum, &'a mut [u8]), Refusal> {
+        if !self.usable {
+            return Err(Refusal::UnknownKey);
+        }
+        let (checksum, content) = self.channel.open(message)?;
+        match inner_length(content) {
+            Outcome::Packet(length) => {
+                self.rx_bytes += length as u64;
+                Ok((checksum, &mut content[..length]))
+            }
+            Outcome::Nothing | Outcome::Reply(_) | Outcome::Refused(_) => Err(Refusal::Malformed),
+        }
+    }
+
+    /// A packet was sealed that the fast channel could have carried, did it exist.
+    pub fn want_channel(&mut self) {
+        if self.local.channel().is_some() {
+            self.channel.want();
+        }
+    }
+
+    /// When a key for the fast channel is to be offered.
+    pub fn channel_due(&self) -> Instant {
+        match self.usable {
+            true => self.channel.poll_timeout(),
+            false => Instant::NEVER,
+        }
+    }
+
+    /// The offer that is due, to be sent inside the session. `fresh` makes the bytes of a key.
+    pub fn offer_channel(
+        &mut self,
+        now: Instant,
+        fresh: impl FnOnce() -> ChannelKeyBytes,
+    ) -> Option<ChannelKey> {
+        let costs = self.local.channel().filter(|_| self.usable)?;
+        self.channel.handle_timeout(now, costs, fresh)
+    }
+
+    /// The other end offers a key for its packets; the answer, to be sent inside the session.
+    pub fn channel_offered(&mut self, offer: &ChannelKey) -> ChannelKeyAck {
+        self.channel
+            .offered(self.local.channel(), self.index, offer)
+    }
+
+    /// The other end answered an offer.
+    pub fn channel_acknowledged(&mut self, ack: ChannelKeyAck) {
+        self.channel.acknowledged(ack);
+    }
+
     /// Opens a datagram into `out`, which has room for it and never less than [`MIN_BUFFER`].
     pub fn open(
         &mut self,
@@ -218,8 +301,9 @@ impl Session {
             outcome: Outcome::Refused(refusal),
             established: false,
         };
-        let Some(message) = Message::of(datagram) else {
-            return refused(Refusal::Malformed);
+        let message = match Message::of(datagram) {
+            None | Some(Message::Channel { .. }) => return refused(Refusal::Malformed),
+            Some(message) => message,
         };
         if matches!(message, Message::Data { counter, .. } if counter >= FIRST_REFUSED_COUNTER) {
             return refused(Refusal::CounterExhausted);
@@ -243,7 +327,7 @@ impl Session {
                 // The responder's key counts once the initiator has used it, which shows at the first key only.
                 Message::Initiation => was_usable,
                 Message::Data { .. } => !was_usable && self.usable,
-                Message::Cookie { .. } => false,
+                Message::Cookie { .. } | Message::Channel { .. } => false,
             };
         if established {
             self.established(now);
@@ -274,6 +358,9 @@ impl Session {
             }
         };
         self.usable = self.cipher.is_usable();
+        if !self.usable {
+            self.channel.forget();
+        }
         message
     }
 
@@ -297,6 +384,7 @@ impl Session {
         self.handshakes = self.handshakes.wrapping_add(1);
         self.handshake_at = Some(now);
         self.used = false;
+        self.channel.session_renewed();
         // The index is random, so this spreads sessions and successive handshakes without asking for randomness.
         let spread = u64::from(
             self.index
@@ -316,6 +404,11 @@ impl Cipher {
             Self::Null(null) => null.is_usable(),
         }
     }
+}
+
+/// Bytes of a content after padding, which never exceeds the MTU.
+fn padded(length: usize, mtu: usize) -> usize {
+    length.next_multiple_of(PADDING).min(mtu.max(length))
 }
 
 fn open_noise(tunn: &mut Tunn, from: Option<IpAddr>, datagram: &[u8], out: &mut [u8]) -> Outcome {

@@ -3,6 +3,7 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
 use wattle_model::NodeId;
 
 use crate::DecodeError;
@@ -35,6 +36,10 @@ pub enum Control {
     LinkKeyRequest,
     /// Where the sender sees the receiver: what others may dial, if the receiver is behind a NAT.
     Observed(SocketAddr),
+    /// The key that will seal the sender's packets for the receiver on the fast channel.
+    ChannelKey(ChannelKey),
+    /// The receiver of a channel key has it.
+    ChannelKeyAck(ChannelKeyAck),
     /// Link state.
     Flood(Flood),
 }
@@ -54,12 +59,99 @@ impl std::fmt::Debug for LinkKey {
     }
 }
 
+/// A channel key on its way to the other end of a session (`docs/protocol/fast-channel.md §2`).
+#[derive(Clone, PartialEq, Eq)]
+pub struct ChannelKey {
+    /// Its id among the sender's keys of this session.
+    pub key_id: u8,
+    /// Nanoseconds that AES-256-GCM takes the sender for a packet of 1360 bytes.
+    pub aes_ns: u16,
+    /// … and ChaCha20-Poly1305.
+    pub chacha_ns: u16,
+    /// The 256-bit key.
+    pub key: zeroize::Zeroizing<[u8; 32]>,
+}
+
+impl std::fmt::Debug for ChannelKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ChannelKey")
+            .field("key_id", &self.key_id)
+            .field("aes_ns", &self.aes_ns)
+            .field("chacha_ns", &self.chacha_ns)
+            .finish_non_exhaustive()
+    }
+}
+
+/// The answer to a channel key.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChannelKeyAck {
+    /// The key's id.
+    pub key_id: u8,
+    /// The cipher to seal with; `None` if the receiver wants no fast channel.
+    pub suite: Option<Suite>,
+    /// The receiver's session index, which messages are addressed with: 24 bits.
+    pub receiver: u32,
+}
+
+/// A cipher of the fast channel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Suite {
+    /// AES-256-GCM (NIST SP 800-38D).
+    #[serde(rename = "aes-256-gcm")]
+    Aes256Gcm,
+    /// ChaCha20-Poly1305 (RFC 8439).
+    #[serde(rename = "chacha20-poly1305")]
+    ChaCha20Poly1305,
+}
+
+impl Suite {
+    /// The cipher's name, as users see it.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Aes256Gcm => "aes-256-gcm",
+            Self::ChaCha20Poly1305 => "chacha20-poly1305",
+        }
+    }
+}
+
+impl ChannelKeyAck {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let key_id = reader.u8()?;
+        let suite = match reader.u8()? {
+            0 => None,
+            1 => Some(Suite::Aes256Gcm),
+            2 => Some(Suite::ChaCha20Poly1305),
+            _ => return Err(DecodeError::Range("suite")),
+        };
+        let receiver = reader.u32()?;
+        if receiver > 0x00ff_ffff {
+            return Err(DecodeError::Range("receiver"));
+        }
+        Ok(Self {
+            key_id,
+            suite,
+            receiver,
+        })
+    }
+
+    fn encode(self, writer: &mut Writer) {
+        let suite = match self.suite {
+            None => 0,
+            Some(Suite::Aes256Gcm) => 1,
+            Some(Suite::ChaCha20Poly1305) => 2,
+        };
+        writer.u8(self.key_id).u8(suite).u32(self.receiver);
+    }
+}
+
 const PROBE: u8 = 1;
 const PROBE_REPLY: u8 = 2;
 const LINK_KEY: u8 = 3;
 const LINK_KEY_ACK: u8 = 4;
 const LINK_KEY_REQUEST: u8 = 5;
 const OBSERVED: u8 = 6;
+const CHANNEL_KEY: u8 = 7;
+const CHANNEL_KEY_ACK: u8 = 8;
 /// Kinds from here on are link state and belong to the router.
 const FIRST_FLOOD: u8 = 16;
 
@@ -86,6 +178,18 @@ impl Control {
             LINK_KEY_ACK => reader.u8().map(|key_id| Self::LinkKeyAck { key_id }),
             LINK_KEY_REQUEST => Ok(Self::LinkKeyRequest),
             OBSERVED => reader.socket_address().map(Self::Observed),
+            CHANNEL_KEY => {
+                let key_id = reader.u8()?;
+                let (aes_ns, chacha_ns) = (reader.u16()?, reader.u16()?);
+                let key = zeroize::Zeroizing::new(reader.array()?);
+                Ok(Self::ChannelKey(ChannelKey {
+                    key_id,
+                    aes_ns,
+                    chacha_ns,
+                    key,
+                }))
+            }
+            CHANNEL_KEY_ACK => ChannelKeyAck::decode(&mut reader).map(Self::ChannelKeyAck),
             kind => Flood::decode(kind, &mut reader).map(Self::Flood),
         }
     }
@@ -108,6 +212,15 @@ impl Control {
             Self::Observed(address) => {
                 writer.u8(OBSERVED).socket_address(*address);
             }
+            Self::ChannelKey(channel_key) => {
+                writer
+                    .u8(CHANNEL_KEY)
+                    .u8(channel_key.key_id)
+                    .u16(channel_key.aes_ns)
+                    .u16(channel_key.chacha_ns)
+                    .put(&*channel_key.key);
+            }
+            Self::ChannelKeyAck(ack) => ack.encode(writer.u8(CHANNEL_KEY_ACK)),
             Self::Flood(flood) => flood.encode(&mut writer),
         }
         writer.bytes
@@ -212,6 +325,17 @@ mod tests {
                 [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1],
                 51_820,
             ))),
+            Control::ChannelKey(ChannelKey {
+                key_id: 1,
+                aes_ns: 313,
+                chacha_ns: 829,
+                key: zeroize::Zeroizing::new([3; 32]),
+            }),
+            Control::ChannelKeyAck(ChannelKeyAck {
+                key_id: 1,
+                suite: Some(Suite::ChaCha20Poly1305),
+                receiver: 0x00ab_cdef,
+            }),
         ]
     }
 
@@ -236,12 +360,19 @@ mod tests {
     }
 
     #[test]
-    fn link_keys_are_not_printed() {
-        let text = format!("{:?}", messages()[2]);
-        assert!(
-            text.contains("[redacted]") && !text.contains("3, 3"),
-            "{text}"
-        );
+    fn keys_are_not_printed() {
+        let text = format!("{:?}", messages());
+        assert!(!text.contains("3, 3"), "{text}");
+    }
+
+    #[test]
+    fn an_unknown_suite_and_an_index_of_more_than_24_bits_are_refused() {
+        let ack = messages()[8].to_bytes();
+        for (at, range) in [(2, "suite"), (3, "receiver")] {
+            let mut bytes = ack.clone();
+            bytes[at] = 3;
+            assert_eq!(Control::parse(&bytes), Err(DecodeError::Range(range)));
+        }
     }
 
     #[test]

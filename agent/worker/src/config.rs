@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use wattle_dataplane::Forwarding;
 use wattle_model::{LinkId, NodeId, NodeIndex, NodeName, Prefix, WgKey};
-use wattle_tunnel::CipherKind;
+use wattle_tunnel::{CipherCosts, CipherKind};
 
 /// What a worker is made with.
 #[derive(Clone)]
@@ -21,6 +21,8 @@ pub struct Config {
     pub seed: [u8; 32],
     /// Which cipher sessions use.
     pub cipher: CipherKind,
+    /// What the ciphers of the fast channel cost this node; `None` switches the channel off.
+    pub channel: Option<CipherCosts>,
     /// Whether this node relays for others.
     pub transit: Transit,
 }
@@ -31,6 +33,7 @@ impl fmt::Debug for Config {
             .field("node", &self.node)
             .field("mtu", &self.mtu)
             .field("cipher", &self.cipher)
+            .field("channel", &self.channel)
             .field("transit", &self.transit)
             .finish_non_exhaustive()
     }

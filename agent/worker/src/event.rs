@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use wattle_model::{Carrier, Instant, LinkId, LinkState, Measurement, NodeId};
+use wattle_wire::control::Suite;
 
 /// What the worker tells the engine. Lost when nobody takes it (the queue is bounded); [`Status`] has the state.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -94,6 +95,10 @@ pub struct LinkStatus {
     pub tx_packets: u64,
     /// Authenticated datagrams received over it.
     pub rx_packets: u64,
+    /// Bytes of datagrams sent over it.
+    pub tx_bytes: u64,
+    /// Bytes of authenticated datagrams received over it.
+    pub rx_bytes: u64,
 }
 
 /// One session.
@@ -107,6 +112,8 @@ pub struct SessionStatus {
     pub tx_bytes: u64,
     /// Inner bytes received.
     pub rx_bytes: u64,
+    /// The cipher of the fast channel, while packets are sent over it.
+    pub suite: Option<Suite>,
     /// Packets that wait for the session.
     pub queued: u32,
 }
@@ -136,6 +143,10 @@ pub struct Counters {
     pub control_tx_packets: u64,
     /// Messages between neighbours received.
     pub control_rx_packets: u64,
+    /// Packets sent over the fast channel.
+    pub channel_tx_packets: u64,
+    /// Packets received over the fast channel.
+    pub channel_rx_packets: u64,
     /// Handshakes completed.
     pub handshakes: u64,
 }

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use wattle_dataplane::packet::lower_ttl;
 use wattle_dataplane::{DropReason, Packet, TunBatch, TxBatch};
 use wattle_model::{Instant, NodeId};
-use wattle_tunnel::{Initiator, MIN_BUFFER, Message, Opened, Outcome, Refusal};
+use wattle_tunnel::{CHANNEL_TYPE, Initiator, MIN_BUFFER, Message, Opened, Outcome, Refusal};
 use wattle_wire::frame::FRAME_TYPE;
 
 use crate::outbound::Way;
@@ -37,14 +37,14 @@ impl Worker {
         &mut self,
         now: Instant,
         from: SocketAddr,
-        datagram: &[u8],
+        datagram: &mut [u8],
         tx: &mut TxBatch,
         tun: &mut TunBatch,
     ) {
         self.counters.udp_rx_packets += 1;
         self.counters.udp_rx_bytes += datagram.len() as u64;
         match datagram.first() {
-            Some(1..=4) => self.message(
+            Some(&(1..=4 | CHANNEL_TYPE)) => self.message(
                 now,
                 Arrival {
                     from,
@@ -64,7 +64,7 @@ impl Worker {
         &mut self,
         now: Instant,
         arrival: Arrival,
-        datagram: &[u8],
+        datagram: &mut [u8],
         tx: &mut TxBatch,
         tun: &mut TunBatch,
     ) {
@@ -72,6 +72,9 @@ impl Worker {
             Ok(slot) => slot,
             Err(reason) => return self.drops.count(reason),
         };
+        if datagram.first() == Some(&CHANNEL_TYPE) {
+            return self.channel_message(now, slot, arrival, datagram, tx, tun);
+        }
         let Some(space) = tun.space(datagram.len().max(MIN_BUFFER)) else {
             return self.drops.count(DropReason::TunBatchFull);
         };
@@ -89,6 +92,7 @@ impl Worker {
         }
         if arrival.relayed.is_none() {
             self.learn_endpoint(now, slot, arrival.from, tx);
+            self.count_received_bytes(slot, arrival.from, datagram.len());
         }
         if let Outcome::Reply(length) = outcome {
             let mut reply = [0; MIN_BUFFER];
@@ -203,8 +207,8 @@ impl Worker {
         }
         self.authentic(now, slot, arrival, tx);
         match self.guard(slot, arrival, packet) {
-            Ok(Verdict::Deliver(length)) => {
-                tun.commit(length);
+            Ok(Verdict::Deliver(ip)) => {
+                tun.commit(ip.length);
                 self.counters.tun_tx_packets += 1;
             }
             Ok(Verdict::Send { to, ip }) => {
@@ -219,7 +223,7 @@ impl Worker {
     }
 
     /// Whether a packet's source is its sender's, and where the packet goes.
-    fn guard(
+    pub(crate) fn guard(
         &mut self,
         slot: Slot,
         arrival: Arrival,
@@ -238,7 +242,7 @@ impl Worker {
         let crossed = arrival.relayed.map_or(0, |relayed| relayed.crossed);
         // This node is a hop of its own for what it forwards in the clear, to or from a leaf.
         let (verdict, hops) = if self.ownership.owns(self.config.node, ip.destination) {
-            (Verdict::Deliver(ip.length), crossed + u8::from(from_leaf))
+            (Verdict::Deliver(ip), crossed + u8::from(from_leaf))
         } else {
             let to = self
                 .destination(ip.destination)
@@ -270,9 +274,9 @@ impl Worker {
 }
 
 /// What becomes of a packet whose source is in order.
-enum Verdict {
-    /// It is for this node: so many bytes.
-    Deliver(usize),
+pub(crate) enum Verdict {
+    /// It is for this node.
+    Deliver(Packet),
     /// It comes from or goes to a leaf.
     Send { to: Slot, ip: Packet },
 }
@@ -283,11 +287,11 @@ pub(crate) fn flow_of(peer: NodeId) -> u32 {
 }
 
 /// Whether a packet claims to be a message between neighbours: none of those ever reaches the TUN device.
-fn is_link_local(packet: &[u8]) -> bool {
+pub(crate) fn is_link_local(packet: &[u8]) -> bool {
     packet.len() >= 40 && packet[0] >> 4 == 6 && packet[8] == 0xfe && packet[9] & 0xc0 == 0x80
 }
 
-fn reason_of(refusal: Refusal) -> DropReason {
+pub(crate) fn reason_of(refusal: Refusal) -> DropReason {
     match refusal {
         Refusal::Malformed => DropReason::Malformed,
         Refusal::Unauthentic => DropReason::Unauthentic,

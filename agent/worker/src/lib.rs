@@ -8,6 +8,7 @@
 //!        send tx; write tun; clear both;  while let Some(event) = poll_event() { … } }
 //! ```
 
+mod channel;
 mod config;
 mod event;
 mod handshake;
@@ -24,5 +25,5 @@ mod worker;
 
 pub use config::{Command, Config, PeerEntry, Peers, Transit};
 pub use event::{Counters, Event, LinkStatus, SessionStatus, Status};
-pub use wattle_tunnel::CipherKind;
+pub use wattle_tunnel::{CipherCosts, CipherKind};
 pub use worker::Worker;

@@ -27,18 +27,28 @@ impl Worker {
         tx: &mut TxBatch,
     ) {
         let peer = &self.table[slot];
-        let is_neighbour = arrival.relayed.is_none() && matches!(peer.kind, Kind::Node);
-        let message =
-            control::unwrap(peer.entry.id, self.config.node, packet).filter(|_| is_neighbour);
-        let Some(message) = message else {
+        let is_node = matches!(peer.kind, Kind::Node);
+        let message = control::unwrap(peer.entry.id, self.config.node, packet);
+        let Some(message) = message.filter(|_| is_node) else {
             return self.drops.count(DropReason::ControlMalformed);
         };
-        self.counters.control_rx_packets += 1;
-        if control::is_flood(message) {
+        let is_neighbour = arrival.relayed.is_none();
+        if is_neighbour && control::is_flood(message) {
+            self.counters.control_rx_packets += 1;
             self.link_heard(now, slot, arrival.from, tx);
             return self.flood(slot, arrival, message);
         }
-        match Control::parse(message) {
+        let parsed = Control::parse(message);
+        if parsed.is_ok() {
+            self.counters.control_rx_packets += 1;
+        }
+        match parsed {
+            Ok(message @ (Control::ChannelKey(_) | Control::ChannelKeyAck(_))) => {
+                self.authentic(now, slot, arrival, tx);
+                self.channel_control(now, slot, &message, tx);
+            }
+            // Only neighbours talk about links.
+            Ok(_) if !is_neighbour => self.drops.count(DropReason::ControlMalformed),
             Ok(Control::Probe(probe)) => {
                 self.probed(now, slot, arrival.from, Input::Probe(probe), tx);
             }
@@ -115,6 +125,8 @@ impl Worker {
             Control::Probe(_)
             | Control::ProbeReply(_)
             | Control::Observed(_)
+            | Control::ChannelKey(_)
+            | Control::ChannelKeyAck(_)
             | Control::Flood(_) => {}
         }
     }
@@ -208,7 +220,11 @@ impl Worker {
         if !self.table[slot].session.is_usable() {
             return false;
         }
-        match self.seal(slot, Way::Direct { to, link: None }, length, tx) {
+        let way = Way::Direct {
+            to,
+            link: Some((slot, Carrier::of(to))),
+        };
+        match self.seal(slot, way, length, tx) {
             Ok(()) => {
                 self.counters.control_tx_packets += 1;
                 true
@@ -330,6 +346,20 @@ impl Worker {
         }
     }
 
+    /// Counts bytes of a datagram that was sent over a link.
+    pub(crate) fn count_sent_bytes(&mut self, slot: Slot, carrier: Carrier, bytes: usize) {
+        if let Some(port) = self.table[slot].port_mut(carrier) {
+            port.tx_bytes += bytes as u64;
+        }
+    }
+
+    /// Counts bytes of an authentic datagram that came over a link.
+    pub(crate) fn count_received_bytes(&mut self, slot: Slot, from: SocketAddr, bytes: usize) {
+        if let Some(port) = self.table[slot].port_mut(Carrier::of(from)) {
+            port.rx_bytes += bytes as u64;
+        }
+    }
+
     /// Something authentic, beside probes, came over a link; told to the link once per batch.
     pub(crate) fn link_heard(
         &mut self,
@@ -408,7 +438,16 @@ impl Worker {
         let id = self.table.link_id(entry.id, carrier);
         let mut link = Link::new(now);
         link.handle(Input::Fingerprint(self.fingerprint), now);
-        self.table[slot].set_port(carrier, Port { id, link, endpoint });
+        self.table[slot].set_port(
+            carrier,
+            Port {
+                id,
+                link,
+                endpoint,
+                tx_bytes: 0,
+                rx_bytes: 0,
+            },
+        );
         if let Some(endpoint) = endpoint {
             self.table.moved(slot, None, endpoint);
         }

@@ -3,12 +3,14 @@
 use std::net::{IpAddr, SocketAddr};
 
 use wattle_dataplane::icmp::{self, Problem};
-use wattle_dataplane::segment::{SuperPacket, complete_checksum};
+use wattle_dataplane::segment::{
+    SuperPacket, checksum_state, complete_checksum, complete_partial_checksum,
+};
 use wattle_dataplane::vnet::Gso;
 use wattle_dataplane::{DropReason, Packet, TunBatch, TxBatch, VnetHeader, flow};
 use wattle_link::Traffic;
-use wattle_model::{Carrier, Instant};
-use wattle_tunnel::{DATA_OVERHEAD, MIN_BUFFER};
+use wattle_model::{Carrier, Checksum, Instant};
+use wattle_tunnel::{CHANNEL_HEADER, DATA_OVERHEAD, MIN_BUFFER};
 use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
 
 use crate::path::{Envelope, Hop};
@@ -49,33 +51,61 @@ impl Worker {
             Some(whole) => {
                 let count = whole.count();
                 self.counters.tun_rx_packets += count as u64;
-                let sent = self
-                    .admit(&ip, packet, whole.largest())
-                    .and_then(|destination| {
-                        self.send_segments(now, destination, flow::hash(&ip, packet), &whole, tx)
-                    });
+                let sent = self.admit(&ip, whole.largest()).and_then(|destination| {
+                    self.send_segments(now, destination, flow::hash(&ip, packet), &whole, tx)
+                });
                 if let Err((reason, problem)) = sent {
                     self.refuse(reason, count as u64, problem, &ip, packet, tun);
                 }
             }
             None => {
                 self.counters.tun_rx_packets += 1;
-                if header.gso != Gso::None || !complete_checksum(header, &mut packet[..ip.length]) {
+                let packet = &mut packet[..ip.length];
+                let checksum = checksum_state(header, &ip, packet);
+                // What has a checksum that is not TCP's or UDP's is completed here.
+                let completed = checksum.is_some() || complete_checksum(header, packet);
+                if header.gso != Gso::None || !completed {
                     return self.drops.count(DropReason::Malformed);
                 }
-                let sent = self.admit(&ip, packet, ip.length).and_then(|destination| {
-                    let hash = flow::hash(&ip, packet);
-                    let way = self.way(destination, hash)?;
-                    self.scratch[..ip.length].copy_from_slice(&packet[..ip.length]);
-                    let sent = self.send_or_wait(now, destination, way, ip.length, tx);
-                    self.count_sent(now, way, sent.map_err(silent)?);
-                    Ok(())
+                let checksum = checksum.unwrap_or(Checksum::Complete);
+                let sent = self.admit(&ip, ip.length).and_then(|destination| {
+                    self.send_packet(now, destination, &ip, checksum, packet, tx)
                 });
                 if let Err((reason, problem)) = sent {
                     self.refuse(reason, 1, problem, &ip, packet, tun);
                 }
             }
         }
+    }
+
+    /// Sends an ordinary packet of this node's kernel.
+    fn send_packet(
+        &mut self,
+        now: Instant,
+        destination: Slot,
+        ip: &Packet,
+        checksum: Checksum,
+        packet: &mut [u8],
+        tx: &mut TxBatch,
+    ) -> Result<(), Refused> {
+        let way = self.way(destination, flow::hash(ip, packet))?;
+        let write = |space: &mut [u8]| {
+            space.get_mut(..packet.len())?.copy_from_slice(packet);
+            Some(packet.len())
+        };
+        if let Some(sent) = self.seal_in_place(destination, way, packet.len(), checksum, write, tx)
+        {
+            sent.map_err(silent)?;
+            self.count_sent(now, way, 1);
+            return Ok(());
+        }
+        if checksum == Checksum::Partial && !complete_partial_checksum(ip, packet) {
+            return Err(silent(DropReason::Malformed));
+        }
+        self.scratch[..packet.len()].copy_from_slice(packet);
+        let sent = self.send_or_wait(now, destination, way, packet.len(), tx);
+        self.count_sent(now, way, sent.map_err(silent)?);
+        Ok(())
     }
 
     /// Sends the packet in the scratch buffer; for packets of leaves and for those that have waited.
@@ -94,8 +124,7 @@ impl Worker {
     }
 
     /// The peer that a packet of this node is for, if this node may send it.
-    fn admit(&self, ip: &Packet, packet: &[u8], largest: usize) -> Result<Slot, Refused> {
-        let _ = packet;
+    fn admit(&self, ip: &Packet, largest: usize) -> Result<Slot, Refused> {
         if ip.is_unroutable() {
             return Err(silent(DropReason::Unroutable));
         }
@@ -181,7 +210,16 @@ impl Worker {
         let way = self.way(destination, hash)?;
         let mut sent = 0;
         for index in 0..whole.count() {
-            let Some(length) = whole.write(index, &mut self.scratch) else {
+            let write = |space: &mut [u8]| whole.write(index, Checksum::Partial, space);
+            let (most, partial) = (whole.largest(), Checksum::Partial);
+            if let Some(sealed) = self.seal_in_place(destination, way, most, partial, write, tx) {
+                match sealed {
+                    Ok(()) => sent += 1,
+                    Err(reason) => self.drops.count(reason),
+                }
+                continue;
+            }
+            let Some(length) = whole.write(index, Checksum::Complete, &mut self.scratch) else {
                 self.drops.count(DropReason::Malformed);
                 continue;
             };
@@ -204,6 +242,7 @@ impl Worker {
         tx: &mut TxBatch,
     ) -> Result<u64, DropReason> {
         if self.table[destination].session.is_usable() {
+            self.want_channel(now, destination);
             return self.seal(destination, way, length, tx).map(|()| 1);
         }
         let peer = &mut self.table[destination];
@@ -214,6 +253,33 @@ impl Worker {
         let due = peer.dialer.poll_timeout();
         self.due(now, due);
         Ok(0)
+    }
+
+    /// Seals a packet of at most `most` bytes, which `write` puts into place, for the fast channel; `None` if the peer
+    /// has none.
+    fn seal_in_place(
+        &mut self,
+        destination: Slot,
+        way: Way,
+        most: usize,
+        checksum: Checksum,
+        write: impl FnOnce(&mut [u8]) -> Option<usize>,
+        tx: &mut TxBatch,
+    ) -> Option<Result<(), DropReason>> {
+        let session = &mut self.table[destination].session;
+        session.suite()?;
+        let front = way.front();
+        let Some(space) = tx.space(front + most + PADDING_ROOM + DATA_OVERHEAD) else {
+            return Some(Err(DropReason::TxBatchFull));
+        };
+        let message = &mut space[front..];
+        let Some(length) = write(&mut message[CHANNEL_HEADER..]) else {
+            return Some(Err(DropReason::Malformed));
+        };
+        let sealed =
+            session.seal_in_place(message, length, usize::from(self.config.mtu), checksum)?;
+        self.counters.channel_tx_packets += 1;
+        Some(self.finish(way, front + sealed, tx))
     }
 
     /// Seals the first `length` bytes of the scratch buffer straight into the batch.
@@ -254,12 +320,18 @@ impl Worker {
     /// Puts the frame's header in front, if there is one, and commits the datagram.
     fn finish(&mut self, way: Way, length: usize, tx: &mut TxBatch) -> Result<(), DropReason> {
         let to = match way {
-            Way::Direct { to, .. } => to,
+            Way::Direct { to, link } => {
+                if let Some((slot, carrier)) = link {
+                    self.count_sent_bytes(slot, carrier, length);
+                }
+                to
+            }
             Way::Relayed { hop, header } => {
                 let space = tx.space(length).ok_or(DropReason::TxBatchFull)?;
                 if !self.table[hop.next].keys.seal(&header, space) {
                     return Err(DropReason::NoLinkKey);
                 }
+                self.count_sent_bytes(hop.next, hop.carrier, length);
                 hop.endpoint
             }
         };

@@ -50,6 +50,10 @@ pub(crate) struct Port {
     pub(crate) link: Link,
     /// Where authentic datagrams of the peer came from last.
     pub(crate) endpoint: Option<SocketAddr>,
+    /// Bytes of datagrams sent over the link.
+    pub(crate) tx_bytes: u64,
+    /// Bytes of authentic datagrams received over it.
+    pub(crate) rx_bytes: u64,
 }
 
 impl Peer {

@@ -2,7 +2,7 @@
 
 use rand_chacha::ChaCha20Rng;
 use rand_core::{RngCore, SeedableRng};
-use wattle_tunnel::KeyBytes;
+use wattle_tunnel::{ChannelKeyBytes, KeyBytes};
 
 /// A cryptographic generator.
 pub(crate) struct Random(ChaCha20Rng);
@@ -19,6 +19,13 @@ impl Random {
     /// A link key.
     pub(crate) fn key(&mut self) -> KeyBytes {
         let mut key = KeyBytes::default();
+        self.0.fill_bytes(&mut *key);
+        key
+    }
+
+    /// A key of the fast channel.
+    pub(crate) fn channel_key(&mut self) -> ChannelKeyBytes {
+        let mut key = ChannelKeyBytes::default();
         self.0.fill_bytes(&mut *key);
         key
     }

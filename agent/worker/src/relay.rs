@@ -20,7 +20,7 @@ impl Worker {
         &mut self,
         now: Instant,
         from: SocketAddr,
-        frame: &[u8],
+        frame: &mut [u8],
         tx: &mut TxBatch,
         tun: &mut TunBatch,
     ) {
@@ -32,6 +32,7 @@ impl Worker {
             Err(refusal) => return self.refuse_frame(now, slot, refusal, tx),
         };
         self.link_heard(now, slot, from, tx);
+        self.count_received_bytes(slot, from, frame.len());
         let header = Header {
             waypoints: self.remaining(header.waypoints),
             ..header
@@ -45,7 +46,7 @@ impl Worker {
             return self.message(
                 now,
                 Arrival { from, relayed },
-                &frame[HEADER_LENGTH..],
+                &mut frame[HEADER_LENGTH..],
                 tx,
                 tun,
             );
@@ -121,6 +122,7 @@ impl Worker {
         tx.commit(hop.endpoint, length);
         self.counters.udp_tx_packets += 1;
         self.counters.udp_tx_bytes += length as u64;
+        self.count_sent_bytes(hop.next, hop.carrier, length);
         self.counters.relayed_packets += 1;
         if hop.is_detour {
             self.counters.backup_packets += 1;

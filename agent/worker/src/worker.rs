@@ -62,10 +62,8 @@ pub(crate) struct Heard {
 impl Worker {
     /// A worker that knows nobody yet.
     pub fn new(mut config: Config, now: Instant) -> Self {
-        let local = Arc::new(Local::new(
-            std::mem::take(&mut config.wg_private),
-            config.cipher,
-        ));
+        let local = Local::new(std::mem::take(&mut config.wg_private), config.cipher);
+        let local = Arc::new(local.with_channel(config.channel));
         let rng = Random::new(std::mem::take(&mut config.seed));
         Self {
             config,
@@ -122,7 +120,7 @@ impl Worker {
         tx: &mut TxBatch,
         tun: &mut TunBatch,
     ) {
-        for datagram in datagrams.chunks(segment.max(1)) {
+        for datagram in datagrams.chunks_mut(segment.max(1)) {
             self.inbound(now, from, datagram, tx, tun);
         }
         self.flush_heard(now, tx);
@@ -151,6 +149,7 @@ impl Worker {
             }
             self.dial(now, *slot, tx);
             self.offer_key(now, *slot, tx);
+            self.offer_channel(now, *slot, tx);
             for carrier in CARRIERS {
                 if let Some(port) = self.table[*slot].port_mut(carrier) {
                     port.link.handle_timeout(now);
@@ -240,7 +239,7 @@ impl Worker {
                 false => Instant::NEVER,
             };
             links
-                .chain([peer.dialer.poll_timeout(), keys])
+                .chain([peer.dialer.poll_timeout(), keys, peer.session.channel_due()])
                 .min()
                 .unwrap_or(Instant::NEVER)
         });
@@ -261,6 +260,8 @@ fn link_status(peer: &Peer) -> impl Iterator<Item = LinkStatus> {
             measurement: port.link.measurement().unwrap_or_default(),
             tx_packets: packets.tx,
             rx_packets: packets.rx,
+            tx_bytes: port.tx_bytes,
+            rx_bytes: port.rx_bytes,
         })
     })
 }
@@ -272,6 +273,7 @@ fn session_status(peer: &Peer) -> SessionStatus {
         handshake_at: peer.session.handshake_at(),
         tx_bytes,
         rx_bytes,
+        suite: peer.session.suite(),
         queued: peer.waiting.len() as u32,
     }
 }

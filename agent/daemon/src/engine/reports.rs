@@ -8,7 +8,7 @@ use wattle_control::{
     RouteSource, RouteView, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
     VersionReport, WhoamiReport,
 };
-use wattle_model::{Instant, LinkState, NodeId, Prefix};
+use wattle_model::{LinkState, NodeId, Prefix};
 use wattle_routing::Route;
 use wattle_wire::grant::{Grant, Peer};
 use wattle_worker::{LinkStatus, SessionStatus};
@@ -175,9 +175,7 @@ impl Engine {
     // --- peers -----------------------------------------------------------------------------------
 
     fn peers(&self, worker: Option<&WorkerReport>) -> PeersReport {
-        let sessions: BTreeMap<NodeId, &SessionStatus> = worker
-            .map(|report| report.worker.sessions.iter().map(|s| (s.peer, s)).collect())
-            .unwrap_or_default();
+        let sessions = worker.map(sessions_by_peer).unwrap_or_default();
         let map = Map::new(self.membership(), &self.router);
         let own = self.membership().own();
         let others = self
@@ -228,6 +226,7 @@ impl Engine {
             rx_bytes: session.map_or(0, |session| session.rx_bytes),
             tx_bytes: session.map_or(0, |session| session.tx_bytes),
             handshake_age_ms: handshake.map(|at| now.since(at).as_millis()),
+            fast_channel: session.and_then(|session| fast_channel(session)),
         }
     }
 
@@ -258,23 +257,19 @@ impl Engine {
         let Some(worker) = worker else {
             return Vec::new();
         };
-        let handshakes: BTreeMap<NodeId, Instant> = worker
-            .worker
-            .sessions
-            .iter()
-            .filter_map(|session| Some((session.peer, session.handshake_at?)))
-            .collect();
+        let sessions = sessions_by_peer(worker);
         let mut links: Vec<LinkReport> = worker
             .worker
             .links
             .iter()
-            .map(|link| self.link_report(link, handshakes.get(&link.peer).copied()))
+            .map(|link| self.link_report(link, sessions.get(&link.peer).copied()))
             .collect();
         links.sort_by(|a, b| (&a.peer.name, a.carrier).cmp(&(&b.peer.name, b.carrier)));
         links
     }
 
-    fn link_report(&self, link: &LinkStatus, handshake: Option<Instant>) -> LinkReport {
+    fn link_report(&self, link: &LinkStatus, session: Option<&SessionStatus>) -> LinkReport {
+        let handshake = session.and_then(|session| session.handshake_at);
         let routed = self.router.links().get(&link.link);
         let advertised = routed
             .map(wattle_routing::Link::advertised)
@@ -297,8 +292,9 @@ impl Engine {
             reason: cost.map(|cost| reason(&cost, link)).unwrap_or_default(),
             cost,
             handshake_age_ms: handshake.map(|at| self.clock.now().since(at).as_millis()),
-            rx_bytes: 0,
-            tx_bytes: 0,
+            fast_channel: session.and_then(|session| fast_channel(session)),
+            rx_bytes: link.rx_bytes,
+            tx_bytes: link.tx_bytes,
         }
     }
 
@@ -550,4 +546,14 @@ pub(super) fn failure(what: &str, why: String) -> Reply {
         why,
         "journalctl -u wattled",
     ))
+}
+
+fn sessions_by_peer(report: &WorkerReport) -> BTreeMap<NodeId, &SessionStatus> {
+    let sessions = report.worker.sessions.iter();
+    sessions.map(|session| (session.peer, session)).collect()
+}
+
+/// The cipher of a session's fast channel, as users see it.
+fn fast_channel(session: &SessionStatus) -> Option<String> {
+    session.suite.map(|suite| suite.name().to_owned())
 }

@@ -295,6 +295,16 @@ fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
             "Messages to neighbours sent.",
             counters.control_tx_packets,
         ),
+        (
+            "channel_rx_packets",
+            "Packets received over the fast channel.",
+            counters.channel_rx_packets,
+        ),
+        (
+            "channel_tx_packets",
+            "Packets sent over the fast channel.",
+            counters.channel_tx_packets,
+        ),
         ("handshakes", "Handshakes completed.", counters.handshakes),
     ] {
         to.counter(format!("wattle_worker_{name}"), help, value);

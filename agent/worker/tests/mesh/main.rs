@@ -1,7 +1,9 @@
 //! Workers wired together in memory, in virtual time: what a packet lives through between TUN and TUN.
 //!
-//! Every story is told with the simulator's cipher; those that depend on the cipher are told with WireGuard's too.
+//! Every story is told with the simulator's cipher; those that depend on the cipher are told with WireGuard's and over the
+//! fast channel too.
 
+mod channel;
 mod wire;
 
 use std::sync::Arc;
@@ -11,15 +13,15 @@ use wattle_dataplane::{Backup, DropReason, Forwarding, NextLink, Path, VnetHeade
 use wattle_model::{LinkState, Micros, NodeIndex, Ppm};
 use wattle_tunnel::{Local, Outcome, Rekey, Session};
 use wattle_wire::frame::FRAME_TYPE;
-use wattle_worker::{CipherKind, Event};
+use wattle_worker::Event;
 
-use crate::wire::{Net, address, packet, packet_with};
+use crate::wire::{Net, Protection, address, packet, packet_with};
 
 const SECOND: Micros = Micros::from_secs(1);
-const BOTH: [CipherKind; 2] = [CipherKind::Null, CipherKind::Noise];
+const ALL: [Protection; 3] = [Protection::NULL, Protection::NOISE, Protection::FAST];
 
 /// `a - b - c`: no link between the ends; each knows the way.
-fn chain(cipher: CipherKind) -> Net {
+fn chain(cipher: Protection) -> Net {
     let mut net = Net::new(cipher, 3, &[(0, 1), (1, 2)]);
     net.run(Micros::from_secs(2));
     net.route(0, &[(1, 1), (2, 1)]);
@@ -30,7 +32,7 @@ fn chain(cipher: CipherKind) -> Net {
 
 #[test]
 fn neighbours_find_each_other_and_packets_travel_as_plain_wireguard() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = Net::new(cipher, 2, &[(0, 1)]);
         net.run(SECOND);
         assert_eq!(net.link_states(0), [LinkState::Up]);
@@ -46,7 +48,7 @@ fn neighbours_find_each_other_and_packets_travel_as_plain_wireguard() {
 
 #[test]
 fn a_packet_for_a_third_node_crosses_a_relay_that_cannot_read_it() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = chain(cipher);
         net.watch();
         net.send(0, &packet(0, 2, b"a secret in the middle of nowhere"));
@@ -58,7 +60,7 @@ fn a_packet_for_a_third_node_crosses_a_relay_that_cannot_read_it() {
         );
         assert!(net.counters(1).relayed_packets >= 1);
         assert_eq!(net.counters(1).tun_tx_packets, 0);
-        if cipher == CipherKind::Noise {
+        if cipher != Protection::NULL {
             assert!(
                 net.seen()
                     .all(|(_, bytes)| !bytes.windows(8).any(|window| window == b"a secret"))
@@ -75,7 +77,7 @@ fn a_packet_for_a_third_node_crosses_a_relay_that_cannot_read_it() {
 
 #[test]
 fn packets_that_come_before_the_session_wait_for_it_in_order() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = chain(cipher);
         for number in 0..100 {
             net.send(0, &packet(0, 2, &[number]));
@@ -89,7 +91,7 @@ fn packets_that_come_before_the_session_wait_for_it_in_order() {
 
 #[test]
 fn more_packets_than_may_wait_are_dropped_and_counted() {
-    let mut net = chain(CipherKind::Null);
+    let mut net = chain(Protection::NULL);
     for number in 0..200 {
         net.send(0, &packet(0, 2, &[number]));
     }
@@ -100,7 +102,7 @@ fn more_packets_than_may_wait_are_dropped_and_counted() {
 
 #[test]
 fn packets_that_wait_in_vain_are_dropped_and_counted() {
-    let mut net = chain(CipherKind::Null);
+    let mut net = chain(Protection::NULL);
     net.cut(1, 2);
     net.send(0, &packet(0, 2, b"x"));
     net.run(Micros::from_secs(6));
@@ -109,7 +111,7 @@ fn packets_that_wait_in_vain_are_dropped_and_counted() {
 
 #[test]
 fn a_cut_link_is_left_for_the_backup_without_asking_the_engine() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = Net::new(cipher, 3, &[(0, 1), (1, 2), (0, 2)]);
         net.run(Micros::from_secs(2));
         net.route(1, &[(0, 0), (2, 2)]);
@@ -145,7 +147,7 @@ fn a_cut_link_is_left_for_the_backup_without_asking_the_engine() {
 #[test]
 fn a_backup_over_a_waypoint_goes_past_it() {
     // 0 - 1 - 3, 0 - 2 - 3; the way of 2 to 3 is over 1, but the waypoint 1 is passed first by 0's own wish.
-    let mut net = Net::new(CipherKind::Null, 4, &[(0, 1), (0, 2), (1, 2), (1, 3)]);
+    let mut net = Net::new(Protection::NULL, 4, &[(0, 1), (0, 2), (1, 2), (1, 3)]);
     net.run(Micros::from_secs(2));
     net.route(1, &[(0, 0), (3, 3)]);
     net.route(2, &[(1, 1), (3, 0)]);
@@ -179,7 +181,7 @@ fn a_backup_over_a_waypoint_goes_past_it() {
 
 #[test]
 fn a_frame_never_goes_back_to_where_it_came_from() {
-    let mut net = chain(CipherKind::Null);
+    let mut net = chain(Protection::NULL);
     net.route(1, &[(2, 0)]);
     net.send(0, &packet(0, 2, b"x"));
     net.cut(1, 2);
@@ -190,7 +192,7 @@ fn a_frame_never_goes_back_to_where_it_came_from() {
 
 #[test]
 fn frames_in_a_loop_die_at_their_hop_limit() {
-    let mut net = Net::new(CipherKind::Null, 4, &[(0, 1), (1, 2), (2, 0), (0, 3)]);
+    let mut net = Net::new(Protection::NULL, 4, &[(0, 1), (1, 2), (2, 0), (0, 3)]);
     net.run(Micros::from_secs(2));
     net.cut(0, 3);
     net.run(SECOND);
@@ -211,7 +213,7 @@ fn frames_in_a_loop_die_at_their_hop_limit() {
 
 #[test]
 fn a_spoofed_source_is_dropped_on_both_sides_and_counted() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = chain(cipher);
         net.send(0, &packet(1, 2, b"not mine"));
         net.run(SECOND);
@@ -229,7 +231,7 @@ fn a_spoofed_source_is_dropped_on_both_sides_and_counted() {
 
 #[test]
 fn what_is_for_nobody_here_is_not_delivered() {
-    let mut net = Net::new(CipherKind::Null, 3, &[(0, 1)]);
+    let mut net = Net::new(Protection::NULL, 3, &[(0, 1)]);
     net.run(SECOND);
     // Node 0 wrongly believes that node 1 is the way to what node 2 owns.
     let path = Path::single(net.link(0, 1));
@@ -248,7 +250,7 @@ fn what_is_for_nobody_here_is_not_delivered() {
 
 #[test]
 fn forged_and_replayed_frames_are_dropped_and_counted() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = chain(cipher);
         net.send(0, &packet(0, 2, b"first"));
         net.run(SECOND);
@@ -281,10 +283,10 @@ fn forged_and_replayed_frames_are_dropped_and_counted() {
 
 #[test]
 fn strangers_get_no_answer() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = Net::new(cipher, 2, &[(0, 1)]);
         net.run(SECOND);
-        let local = Arc::new(Local::new([99; 32], cipher));
+        let local = Arc::new(Local::new([99; 32], cipher.cipher()));
         let mut session = Session::new(&local, net.key(0), 7, Rekey::Ours);
         let mut initiation = [0; 200];
         let length = session.initiate(net.now(), &mut initiation).unwrap();
@@ -300,7 +302,7 @@ fn strangers_get_no_answer() {
         net.run(SECOND);
         assert_eq!(
             net.dropped(0, DropReason::UnknownPeer),
-            1 + u64::from(cipher == CipherKind::Null)
+            1 + u64::from(cipher == Protection::NULL)
         );
         assert!(net.seen().all(|(to, _)| *to != wire::stranger()));
     }
@@ -308,7 +310,7 @@ fn strangers_get_no_answer() {
 
 #[test]
 fn a_peer_behind_nat_dials_and_is_answered_where_it_is_seen() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = Net::behind_nat(cipher, 2, &[(0, 1)], 1);
         net.run(Micros::from_secs(3));
         assert_eq!(net.link_states(0), [LinkState::Up]);
@@ -336,10 +338,10 @@ fn a_peer_behind_nat_dials_and_is_answered_where_it_is_seen() {
 
 #[test]
 fn a_leaf_is_hosted_checked_and_reached_from_everywhere() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = chain(cipher);
         let leaf = net.add_leaf(2);
-        let local = Arc::new(Local::new(wire::secret(leaf), cipher));
+        let local = Arc::new(Local::new(wire::secret(leaf), cipher.cipher()));
         let mut session = Session::new(&local, net.key(2), 0x00be_ef00, Rekey::Ours);
         let from = address(leaf);
         let mut buffer = [0; 2_048];
@@ -389,7 +391,7 @@ fn a_leaf_is_hosted_checked_and_reached_from_everywhere() {
 
 #[test]
 fn super_packets_are_cut_on_the_way_out_and_joined_on_the_way_in() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = chain(cipher);
         net.send(0, &packet(0, 2, b"session"));
         net.run(SECOND);
@@ -423,7 +425,7 @@ fn super_packets_are_cut_on_the_way_out_and_joined_on_the_way_in() {
 
 #[test]
 fn packets_above_the_mtu_are_answered_with_the_mtu() {
-    let mut net = chain(CipherKind::Null);
+    let mut net = chain(Protection::NULL);
     net.send(0, &packet(0, 2, &[0; 1_400]));
     assert_eq!(net.dropped(0, DropReason::TooBig), 1);
     let answer = &net.delivered(0)[0];
@@ -445,7 +447,7 @@ fn packets_above_the_mtu_are_answered_with_the_mtu() {
 
 #[test]
 fn a_restarted_node_is_back_within_seconds() {
-    for cipher in BOTH {
+    for cipher in ALL {
         for node in 0..3 {
             let mut net = chain(cipher);
             net.send(0, &packet(0, 2, b"before"));
@@ -469,7 +471,7 @@ fn a_restarted_node_is_back_within_seconds() {
 
 #[test]
 fn nothing_of_a_dropped_peer_is_accepted() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = Net::new(cipher, 2, &[(0, 1)]);
         net.run(SECOND);
         net.route(0, &[(1, 1)]);
@@ -488,7 +490,13 @@ fn nothing_of_a_dropped_peer_is_accepted() {
 
 #[test]
 fn sessions_and_link_keys_roll_for_an_hour_without_losing_a_packet() {
-    let mut net = chain(CipherKind::Null);
+    for protection in [Protection::NULL, Protection::FAST] {
+        an_hour_passes(protection);
+    }
+}
+
+fn an_hour_passes(protection: Protection) {
+    let mut net = chain(protection);
     net.send(0, &packet(0, 2, b"first"));
     net.run(SECOND);
     for _ in 0..3_600 {
@@ -511,7 +519,7 @@ fn sessions_and_link_keys_roll_for_an_hour_without_losing_a_packet() {
 #[test]
 fn packets_in_are_packets_out_and_named_drops() {
     for seed in 0..20 {
-        let mut net = chain(CipherKind::Null);
+        let mut net = chain(ALL[seed as usize % 3]);
         let mut random = seed * 7_919 + 1;
         let mut sent = 0;
         for _ in 0..300 {
@@ -531,7 +539,7 @@ fn packets_in_are_packets_out_and_named_drops() {
 
 #[test]
 fn waiting_packets_and_handshakes_are_no_loss() {
-    let mut net = chain(CipherKind::Null);
+    let mut net = chain(Protection::NULL);
     for _ in 0..100 {
         net.send(0, &packet(0, 2, b"x"));
     }
@@ -543,7 +551,7 @@ fn waiting_packets_and_handshakes_are_no_loss() {
 
 #[test]
 fn a_frozen_process_blames_nobody() {
-    let mut net = chain(CipherKind::Null);
+    let mut net = chain(Protection::NULL);
     net.send(0, &packet(0, 2, b"x"));
     net.run(Micros::from_millis(100));
     for _ in 0..5 {
@@ -564,7 +572,7 @@ fn a_frozen_process_blames_nobody() {
 
 #[test]
 fn a_routing_message_reaches_the_engine_of_the_neighbour() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = chain(cipher);
         net.flood(0, 1, &[16, 1, 2, 3]);
         net.run(SECOND);
@@ -583,7 +591,7 @@ fn a_routing_message_reaches_the_engine_of_the_neighbour() {
 
 #[test]
 fn damaged_datagrams_deliver_nothing() {
-    for cipher in BOTH {
+    for cipher in ALL {
         let mut net = chain(cipher);
         net.send(0, &packet(0, 2, b"session"));
         net.run(SECOND);
@@ -620,10 +628,10 @@ mod arbitrary {
         #[test]
         fn bytes_from_the_wire_and_from_the_kernel_never_panic(
             datagrams in proptest::collection::vec(proptest::collection::vec(any::<u8>(), 0..300), 0..20),
-            kinds in proptest::collection::vec(proptest::sample::select(vec![1_u8, 2, 3, 4, 0x57, 0]), 20),
-            noise: bool,
+            kinds in proptest::collection::vec(proptest::sample::select(vec![1_u8, 2, 3, 4, 0x57, 0x58, 0]), 20),
+            protection in 0..ALL.len(),
         ) {
-            let mut net = Net::new(BOTH[usize::from(noise)], 2, &[(0, 1)]);
+            let mut net = Net::new(ALL[protection], 2, &[(0, 1)]);
             net.run(SECOND);
             for (datagram, kind) in datagrams.iter().zip(kinds) {
                 let mut datagram = datagram.clone();

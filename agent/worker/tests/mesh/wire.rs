@@ -7,14 +7,48 @@ use std::sync::Arc;
 use wattle_dataplane::{Coalescing, DropReason, Forwarding, Path, TunBatch, TxBatch, VnetHeader};
 use wattle_model::{Instant, LinkId, LinkState, Micros, NodeId, NodeIndex, Prefix, WgKey};
 use wattle_worker::{
-    CipherKind, Command, Config, Counters, Event, PeerEntry, Peers, Status, Transit, Worker,
+    CipherCosts, CipherKind, Command, Config, Counters, Event, PeerEntry, Peers, Status, Transit,
+    Worker,
 };
 
 const DELAY: Micros = Micros::from_millis(1);
 
+/// How packets of sessions are protected.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Protection {
+    cipher: CipherKind,
+    channel: Option<CipherCosts>,
+}
+
+impl Protection {
+    /// The simulator's cipher.
+    pub(crate) const NULL: Self = Self {
+        cipher: CipherKind::Null,
+        channel: None,
+    };
+    /// WireGuard's messages only.
+    pub(crate) const NOISE: Self = Self {
+        cipher: CipherKind::Noise,
+        channel: None,
+    };
+    /// WireGuard with the fast channel.
+    pub(crate) const FAST: Self = Self {
+        cipher: CipherKind::Noise,
+        channel: Some(CipherCosts {
+            aes_ns: 300,
+            chacha_ns: 800,
+        }),
+    };
+
+    /// The sessions' own cipher.
+    pub(crate) fn cipher(self) -> CipherKind {
+        self.cipher
+    }
+}
+
 /// Workers and the wire between them.
 pub(crate) struct Net {
-    cipher: CipherKind,
+    protection: Vec<Protection>,
     now: Instant,
     nodes: Vec<Node>,
     adjacent: BTreeSet<(usize, usize)>,
@@ -102,29 +136,34 @@ fn prefix(node: usize) -> Prefix {
 
 impl Net {
     /// `count` nodes that all know each other; the given pairs want links.
-    pub(crate) fn new(cipher: CipherKind, count: usize, adjacent: &[(usize, usize)]) -> Self {
-        Self::build(cipher, count, adjacent, None)
+    pub(crate) fn new(protection: Protection, count: usize, adjacent: &[(usize, usize)]) -> Self {
+        Self::build(vec![protection; count], adjacent, None)
     }
 
     /// … one of them behind a NAT, so that nobody can dial it.
     pub(crate) fn behind_nat(
-        cipher: CipherKind,
+        protection: Protection,
         count: usize,
         adjacent: &[(usize, usize)],
         natted: usize,
     ) -> Self {
-        Self::build(cipher, count, adjacent, Some(natted))
+        Self::build(vec![protection; count], adjacent, Some(natted))
+    }
+
+    /// One node for each protection.
+    pub(crate) fn mixed(protection: &[Protection], adjacent: &[(usize, usize)]) -> Self {
+        Self::build(protection.to_vec(), adjacent, None)
     }
 
     fn build(
-        cipher: CipherKind,
-        count: usize,
+        protection: Vec<Protection>,
         adjacent: &[(usize, usize)],
         natted: Option<usize>,
     ) -> Self {
         let now = Instant(1_000_000_000);
+        let count = protection.len();
         let mut net = Self {
-            cipher,
+            protection,
             now,
             nodes: Vec::new(),
             adjacent: adjacent.iter().copied().collect(),
@@ -161,7 +200,8 @@ impl Net {
             wg_private: secret(node),
             mtu: 1_360,
             seed: [node as u8 ^ self.restarts << 4; 32],
-            cipher: self.cipher,
+            cipher: self.protection[node].cipher,
+            channel: self.protection[node].channel,
             transit: Transit::Relay,
         };
         Worker::new(config, self.now)

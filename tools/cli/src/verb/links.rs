@@ -103,6 +103,10 @@ fn block(link: &LinkReport) -> String {
         ("state", link.state.to_string()),
         ("latest handshake", or_unknown(link.handshake_age_ms, ago)),
         (
+            "fast channel",
+            link.fast_channel.clone().unwrap_or("off".into()),
+        ),
+        (
             "transfer",
             format!(
                 "{} received, {} sent",
@@ -198,6 +202,7 @@ mod tests {
           endpoint: 192.0.2.2:51820
           state: up
           latest handshake: 12s ago
+          fast channel: aes-256-gcm
           transfer: 1.2MiB received, 4.0KiB sent
           rtt: 24.2ms (least of the last minute 24.0ms)
           jitter: 300us

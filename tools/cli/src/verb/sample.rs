@@ -87,6 +87,7 @@ pub(crate) fn links() -> LinksReport {
         cost: Some(cost()),
         reason: "rtt, loss 3 %".into(),
         handshake_age_ms: Some(12_000),
+        fast_channel: Some("aes-256-gcm".into()),
         rx_bytes: 1_300_000,
         tx_bytes: 4_096,
     };
@@ -104,6 +105,7 @@ pub(crate) fn links() -> LinksReport {
         cost: None,
         reason: String::new(),
         handshake_age_ms: None,
+        fast_channel: None,
         rx_bytes: 0,
         tx_bytes: 0,
     };
@@ -129,6 +131,7 @@ pub(crate) fn peers() -> PeersReport {
         rx_bytes: 1_300_000,
         tx_bytes: 4_096,
         handshake_age_ms: Some(12_000),
+        fast_channel: Some("aes-256-gcm".into()),
     };
     let unreachable = PeerReport {
         node: node(3),
@@ -142,6 +145,7 @@ pub(crate) fn peers() -> PeersReport {
         rx_bytes: 0,
         tx_bytes: 0,
         handshake_age_ms: None,
+        fast_channel: None,
         ..direct.clone()
     };
     let relayed = PeerReport {

@@ -169,6 +169,9 @@ pub struct PeerReport {
     /// The cipher of the fast channel to it, while packets travel over that.
     #[serde(default)]
     pub fast_channel: Option<String>,
+    /// Largest inner packet that gets to it.
+    #[serde(default)]
+    pub mtu_bytes: Option<u16>,
 }
 
 /// How another node is reached.
@@ -211,7 +214,7 @@ pub struct LinkReport {
     pub jitter_us: Option<u64>,
     /// Loss towards the neighbour.
     pub loss_ppm: Option<u32>,
-    /// Largest inner packet that fits.
+    /// Largest inner packet that gets to the neighbour.
     pub mtu_bytes: Option<u16>,
     /// Price advertised for it, with its parts; absent while it has none.
     pub cost: Option<CostParts>,

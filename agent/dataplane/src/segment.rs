@@ -53,6 +53,11 @@ impl<'a> SuperPacket<'a> {
         })
     }
 
+    /// Its headers.
+    pub fn ip(&self) -> Packet {
+        self.ip
+    }
+
     /// How many packets it stands for.
     pub fn count(&self) -> usize {
         (self.bytes.len() - self.payload).div_ceil(self.size)

@@ -15,7 +15,7 @@ use crate::probe::{Probe, ProbeReply};
 pub const CONTROL_PORT: u16 = 5740;
 /// Bytes of the IPv6 and UDP headers around a message.
 pub const ENVELOPE_LENGTH: usize = 48;
-/// Most bytes of a message: with all envelopes it fits an IPv6 path of 1280 bytes, unfragmented.
+/// Most bytes of a message, size probes excepted: with all envelopes it fits an IPv6 path of 1280 bytes, unfragmented.
 pub const MAX_MESSAGE: usize = 1152;
 
 /// A message between neighbours.
@@ -40,6 +40,16 @@ pub enum Control {
     ChannelKey(ChannelKey),
     /// The receiver of a channel key has it.
     ChannelKeyAck(ChannelKeyAck),
+    /// Asks whether a packet as large as the one that carries this gets through: zeros follow.
+    SizeProbe {
+        /// What the answer repeats.
+        number: u32,
+    },
+    /// It got through.
+    SizeProbeReply {
+        /// The probe's number.
+        number: u32,
+    },
     /// Link state.
     Flood(Flood),
 }
@@ -152,6 +162,8 @@ const LINK_KEY_REQUEST: u8 = 5;
 const OBSERVED: u8 = 6;
 const CHANNEL_KEY: u8 = 7;
 const CHANNEL_KEY_ACK: u8 = 8;
+const SIZE_PROBE: u8 = 9;
+const SIZE_PROBE_REPLY: u8 = 10;
 /// Kinds from here on are link state and belong to the router.
 const FIRST_FLOOD: u8 = 16;
 
@@ -190,6 +202,8 @@ impl Control {
                 }))
             }
             CHANNEL_KEY_ACK => ChannelKeyAck::decode(&mut reader).map(Self::ChannelKeyAck),
+            SIZE_PROBE => reader.u32().map(|number| Self::SizeProbe { number }),
+            SIZE_PROBE_REPLY => reader.u32().map(|number| Self::SizeProbeReply { number }),
             kind => Flood::decode(kind, &mut reader).map(Self::Flood),
         }
     }
@@ -221,6 +235,12 @@ impl Control {
                     .put(&*channel_key.key);
             }
             Self::ChannelKeyAck(ack) => ack.encode(writer.u8(CHANNEL_KEY_ACK)),
+            Self::SizeProbe { number } => {
+                writer.u8(SIZE_PROBE).u32(*number);
+            }
+            Self::SizeProbeReply { number } => {
+                writer.u8(SIZE_PROBE_REPLY).u32(*number);
+            }
             Self::Flood(flood) => flood.encode(&mut writer),
         }
         writer.bytes
@@ -236,14 +256,11 @@ pub fn link_local(node: NodeId) -> [u8; 16] {
 }
 
 /// Writes the IPv6 UDP packet that carries `message` into `packet`; returns its length, or `None` if
-/// `packet` is too short or the message too long.
+/// `packet` is too short or the message longer than any packet.
 pub fn wrap(from: NodeId, to: NodeId, message: &[u8], packet: &mut [u8]) -> Option<usize> {
-    if message.len() > MAX_MESSAGE {
-        return None;
-    }
+    let udp_length = u16::try_from(message.len() + 8).ok()?;
     let length = ENVELOPE_LENGTH + message.len();
     let packet = packet.get_mut(..length)?;
-    let udp_length = (message.len() + 8) as u16;
     packet[..4].copy_from_slice(&[0x60, 0, 0, 0]);
     packet[4..6].copy_from_slice(&udp_length.to_be_bytes());
     packet[6..8].copy_from_slice(&[17, 1]);
@@ -274,7 +291,7 @@ pub fn unwrap(from: NodeId, to: NodeId, packet: &[u8]) -> Option<&[u8]> {
     expected[42..44].copy_from_slice(&CONTROL_PORT.to_be_bytes());
     expected[44..46].copy_from_slice(&udp_length.to_be_bytes());
     // The session has authenticated the bytes, so the checksum says nothing further.
-    (envelope[..46] == expected[..46] && message.len() <= MAX_MESSAGE).then_some(message)
+    (envelope[..46] == expected[..46]).then_some(message)
 }
 
 /// RFC 8200 §8.1 over the whole packet, whose checksum field is zero.
@@ -336,6 +353,8 @@ mod tests {
                 suite: Some(Suite::ChaCha20Poly1305),
                 receiver: 0x00ab_cdef,
             }),
+            Control::SizeProbe { number: 7 },
+            Control::SizeProbeReply { number: 7 },
         ]
     }
 

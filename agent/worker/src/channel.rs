@@ -107,6 +107,8 @@ impl Worker {
             | Control::LinkKeyAck { .. }
             | Control::LinkKeyRequest
             | Control::Observed(_)
+            | Control::SizeProbe { .. }
+            | Control::SizeProbeReply { .. }
             | Control::Flood(_) => {}
         }
     }
@@ -122,7 +124,13 @@ impl Worker {
     }
 
     /// Sends a message inside the session, over links or relays.
-    fn send_to_peer(&mut self, now: Instant, slot: Slot, message: &[u8], tx: &mut TxBatch) {
+    pub(crate) fn send_to_peer(
+        &mut self,
+        now: Instant,
+        slot: Slot,
+        message: &[u8],
+        tx: &mut TxBatch,
+    ) {
         let peer = self.table[slot].entry.id;
         let sent = self
             .way(slot, flow_of(peer))

@@ -114,6 +114,8 @@ pub struct SessionStatus {
     pub rx_bytes: u64,
     /// The cipher of the fast channel, while packets are sent over it.
     pub suite: Option<Suite>,
+    /// Bytes of the largest packet that gets to the peer.
+    pub path_mtu: u16,
     /// Packets that wait for the session.
     pub queued: u32,
 }

@@ -17,6 +17,7 @@ mod membership;
 mod neighbour;
 mod outbound;
 mod path;
+mod path_mtu;
 mod peer;
 mod random;
 mod relay;

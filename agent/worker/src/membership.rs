@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use wattle_dataplane::{DropReason, Ownership};
 use wattle_model::{Instant, LinkState, NodeId};
-use wattle_tunnel::{DialRole, Dialer, LinkKeys, Rekey, Session};
+use wattle_tunnel::{DialRole, Dialer, LinkKeys, PathMtu, Rekey, Session};
 
 use crate::peer::{CARRIERS, Kind, Peer, Waiting};
 use crate::table::Slot;
@@ -102,6 +102,7 @@ impl Worker {
             keys: LinkKeys::default(),
             ports: [None, None],
             waiting: Waiting::default(),
+            path_mtu: PathMtu::new(self.config.mtu),
             spoofed: 0,
         });
     }

@@ -6,7 +6,7 @@ use wattle_dataplane::{DropReason, TxBatch};
 use wattle_link::{Input, Link, Output, Traffic};
 use wattle_model::{Carrier, Instant, LinkId, LinkState};
 use wattle_tunnel::Offer;
-use wattle_wire::control::{self, Control};
+use wattle_wire::control::{self, Control, MAX_MESSAGE};
 use wattle_wire::probe::Probe;
 
 use crate::Event;
@@ -33,7 +33,7 @@ impl Worker {
             return self.drops.count(DropReason::ControlMalformed);
         };
         let is_neighbour = arrival.relayed.is_none();
-        if is_neighbour && control::is_flood(message) {
+        if is_neighbour && control::is_flood(message) && message.len() <= MAX_MESSAGE {
             self.counters.control_rx_packets += 1;
             self.link_heard(now, slot, arrival.from, tx);
             return self.flood(slot, arrival, message);
@@ -46,6 +46,14 @@ impl Worker {
             Ok(message @ (Control::ChannelKey(_) | Control::ChannelKeyAck(_))) => {
                 self.authentic(now, slot, arrival, tx);
                 self.channel_control(now, slot, &message, tx);
+            }
+            Ok(Control::SizeProbe { number }) => {
+                self.authentic(now, slot, arrival, tx);
+                self.answer_size(now, slot, number, tx);
+            }
+            Ok(Control::SizeProbeReply { number }) => {
+                self.authentic(now, slot, arrival, tx);
+                self.table[slot].path_mtu.answered(now, number);
             }
             // Only neighbours talk about links.
             Ok(_) if !is_neighbour => self.drops.count(DropReason::ControlMalformed),
@@ -127,6 +135,8 @@ impl Worker {
             | Control::Observed(_)
             | Control::ChannelKey(_)
             | Control::ChannelKeyAck(_)
+            | Control::SizeProbe { .. }
+            | Control::SizeProbeReply { .. }
             | Control::Flood(_) => {}
         }
     }

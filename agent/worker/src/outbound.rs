@@ -88,6 +88,7 @@ impl Worker {
         packet: &mut [u8],
         tx: &mut TxBatch,
     ) -> Result<(), Refused> {
+        self.fits(now, destination, ip, packet.len())?;
         let way = self.way(destination, flow::hash(ip, packet))?;
         let write = |space: &mut [u8]| {
             space.get_mut(..packet.len())?.copy_from_slice(packet);
@@ -207,6 +208,7 @@ impl Worker {
         whole: &SuperPacket<'_>,
         tx: &mut TxBatch,
     ) -> Result<(), Refused> {
+        self.fits(now, destination, &whole.ip(), whole.largest())?;
         let way = self.way(destination, hash)?;
         let mut sent = 0;
         for index in 0..whole.count() {
@@ -266,7 +268,8 @@ impl Worker {
         write: impl FnOnce(&mut [u8]) -> Option<usize>,
         tx: &mut TxBatch,
     ) -> Option<Result<(), DropReason>> {
-        let session = &mut self.table[destination].session;
+        let peer = &mut self.table[destination];
+        let (mtu, session) = (usize::from(peer.path_mtu.mtu()), &mut peer.session);
         session.suite()?;
         let front = way.front();
         let Some(space) = tx.space(front + most + PADDING_ROOM + DATA_OVERHEAD) else {
@@ -276,8 +279,7 @@ impl Worker {
         let Some(length) = write(&mut message[CHANNEL_HEADER..]) else {
             return Some(Err(DropReason::Malformed));
         };
-        let sealed =
-            session.seal_in_place(message, length, usize::from(self.config.mtu), checksum)?;
+        let sealed = session.seal_in_place(message, length, mtu, checksum)?;
         self.counters.channel_tx_packets += 1;
         Some(self.finish(way, front + sealed, tx))
     }
@@ -293,8 +295,8 @@ impl Worker {
         let front = way.front();
         let room = front + (length + PADDING_ROOM + DATA_OVERHEAD).max(MIN_BUFFER);
         let space = tx.space(room).ok_or(DropReason::TxBatchFull)?;
-        let mtu = usize::from(self.config.mtu);
-        let session = &mut self.table[destination].session;
+        let peer = &mut self.table[destination];
+        let (mtu, session) = (usize::from(peer.path_mtu.mtu()), &mut peer.session);
         let content = &mut self.scratch[..length + PADDING_ROOM];
         let sealed = session
             .seal(content, length, mtu, &mut space[front..])

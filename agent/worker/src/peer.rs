@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use wattle_link::Link;
 use wattle_model::{Carrier, Instant, LinkId, Micros};
-use wattle_tunnel::{DialRole, Dialer, LinkKeys, Session};
+use wattle_tunnel::{DialRole, Dialer, LinkKeys, PathMtu, Session};
 
 use crate::PeerEntry;
 
@@ -30,6 +30,7 @@ pub(crate) struct Peer {
     pub(crate) keys: LinkKeys,
     pub(crate) ports: [Option<Port>; 2],
     pub(crate) waiting: Waiting,
+    pub(crate) path_mtu: PathMtu,
     /// Packets whose source was not this peer's.
     pub(crate) spoofed: u64,
 }

@@ -150,6 +150,7 @@ impl Worker {
             self.dial(now, *slot, tx);
             self.offer_key(now, *slot, tx);
             self.offer_channel(now, *slot, tx);
+            self.probe_size(now, *slot, tx);
             for carrier in CARRIERS {
                 if let Some(port) = self.table[*slot].port_mut(carrier) {
                     port.link.handle_timeout(now);
@@ -238,7 +239,12 @@ impl Worker {
                 true => peer.keys.poll_timeout(),
                 false => Instant::NEVER,
             };
+            let size = match peer.session.is_usable() {
+                true => peer.path_mtu.poll_timeout(),
+                false => Instant::NEVER,
+            };
             links
+                .chain([size])
                 .chain([peer.dialer.poll_timeout(), keys, peer.session.channel_due()])
                 .min()
                 .unwrap_or(Instant::NEVER)
@@ -274,6 +280,7 @@ fn session_status(peer: &Peer) -> SessionStatus {
         tx_bytes,
         rx_bytes,
         suite: peer.session.suite(),
+        path_mtu: peer.path_mtu.mtu(),
         queued: peer.waiting.len() as u32,
     }
 }

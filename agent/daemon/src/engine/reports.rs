@@ -227,6 +227,7 @@ impl Engine {
             tx_bytes: session.map_or(0, |session| session.tx_bytes),
             handshake_age_ms: handshake.map(|at| now.since(at).as_millis()),
             fast_channel: session.and_then(|session| fast_channel(session)),
+            mtu_bytes: session.map(|session| session.path_mtu),
         }
     }
 
@@ -288,7 +289,7 @@ impl Engine {
             min_rtt_us: measured.then_some(link.measurement.min_rtt.0),
             jitter_us: measured.then_some(link.measurement.jitter.0),
             loss_ppm: measured.then_some(link.measurement.loss.0),
-            mtu_bytes: Some(self.setting.config.mtu),
+            mtu_bytes: session.map(|session| session.path_mtu),
             reason: cost.map(|cost| reason(&cost, link)).unwrap_or_default(),
             cost,
             handshake_age_ms: handshake.map(|at| self.clock.now().since(at).as_millis()),

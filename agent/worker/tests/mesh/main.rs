@@ -4,6 +4,7 @@
 //! fast channel too.
 
 mod channel;
+mod path_mtu;
 mod wire;
 
 use std::sync::Arc;

@@ -56,6 +56,7 @@ pub(crate) struct Net {
     flying: BTreeMap<(Instant, u64), Datagram>,
     numbered: u64,
     cut: BTreeSet<(usize, usize)>,
+    narrow: BTreeMap<(usize, usize), usize>,
     natted: Option<usize>,
     mapping: u16,
     watched: Option<Vec<(SocketAddr, Vec<u8>)>>,
@@ -171,6 +172,7 @@ impl Net {
             flying: BTreeMap::new(),
             numbered: 0,
             cut: BTreeSet::new(),
+            narrow: BTreeMap::new(),
             natted,
             mapping: 40_000,
             watched: None,
@@ -332,6 +334,13 @@ impl Net {
     /// Cuts the wire between two nodes, silently and both ways.
     pub(crate) fn cut(&mut self, one: usize, other: usize) {
         self.cut.extend([(one, other), (other, one)]);
+    }
+
+    /// Lets datagrams of at most so many bytes pass between two nodes; larger ones vanish.
+    pub(crate) fn narrow(&mut self, one: usize, other: usize, bytes: usize) {
+        for ends in [(one, other), (other, one)] {
+            self.narrow.insert(ends, bytes);
+        }
     }
 
     /// Lets a NAT forget its mapping.
@@ -527,10 +536,9 @@ impl Net {
             return;
         };
         let Some(node) = self.at(to) else { return };
-        if self
-            .at(from)
-            .is_some_and(|sender| self.cut.contains(&(sender, node)))
-        {
+        if self.at(from).is_some_and(|sender| {
+            self.cut.contains(&(sender, node)) || self.is_narrow(sender, node, bytes.len())
+        }) {
             return;
         }
         let Node {
@@ -539,6 +547,11 @@ impl Net {
         let length = bytes.len();
         worker.handle_udp(self.now, from, &mut bytes, length, tx, tun);
         self.flush(node);
+    }
+
+    fn is_narrow(&self, from: usize, to: usize, bytes: usize) -> bool {
+        let width = self.narrow.get(&(from, to));
+        width.is_some_and(|width| bytes > *width)
     }
 
     fn seen_from(&self, node: usize) -> SocketAddr {

@@ -132,6 +132,7 @@ pub(crate) fn peers() -> PeersReport {
         tx_bytes: 4_096,
         handshake_age_ms: Some(12_000),
         fast_channel: Some("aes-256-gcm".into()),
+        mtu_bytes: Some(1_360),
     };
     let unreachable = PeerReport {
         node: node(3),
@@ -146,6 +147,7 @@ pub(crate) fn peers() -> PeersReport {
         tx_bytes: 0,
         handshake_age_ms: None,
         fast_channel: None,
+        mtu_bytes: None,
         ..direct.clone()
     };
     let relayed = PeerReport {

@@ -1,0 +1,51 @@
+//! Real packets over links that do not carry what they should. `sudo tools/test netns` runs it.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking"
+)]
+
+use std::time::Duration;
+
+use wattle_netlab::{eventually, story};
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn tcp_survives_a_narrow_link_behind_a_relay_in_both_families() {
+    story("narrow", |lab| {
+        let [a, relay, c] = lab.hosts(["a", "relay", "c"])?;
+        lab.link(&a, &relay)?;
+        let far = lab.link(&relay, &c)?;
+        for host in [&relay, &c] {
+            let interface = &far.of(host)?.interface;
+            host.sh(&format!("ip link set {interface} mtu 1400"))?;
+        }
+        let mesh = lab.mesh("narrow", &[&a, &relay, &c]).start()?;
+        let mut server = c.command("iperf3");
+        server.arg("-s");
+        let _server = c.spawn("iperf3", server)?;
+        for to in [mesh.address(&c)?, mesh.address_v6(&c)?] {
+            let mut mbit = 0.0;
+            eventually("tcp gets going", PATIENCE, || {
+                mbit = a.iperf3(to, Duration::from_secs(8))?;
+                Ok(mbit > 20.0)
+            })?;
+            eprintln!("to {to} over an underlay of 1400 bytes: {mbit:.0} Mbit/s");
+        }
+        let peers = mesh.data(&a, &["peers"])?;
+        let found = peers["peers"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .find(|peer| peer["node"]["name"] == "c")
+            .and_then(|peer| peer["mtu_bytes"].as_u64());
+        // 1400 less IPv4 or IPv6, UDP, relay header and session: at most 1282.
+        assert!(
+            found.is_some_and(|mtu| (1_200..=1_282).contains(&mtu)),
+            "{found:?}"
+        );
+        Ok(())
+    });
+}

@@ -149,7 +149,7 @@ impl Node {
         let Some(network) = state.network()? else {
             return Err(StartError::NotJoined(state.path().to_owned()));
         };
-        let keys = state.keys()?;
+        let keys = state.granted_keys()?;
         let membership = load_membership(&state, &network, &keys)?;
         let epoch = state.next_epoch()?;
         let node = membership.node_ref(keys.node_id());

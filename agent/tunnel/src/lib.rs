@@ -12,6 +12,7 @@ mod message;
 mod null;
 mod replay;
 mod session;
+mod shares;
 
 pub use channel::{ChannelKeyBytes, CipherCosts};
 pub use dial::{DialRole, Dialer};
@@ -20,3 +21,4 @@ pub use local::{Initiator, Local};
 pub use message::{CHANNEL_HEADER, CHANNEL_TYPE, DATA_OVERHEAD, MIN_BUFFER, Message};
 pub use replay::ReplayWindow;
 pub use session::{CipherKind, Opened, Outcome, Refusal, Rekey, Session};
+pub use shares::Shares;

@@ -4,6 +4,7 @@
 //! fast channel too.
 
 mod channel;
+mod traitor;
 mod wire;
 
 use std::sync::Arc;

@@ -9,7 +9,7 @@
 //! | orders | engine | data thread | a mailbox: last snapshot of each kind, bounded routing messages |
 //! | queries | local socket, metrics | engine | `query::QUERY_QUEUE`, refused as busy when full |
 //! | wishes | engine | kernel task | the last one |
-//! | uplink | engine | coordinator task | bounded both ways, said anew after reconnecting |
+//! | uplink | engine | coordinator task | bounded both ways; said anew after reconnecting, and after a drop once there is room |
 
 mod coordination;
 mod event_log;
@@ -216,6 +216,7 @@ impl Engine {
                 _ = interrupt.recv() => self.stopping = Stopping::Stops,
             }
             self.obey_router(inputs.uplink.as_mut());
+            self.tell_what_was_left_out(inputs.uplink.as_mut());
             if std::mem::take(&mut self.candidates_changed) {
                 self.tell_candidates(inputs.uplink.as_mut());
             }

@@ -237,7 +237,9 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
     let thread = thread.start().map_err(resources("start the data thread"))?;
 
     let (queries_end, queries) = mpsc::channel(QUERY_QUEUE);
-    let handle = EngineHandle::new(queries_end, worker.clone());
+    let device = config.interface.clone();
+    let table = kernel::Table::new(Netlink::connect()?, device, index, config.routing_table);
+    let handle = EngineHandle::new(queries_end, worker.clone(), table);
     let api = tokio::spawn(socket.serve(handle.clone()));
     let scraping = scrapes.map(|listener| tokio::spawn(metrics::serve(listener, handle)));
 

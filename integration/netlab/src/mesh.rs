@@ -307,15 +307,16 @@ impl Mesh {
         Ok(log)
     }
 
+    /// The CLI, about to ask the agent of a host.
+    pub fn command(&self, host: &Host) -> Result<std::process::Command> {
+        let mut command = host.command(binary("wattle")?);
+        command.arg("--socket").arg(self.socket(host));
+        Ok(command)
+    }
+
     /// Asks the agent of a host with the CLI; its answer.
     pub fn wattle(&self, host: &Host, arguments: &[&str]) -> Result<String> {
-        let mut command = host.command(binary("wattle")?);
-        crate::host::output(
-            command
-                .arg("--socket")
-                .arg(self.socket(host))
-                .args(arguments),
-        )
+        crate::host::output(self.command(host)?.args(arguments))
     }
 
     /// The same with `--json`, and of the answer the data.

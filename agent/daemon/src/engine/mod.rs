@@ -28,6 +28,7 @@ use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_until};
 use wattle_control::{HealthLevel, HealthLine, Reply, Request};
+use wattle_dataplane::Forwarding;
 use wattle_host::{Clock, Monitor, Netlink, Wanted};
 use wattle_model::{Instant, Prefix};
 use wattle_routing::{Health, Input, Output, Router};
@@ -111,6 +112,8 @@ pub(crate) struct Engine {
     setting: Setting,
     router: Router,
     worker: WorkerHandle,
+    /// The snapshot that the data thread forwards by.
+    forwarding: Arc<Forwarding>,
     wishes: watch::Sender<Wanted>,
     clock: Clock,
     started: Instant,
@@ -163,6 +166,7 @@ impl Engine {
             setting,
             router,
             worker,
+            forwarding: Arc::default(),
             wishes,
             clock,
             started: now,
@@ -317,10 +321,11 @@ impl Engine {
     }
 
     /// Hands the data thread a new forwarding snapshot.
-    fn forward(&self) {
-        let forwarding = forwarding::snapshot(self.membership(), self.router.routes());
-        self.worker
-            .order(Command::SetForwarding(Arc::new(forwarding)));
+    fn forward(&mut self) {
+        let snapshot = forwarding::snapshot(self.membership(), self.router.routes());
+        self.forwarding = Arc::new(snapshot);
+        let order = Command::SetForwarding(Arc::clone(&self.forwarding));
+        self.worker.order(order);
     }
 
     /// Tells the kernel task what there should be.

@@ -8,13 +8,14 @@ use wattle_control::{
     RouteSource, RouteView, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
     VersionReport, WhoamiReport,
 };
+use wattle_dataplane::Path;
 use wattle_model::{LinkState, NodeId, Prefix};
 use wattle_routing::Route;
 use wattle_wire::grant::{Grant, Peer};
 use wattle_worker::{LinkStatus, SessionStatus};
 
 use super::paths::{Map, agreed, all_claims, control_parts};
-use super::{Destination, Engine, forwarding};
+use super::{Destination, Engine};
 use crate::data_thread::WorkerReport;
 use crate::local_api::refusal;
 use crate::query::Caller;
@@ -36,7 +37,12 @@ impl Engine {
             Request::Status {} => Reply::Status(Box::new(self.status(worker))),
             Request::Peers {} => Reply::Peers(self.peers(worker)),
             Request::Links { name } => self.links(name.as_deref(), worker),
-            Request::Routes { view } => Reply::Routes(self.routes(*view)),
+            Request::Routes {
+                view: RouteView::Rib,
+            } => Reply::Routes(self.decided_routes()),
+            Request::Routes {
+                view: RouteView::Fib,
+            } => Reply::Routes(self.forwarded_routes()),
             Request::Topo {} => Reply::Topo(self.topo()),
             Request::Path { dst } => self.along(dst, |map, to| map.path(to).map(Reply::Path)),
             Request::Explain { dst } => self.along(dst, |map, to| {
@@ -46,7 +52,10 @@ impl Engine {
             Request::Version {} => Reply::Version(VersionReport {
                 version: VERSION.to_owned(),
             }),
-            Request::Ping { .. }
+            Request::Routes {
+                view: RouteView::Kernel,
+            }
+            | Request::Ping { .. }
             | Request::Events { .. }
             | Request::Leave {}
             | Request::Metrics {} => failure(
@@ -95,7 +104,7 @@ impl Engine {
             ),
             links_total: count(links.len()),
             links_up: count(up.clone().count()),
-            routes_total: count(self.routes(RouteView::Rib).routes.len()),
+            routes_total: count(self.decided_routes().routes.len()),
             worst_link: up
                 .max_by_key(|link| link.cost.map(|cost| cost.total_us))
                 .cloned(),
@@ -300,14 +309,8 @@ impl Engine {
 
     // --- routes ----------------------------------------------------------------------------------
 
-    fn routes(&self, view: RouteView) -> RoutesReport {
-        match view {
-            RouteView::Rib | RouteView::Fib => self.mesh_routes(),
-            RouteView::Kernel => self.kernel_routes(),
-        }
-    }
-
-    fn mesh_routes(&self) -> RoutesReport {
+    /// What routing and the grants say.
+    fn decided_routes(&self) -> RoutesReport {
         let own = self.membership().own();
         let announced = self.router.routes().prefixes.iter();
         let announced = announced.map(|(prefix, node)| (*prefix, (*node, RouteSource::Announced)));
@@ -318,7 +321,10 @@ impl Engine {
                 (false, Some(_)) => RouteSource::Leaf,
                 (false, None) => RouteSource::Address,
             };
-            let prefixes = grant.addresses.iter().map(|address| Prefix::host(*address));
+            let addresses = grant.addresses.iter().map(|address| Prefix::host(*address));
+            // A leaf announces nothing by itself: what it was granted is reachable while its host is.
+            let of_leaf = grant.prefixes.iter().filter(|_| grant.leaf_of().is_some());
+            let prefixes = addresses.chain(of_leaf.copied());
             prefixes.map(move |prefix| (prefix, (grant.node, source)))
         });
         let local = self
@@ -375,23 +381,48 @@ impl Engine {
         used.chain(backup).collect()
     }
 
-    fn kernel_routes(&self) -> RoutesReport {
-        let plan = [self.setting.network.ipv4, self.setting.network.ipv6];
-        let topology = self.router.topology();
-        let plan = plan.into_iter().flatten();
-        let wanted = forwarding::wanted(self.membership(), topology, plan, &self.on_link);
-        let routes = wanted.routes.into_iter().map(|prefix| RouteReport {
-            prefix,
-            node: None,
-            source: RouteSource::Kernel,
-            cost_us: None,
-            next_hops: Vec::new(),
-            device: Some(self.setting.config.interface.clone()),
-            table: Some(self.setting.config.routing_table),
+    /// What the data thread was given, entry by entry; of where an entry comes from it knows nothing.
+    fn forwarded_routes(&self) -> RoutesReport {
+        let decided = self.decided_routes().routes.into_iter();
+        let sources: BTreeMap<_, _> = decided.map(|route| (route.prefix, route.source)).collect();
+        let entries: BTreeMap<Prefix, NodeId> = self.forwarding.prefixes().collect();
+        let routes = entries.into_iter().map(|(prefix, node)| {
+            let source = sources.get(&prefix).copied();
+            let path = self.forwarding.path(node);
+            RouteReport {
+                prefix,
+                node: Some(self.membership().node_ref(node)),
+                source: source.unwrap_or(RouteSource::Announced),
+                cost_us: None,
+                next_hops: path.map(|path| self.links_of(path)).unwrap_or_default(),
+                device: None,
+                table: None,
+            }
         });
         RoutesReport {
             routes: routes.collect(),
         }
+    }
+
+    fn links_of(&self, path: &Path) -> Vec<NextHopReport> {
+        let next = path.next_links();
+        let shares: u64 = next.iter().map(|next| u64::from(next.weight)).sum();
+        let hop = |link, role, weight: u64| {
+            let neighbour = self.router.links().get(&link)?.neighbour;
+            Some(NextHopReport {
+                via: self.membership().node_ref(neighbour),
+                link,
+                role,
+                weight_ppm: (weight * 1_000_000 / shares.max(1)) as u32,
+                cost_us: None,
+            })
+        };
+        let used = next
+            .iter()
+            .filter_map(|next| hop(next.link, PathRole::Used, next.weight.into()));
+        let backup = path.backup();
+        let backup = backup.and_then(|backup| hop(backup.link, PathRole::Backup, 0));
+        used.chain(backup).collect()
     }
 
     // --- topology --------------------------------------------------------------------------------

@@ -240,6 +240,7 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
     let device = config.interface.clone();
     let table = kernel::Table::new(Netlink::connect()?, device, index, config.routing_table);
     let handle = EngineHandle::new(queries_end, worker.clone(), table);
+    let clients_turned_away = socket.turned_away();
     let api = tokio::spawn(socket.serve(handle.clone()));
     let scraping = scrapes.map(|listener| tokio::spawn(metrics::serve(listener, handle)));
 
@@ -263,6 +264,7 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
         network: node.network,
         membership: node.membership,
         epoch: node.epoch,
+        clients_turned_away,
     };
     let inputs = Inputs {
         events,

@@ -321,6 +321,7 @@ mod tests {
             },
             membership,
             epoch: 1,
+            clients_turned_away: std::sync::Arc::default(),
         };
         let (wishes, _kernel) = watch::channel(Wanted::default());
         Engine::new(setting, WorkerHandle::new().unwrap(), wishes)

@@ -22,6 +22,7 @@ mod telemetry;
 use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
@@ -70,6 +71,8 @@ pub(crate) struct Setting {
     pub(crate) membership: Membership,
     /// How often the agent has started.
     pub(crate) epoch: u32,
+    /// Local clients that found no place, counted by the socket.
+    pub(crate) clients_turned_away: Arc<AtomicU64>,
 }
 
 /// What comes in.

@@ -9,6 +9,8 @@ use std::io;
 use std::path::Path;
 use std::time::Instant;
 
+use wattle_model::Prefix;
+
 /// Reported load is a multiple of this, so that noise does not become news.
 const STEP: f64 = 10.0;
 /// Weight of the newest look in the moving average: with a look every five seconds, about half a minute counts.
@@ -68,6 +70,18 @@ impl MemoryWatch {
             }
         }
     }
+}
+
+/// The kernel's setting that keeps packets from being forwarded to `prefix`, if it is off; a node with networks behind it
+/// needs it, as its kernel carries packets between them and the device.
+pub(crate) fn forwarding_that_is_off(prefix: &Prefix) -> Option<&'static str> {
+    let setting = match prefix.is_ipv6() {
+        true => "net.ipv6.conf.all.forwarding",
+        false => "net.ipv4.ip_forward",
+    };
+    let file = Path::new("/proc/sys").join(setting.replace('.', "/"));
+    let value = fs::read_to_string(file).ok()?;
+    (value.trim() == "0").then_some(setting)
 }
 
 fn rounded(percent: f64) -> u8 {

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use anyhow::Result;
-use wattle_netlab::story;
+use wattle_netlab::{eventually, story};
 
 const PATIENCE: Duration = Duration::from_secs(15);
 
@@ -38,6 +38,51 @@ fn a_route_that_somebody_removed_from_the_kernel_is_named() {
         assert_eq!(diff.status.code(), Some(5));
         let said = String::from_utf8(diff.stdout)?;
         assert_eq!(said, format!("! {peer}/32 missing in kernel\n"));
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn what_keeps_an_announced_network_from_working_is_said_where_it_can_be_changed() {
+    story("prefixes", |lab| {
+        let [a, b, printer] = lab.hosts(["a", "b", "printer"])?;
+        lab.link(&a, &b)?;
+        lab.link(&b, &printer)?;
+        b.sh("echo 0 > /proc/sys/net/ipv4/ip_forward; echo 0 > /proc/sys/net/ipv6/conf/all/forwarding")?;
+        let [shared, free, of_v6] = ["10.100.1.0/24", "10.100.2.0/24", "fd01:0:0:2::/64"];
+        let mesh = lab
+            .mesh("prefixes", &[&a, &b])
+            .announces(&b, shared)?
+            .announces(&b, free)?
+            .announces(&b, of_v6)?
+            .start()?;
+
+        let on_link = format!(
+            "{shared} of b is not used, because it overlaps {shared} on b; give one of the two networks other addresses"
+        );
+        let mut health = String::new();
+        eventually("a says what it leaves out", PATIENCE, || {
+            health = mesh.wattle(&a, &["status"])?;
+            Ok(health.contains(&on_link))
+        })?;
+        assert_eq!(health.matches("is not used").count(), 1, "{health}");
+        assert!(!health.contains("sysctl"), "a announces nothing: {health}");
+
+        let health = mesh.wattle(&b, &["status"])?;
+        for (prefix, setting) in [
+            (shared, "net.ipv4.ip_forward"),
+            (free, "net.ipv4.ip_forward"),
+            (of_v6, "net.ipv6.conf.all.forwarding"),
+        ] {
+            let line = format!(
+                "{prefix} is announced, but the kernel forwards nothing to it; run `sysctl -w {setting}=1`"
+            );
+            assert!(health.contains(&line), "{health}");
+        }
+        b.sh("sysctl -qw net.ipv4.ip_forward=1 net.ipv6.conf.all.forwarding=1")?;
+        let health = mesh.wattle(&b, &["status"])?;
+        assert!(!health.contains("sysctl"), "{health}");
         Ok(())
     });
 }

@@ -19,7 +19,7 @@ mod paths;
 mod reports;
 mod telemetry;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
@@ -30,7 +30,7 @@ use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_until};
 use wattle_control::{HealthLevel, HealthLine, Reply, Request};
 use wattle_dataplane::Forwarding;
-use wattle_host::{Clock, Monitor, Netlink, Wanted};
+use wattle_host::{Clock, Monitor, Netlink, Wanted, interface_name};
 use wattle_model::{Instant, Prefix};
 use wattle_routing::{Health, Input, Output, Router};
 use wattle_wire::record::{Record, RecordKind};
@@ -125,8 +125,8 @@ pub(crate) struct Engine {
     coordinator: CoordinatorView,
     /// Records accepted since the coordinator was last told.
     fresh_records: Vec<Record>,
-    /// On-link prefixes of the host's other interfaces.
-    on_link: BTreeSet<Prefix>,
+    /// On-link prefixes of the host's other interfaces, with the interface's name.
+    on_link: BTreeMap<Prefix, String>,
     interface_addresses: BTreeSet<IpAddr>,
     reflexive: Vec<SocketAddr>,
     candidates_changed: bool,
@@ -177,7 +177,7 @@ impl Engine {
             load: LoadWatch::default(),
             coordinator: CoordinatorView::new(),
             fresh_records: Vec::new(),
-            on_link: BTreeSet::new(),
+            on_link: BTreeMap::new(),
             interface_addresses: BTreeSet::new(),
             reflexive: Vec::new(),
             candidates_changed: false,
@@ -378,10 +378,11 @@ impl Engine {
                 let addresses = found.iter().map(|found| found.address).collect();
                 self.candidates_changed |= addresses != self.interface_addresses;
                 self.interface_addresses = addresses;
-                let on_link = found
-                    .iter()
-                    .filter_map(|f| Prefix::new(f.address, f.prefix_length));
-                self.on_link = on_link.filter(|prefix| !prefix.is_host()).collect();
+                let on_link = found.iter().filter_map(|found| {
+                    let prefix = Prefix::new(found.address, found.prefix_length)?;
+                    Some((prefix, interface_name(found.interface)))
+                });
+                self.on_link = on_link.filter(|(prefix, _)| !prefix.is_host()).collect();
             }
             Err(error) => tracing::warn!(%error, "The host's addresses cannot be read"),
         }

@@ -1,6 +1,6 @@
 //! What operators are told: the engine's state in the shapes of the local socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_control::{
     CoordinatorReport, ErrorCode, HealthLevel, HealthLine, LinkReport, LinksReport, NetworkRef,
@@ -14,9 +14,11 @@ use wattle_routing::Route;
 use wattle_wire::grant::{Grant, Peer};
 use wattle_worker::{LinkStatus, SessionStatus};
 
+use super::forwarding::{self, LeftOut};
 use super::paths::{Map, agreed, all_claims, control_parts};
 use super::{Destination, Engine};
 use crate::data_thread::WorkerReport;
+use crate::health;
 use crate::local_api::refusal;
 use crate::query::Caller;
 
@@ -156,6 +158,36 @@ impl Engine {
         for prefix in &self.refused_prefixes {
             let text = format!("{prefix} is configured but not granted, so it is not announced");
             lines.push(line(HealthLevel::Warning, "prefix_not_granted", text));
+        }
+        let names = |nodes: &BTreeSet<NodeId>| {
+            let names = nodes.iter().map(|node| self.membership().node_ref(*node));
+            names.map(|node| node.name).collect::<Vec<_>>().join(", ")
+        };
+        let topology = self.router.topology();
+        for left_out in forwarding::left_out(self.membership(), topology, &self.on_link) {
+            let LeftOut {
+                prefix,
+                origins,
+                near,
+                interface,
+            } = left_out;
+            let text = format!(
+                "{prefix} of {} is not used, because it overlaps {near} on {interface}; give one of the two networks other addresses",
+                names(&origins)
+            );
+            lines.push(line(HealthLevel::Warning, "prefix_on_link", text));
+        }
+        let announced = self
+            .membership()
+            .announceable(&self.setting.config.prefixes);
+        for prefix in announced.0 {
+            let Some(setting) = health::forwarding_that_is_off(&prefix) else {
+                continue;
+            };
+            let text = format!(
+                "{prefix} is announced, but the kernel forwards nothing to it; run `sysctl -w {setting}=1` and keep it in /etc/sysctl.d"
+            );
+            lines.push(line(HealthLevel::Warning, "forwarding_off", text));
         }
         if let Some(left) = self
             .grant_left_ms()

@@ -1,5 +1,5 @@
-//! A mesh of real agents without a coordinator: writes `nodes.toml`, has `wattle network create --offline` make the
-//! state directories, and runs `wattled` in each host.
+//! A mesh of real agents: writes `nodes.toml` and has `wattle network create --offline` make the state directories, or
+//! lets every host join a coordinator, and runs `wattled` in each host.
 //!
 //! The binaries come from `WATTLE_BIN_DIR`, or lie beside the test's own in the target directory.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Host, Lab, Process, eventually};
+use crate::{Coordinator, Host, Lab, Process, eventually};
 
 /// The UDP port of every agent.
 pub const PORT: u16 = 51_820;
@@ -53,6 +53,7 @@ pub struct Mesh {
 struct Agent {
     host: Host,
     address: Ipv4Addr,
+    address_v6: Ipv6Addr,
     process: Option<Process>,
 }
 
@@ -147,6 +148,7 @@ impl MeshBuilder {
             let agent = Agent {
                 host: node.host.clone(),
                 address: address(i),
+                address_v6: address_v6(address(i)),
                 process: None,
             };
             (node.host.name().to_owned(), agent)
@@ -162,6 +164,20 @@ impl MeshBuilder {
         let mut mesh = self.create()?;
         mesh.start_all()?;
         mesh.wait_converged(Duration::from_secs(20))?;
+        Ok(mesh)
+    }
+
+    /// Lets every host join the coordinator, starts all agents and waits until they agree. What else was said about the
+    /// nodes counts in networks without a coordinator only.
+    pub fn join(self, coordinator: &Coordinator) -> Result<Mesh> {
+        let mut mesh = Mesh {
+            directory: self.directory,
+            agents: BTreeMap::new(),
+        };
+        for Node { host, .. } in self.nodes {
+            mesh.join(&host, coordinator)?;
+        }
+        mesh.wait_converged(Duration::from_secs(60))?;
         Ok(mesh)
     }
 
@@ -228,7 +244,7 @@ impl Mesh {
 
     /// The IPv6 overlay address of a node.
     pub fn address_v6(&self, host: &Host) -> Result<IpAddr> {
-        Ok(address_v6(self.agent(host)?.address).into())
+        Ok(self.agent(host)?.address_v6.into())
     }
 
     /// The state directory of a node.
@@ -239,6 +255,37 @@ impl Mesh {
     /// The agent's control socket.
     pub fn socket(&self, host: &Host) -> PathBuf {
         host.directory().join("wattled.sock")
+    }
+
+    /// Makes a host a node by `wattle join`, starts its agent, and learns from it which addresses it was given.
+    fn join(&mut self, host: &Host, coordinator: &Coordinator) -> Result<()> {
+        let mut join = host.command(binary("wattle")?);
+        join.args(["join", &coordinator.token()?, "--no-start"])
+            .args(["--name", host.name(), "--state"])
+            .arg(self.state(host));
+        crate::host::output(&mut join)?;
+        let unknown = Agent {
+            host: host.clone(),
+            address: Ipv4Addr::UNSPECIFIED,
+            address_v6: Ipv6Addr::UNSPECIFIED,
+            process: None,
+        };
+        self.agents.insert(host.name().to_owned(), unknown);
+        self.start(host)?;
+        let mut status = serde_json::Value::Null;
+        eventually("the agent answers", Duration::from_secs(15), || {
+            status = self.data(host, &["status"])?;
+            Ok(true)
+        })?;
+        let given = status["addresses"].as_array().into_iter().flatten();
+        let agent = self.agents.get_mut(host.name()).context("just added")?;
+        for address in given.filter_map(serde_json::Value::as_str) {
+            match address.parse()? {
+                IpAddr::V4(v4) => agent.address = v4,
+                IpAddr::V6(v6) => agent.address_v6 = v6,
+            }
+        }
+        Ok(())
     }
 
     /// Starts all agents.
@@ -353,6 +400,30 @@ impl Mesh {
             }
         }
         Ok(())
+    }
+
+    /// Waits until every running agent reaches every other over IPv4 and IPv6, asked all at once; how long that took.
+    pub fn wait_complete(&self, patience: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        let running = self.running();
+        for from in &running {
+            let others = running.iter().filter(|to| to.name() != from.name());
+            let mut ping: Vec<String> = ["-q", "-r", "0", "-t", "300", "-i", "1"]
+                .map(str::to_owned)
+                .into();
+            for to in others {
+                ping.extend([
+                    self.address(to)?.to_string(),
+                    self.address_v6(to)?.to_string(),
+                ]);
+            }
+            let left = patience.saturating_sub(began.elapsed());
+            eventually("every other node answers", left, || {
+                from.run("fping", &ping).map(|_| true)
+            })
+            .with_context(|| format!("{} does not reach all others", from.name()))?;
+        }
+        Ok(began.elapsed())
     }
 
     /// Waits until no running agent has changed a route for two seconds: what is lost from then on is lost for a cause.

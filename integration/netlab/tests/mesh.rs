@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use wattle_netlab::capture::{Capture, occurrences};
 use wattle_netlab::mesh::{INTERFACE, PORT, binary};
-use wattle_netlab::{Host, Lab, Mesh, Nat, Shape, eventually, story};
+use wattle_netlab::{Coordinator, Host, Lab, Mesh, Nat, Shape, eventually, story};
 
 /// What voice needs.
 const STREAM: Duration = Duration::from_millis(10);
@@ -444,6 +444,35 @@ fn the_whole_mesh_forms_again_within_five_seconds() {
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]
+fn a_mesh_that_joined_a_coordinator_forms_again_without_it_within_five_seconds() {
+    story("reboot", |lab| {
+        let hosts = six_hosts(lab)?;
+        let coordinator = coordinator_for(lab, &hosts)?;
+        let names: Vec<&Host> = hosts.iter().collect();
+        let mut mesh = lab.mesh("reboot", &names).join(&coordinator)?;
+        mesh.wait_complete(PATIENCE)?;
+        let state = |mesh: &Mesh| -> Result<serde_json::Value> {
+            Ok(mesh.data(&hosts[0], &["status"])?["coordinator"]["state"].take())
+        };
+        assert_eq!(state(&mesh)?, "connected");
+
+        coordinator.kill();
+        for host in &hosts {
+            mesh.kill(host)?;
+        }
+        let began = Instant::now();
+        mesh.start_all()?;
+        mesh.wait_complete(PATIENCE)?;
+        let took = began.elapsed();
+        eprintln!("complete after {took:?}");
+        assert_ne!(state(&mesh)?, "connected");
+        assert!(took <= Duration::from_secs(5), "{took:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
 fn a_second_agent_on_the_same_device_is_told_what_to_do_and_harms_nothing() {
     story("second", |lab| {
         let [a, b] = lab.hosts(["a", "b"])?;
@@ -468,7 +497,7 @@ fn a_second_agent_on_the_same_device_is_told_what_to_do_and_harms_nothing() {
 }
 
 /// Six hosts in two triangles with two ways between them.
-fn six(lab: &mut Lab) -> Result<(Mesh, [Host; 6])> {
+fn six_hosts(lab: &mut Lab) -> Result<[Host; 6]> {
     let hosts = lab.hosts(["a", "b", "c", "d", "e", "f"])?;
     for (one, other) in [
         (0, 1),
@@ -482,9 +511,26 @@ fn six(lab: &mut Lab) -> Result<(Mesh, [Host; 6])> {
     ] {
         lab.link(&hosts[one], &hosts[other])?;
     }
+    Ok(hosts)
+}
+
+/// A mesh of them.
+fn six(lab: &mut Lab) -> Result<(Mesh, [Host; 6])> {
+    let hosts = six_hosts(lab)?;
     let names: Vec<&Host> = hosts.iter().collect();
     let mesh = lab.mesh("six", &names).start()?;
     Ok((mesh, hosts))
+}
+
+/// A coordinator on a host of its own, with a link to each of the others.
+fn coordinator_for(lab: &mut Lab, hosts: &[Host]) -> Result<Coordinator> {
+    let hub = lab.host("hub")?;
+    hub.sh("ip address add 10.9.0.1/32 dev lo")?;
+    for host in hosts {
+        let via = lab.link(&hub, host)?.v4(&hub)?;
+        host.sh(&format!("ip route add 10.9.0.1/32 via {via}"))?;
+    }
+    Coordinator::start(&hub, "10.9.0.1:5741".parse()?)
 }
 
 /// An echo at the overlay address of a node.

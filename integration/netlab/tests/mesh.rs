@@ -103,7 +103,15 @@ fn a_lossy_link_is_left_within_three_seconds() {
             lab.link(one, other)?;
         }
         let mesh = lab.mesh("lossy", &[&a, &b, &c]).start()?;
+        mesh.wait_settled(SETTLING)?;
         let (there, _echo) = echo(&mesh, &b)?;
+        let stays = "the direct way is taken and kept";
+        eventually(stays, Duration::from_secs(30), || {
+            let stream = a.probe(there, STREAM)?;
+            stream.wait_for(100);
+            let ways: Vec<u8> = stream.stop()?.ttl.into_keys().collect();
+            Ok(ways == [64])
+        })?;
         lab.loss(&a, &b, 30.0)?;
         std::thread::sleep(Duration::from_secs(3));
         let stream = a.probe(there, STREAM)?;

@@ -300,8 +300,15 @@ impl Mesh {
 
     /// Starts the agent of a host.
     pub fn start(&mut self, host: &Host) -> Result<()> {
-        let mut command = host.command(binary("wattled")?);
+        self.start_behind(host, &[])
+    }
+
+    /// Starts the agent of a host by a program that ends in it.
+    pub fn start_behind(&mut self, host: &Host, wrapper: &[&str]) -> Result<()> {
+        let mut command = host.command("env");
         command
+            .args(wrapper)
+            .arg(binary("wattled")?)
             .arg("--state")
             .arg(self.state(host))
             .arg("--socket")
@@ -371,6 +378,15 @@ impl Mesh {
         let arguments: Vec<&str> = ["--json"].iter().chain(arguments).copied().collect();
         let mut answer: serde_json::Value = serde_json::from_str(&self.wattle(host, &arguments)?)?;
         Ok(answer["data"].take())
+    }
+
+    /// What the agent of a host has dropped for a reason, by its metrics.
+    pub fn dropped(&self, host: &Host, reason: &str) -> Result<u64> {
+        let metrics = self.wattle(host, &["metrics"])?;
+        let line = format!("wattle_worker_dropped_packets_total{{reason=\"{reason}\"}} ");
+        let count = metrics.lines().find_map(|text| text.strip_prefix(&line));
+        // A reason that did not occur has no line.
+        Ok(count.map_or(Ok(0), str::parse)?)
     }
 
     /// Waits until every running agent says that it has converged; how long that took.

@@ -231,6 +231,16 @@ fn a_stock_wireguard_device_reaches_a_node_two_relays_away_and_is_reached() {
         stream.wait_for(100);
         let report = stream.stop()?;
         assert_eq!(report.lost, 0, "{report:?}");
+
+        // A member without our scruples uses the address of another: its host drops that, by name.
+        let (victim, to) = (mesh.address(&c)?, mesh.address(&b)?);
+        phone.sh(&format!("ip address add {victim}/32 dev lo"))?;
+        let before = mesh.dropped(&a, "spoofed_source")?;
+        let pretend =
+            ["-q", "-c", "3", "-S", &victim.to_string(), &to.to_string()].map(str::to_owned);
+        let answered = phone.run("fping", &pretend);
+        assert!(answered.is_err(), "{answered:?}");
+        assert_eq!(mesh.dropped(&a, "spoofed_source")?, before + 3);
         Ok(())
     });
 }
@@ -312,6 +322,19 @@ fn replayed_and_forged_datagrams_reach_nobody() {
         }
         let mesh = lab.mesh("forged", &[&a, &relay, &c]).start()?;
         let (there, _echo) = echo(&mesh, &c)?;
+        let replayed = || -> Result<[u64; 2]> {
+            Ok([
+                mesh.dropped(&relay, "frame_replayed")?,
+                mesh.dropped(&c, "frame_replayed")?,
+            ])
+        };
+        let forged = || -> Result<[u64; 2]> {
+            Ok([
+                mesh.dropped(&c, "frame_unauthentic")?,
+                mesh.dropped(&c, "unauthentic")?,
+            ])
+        };
+        assert_eq!((replayed()?, forged()?), ([0, 0], [0, 0]));
         for (one, other) in [(&a, &relay), (&relay, &c)] {
             lab.reshape(
                 one,
@@ -326,6 +349,10 @@ fn replayed_and_forged_datagrams_reach_nobody() {
         stream.wait_for(300);
         let report = stream.stop()?;
         assert_eq!((report.lost, report.duplicated), (0, 0), "{report:?}");
+        // Every probe is a frame on either wire, and so is every answer.
+        let [at_relay, at_end] = replayed()?;
+        assert!(at_relay >= 600 && at_end >= 300, "{at_relay}, {at_end}");
+        assert_eq!(forged()?, [0, 0]);
 
         let seen = Capture::start(&c, INTERFACE)?;
         lab.reshape(
@@ -343,6 +370,9 @@ fn replayed_and_forged_datagrams_reach_nobody() {
             report.lost > 0 && report.received > 300,
             "forged ones are lost, the rest arrives: {report:?}"
         );
+        // A changed header is found by the key of the link, a changed payload by that of the session.
+        let [headers, payloads] = forged()?;
+        assert!(headers > 0 && payloads > 0, "{headers}, {payloads}");
         let pcap = seen.stop()?;
         let probes = occurrences(&pcap, &[0; 100]);
         assert!(probes > 0, "probes are zeros but for their number");
@@ -375,6 +405,9 @@ fn a_member_cannot_use_the_address_of_another() {
         assert!(from(honest) > 0, "what is its own arrives");
         assert_eq!(from("198.51.100.1".parse()?), 0);
         assert_eq!(from(victim), 0, "{}", lan.v4(&a)?);
+        // One try and one repetition for each address that is not its own; b has had nothing to drop.
+        assert_eq!(mesh.dropped(&a, "foreign_source")?, 4);
+        assert_eq!(mesh.dropped(&b, "spoofed_source")?, 0);
         Ok(())
     });
 }

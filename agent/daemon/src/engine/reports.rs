@@ -333,7 +333,7 @@ impl Engine {
             reason: cost.map(|cost| reason(&cost, link)).unwrap_or_default(),
             cost,
             handshake_age_ms: handshake.map(|at| self.clock.now().since(at).as_millis()),
-            fast_channel: session.and_then(|session| fast_channel(session)),
+            fast_channel: session.and_then(fast_channel),
             rx_bytes: link.rx_bytes,
             tx_bytes: link.tx_bytes,
         }

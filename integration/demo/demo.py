@@ -56,6 +56,11 @@ def play(lab, options, document):
     view.ended.set()
 
 
+# What the mesh promises with its defaults.
+OUTAGE_MS = 300
+LEFT_AFTER_MS = 3000
+
+
 def verdict(document):
     """What did not hold, in words."""
     wrong = []
@@ -65,8 +70,14 @@ def verdict(document):
         wrong.append("some pairs do not reach each other")
     if len(document.get("breaks", [])) < 6:
         wrong.append("not every break was played")
-    if any(result.get("left_after_ms", 0) is None for result in document.get("breaks", [])):
+    left = [result["left_after_ms"] for result in document.get("breaks", []) if "left_after_ms" in result]
+    if any(after is None for after in left):
         wrong.append("the lossy link was not left within 10 s")
+    elif not left or max(left) > LEFT_AFTER_MS:
+        wrong.append(f"the lossy link was not left within {LEFT_AFTER_MS} ms: {left}")
+    outage = document.get("outage_ms", {}).get("median")
+    if outage is None or outage > OUTAGE_MS:
+        wrong.append(f"the median outage is {outage} ms, not at most {OUTAGE_MS}")
     if any(not result["path_after"] for result in document.get("breaks", [])):
         wrong.append("a break left no way")
     events = document.get("events", {})

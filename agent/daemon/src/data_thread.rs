@@ -69,6 +69,14 @@ pub(crate) struct WorkerHandle {
 }
 
 impl WorkerHandle {
+    /// A mailbox that nobody has opened yet.
+    pub(crate) fn new() -> io::Result<Self> {
+        Ok(Self {
+            mailbox: Arc::default(),
+            wake: Wake::new()?,
+        })
+    }
+
     /// Leaves an order and rings.
     pub(crate) fn order(&self, command: Command) {
         let mut mailbox = self.open();
@@ -136,20 +144,15 @@ impl DataThread {
         tun: Tun,
         udp: UdpSockets,
     ) -> io::Result<(Self, WorkerHandle, mpsc::Receiver<Event>)> {
-        let wake = Wake::new()?;
-        let mailbox = Arc::new(Mutex::new(Mailbox::default()));
+        let handle = WorkerHandle::new()?;
         let (events, events_end) = mpsc::channel(EVENT_QUEUE);
-        let handle = WorkerHandle {
-            mailbox: Arc::clone(&mailbox),
-            wake: wake.clone(),
-        };
         let tun_out = TunBatch::new(tun.coalescing());
         let thread = Self {
             worker,
             tun,
             udp,
-            wake,
-            mailbox,
+            wake: handle.wake.clone(),
+            mailbox: Arc::clone(&handle.mailbox),
             events,
             clock: Clock,
             received: RecvBatch::default(),

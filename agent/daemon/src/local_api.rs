@@ -7,6 +7,7 @@ use std::io;
 use std::os::unix::fs::{MetadataExt as _, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use nix::unistd::{Gid, Group, Uid, User, getgrouplist};
@@ -62,6 +63,8 @@ pub enum LocalApiError {
 pub(crate) struct LocalSocket {
     listener: UnixListener,
     path: PathBuf,
+    places: Arc<Semaphore>,
+    turned_away: Arc<AtomicU64>,
 }
 
 impl LocalSocket {
@@ -86,6 +89,8 @@ impl LocalSocket {
         let socket = Self {
             listener,
             path: path.to_owned(),
+            places: Arc::new(Semaphore::new(MAX_CLIENTS)),
+            turned_away: Arc::default(),
         };
         socket.open_to_readers();
         Ok(socket)
@@ -105,9 +110,13 @@ impl LocalSocket {
         }
     }
 
+    /// How many clients found no place, as it grows.
+    pub(crate) fn turned_away(&self) -> Arc<AtomicU64> {
+        Arc::clone(&self.turned_away)
+    }
+
     /// Serves clients for ever.
     pub(crate) async fn serve(self, engine: EngineHandle) {
-        let places = Arc::new(Semaphore::new(MAX_CLIENTS));
         loop {
             let stream = match self.listener.accept().await {
                 Ok((stream, _)) => stream,
@@ -118,7 +127,7 @@ impl LocalSocket {
                     continue;
                 }
             };
-            match Arc::clone(&places).try_acquire_owned() {
+            match Arc::clone(&self.places).try_acquire_owned() {
                 Ok(place) => {
                     let engine = engine.clone();
                     tokio::spawn(async move {
@@ -126,7 +135,10 @@ impl LocalSocket {
                         drop(place);
                     });
                 }
-                Err(_) => turn_away(&stream),
+                Err(_) => {
+                    self.turned_away.fetch_add(1, Ordering::Relaxed);
+                    turn_away(&stream);
+                }
             }
         }
     }
@@ -160,7 +172,7 @@ async fn serve_client(stream: UnixStream, engine: EngineHandle) {
                 let _ = send(&mut writer, &reply).await;
                 return;
             }
-            Ok(request) => answer(request, caller, &engine, &mut writer).await,
+            Ok(request) => answer(request, caller, &engine, &mut reader, &mut writer).await,
         };
         if outcome.is_err() {
             return;
@@ -186,6 +198,7 @@ async fn answer(
     request: Request,
     caller: Option<Caller>,
     engine: &EngineHandle,
+    reader: &mut BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
 ) -> io::Result<()> {
     let caller = match permitted(caller, &request) {
@@ -193,7 +206,7 @@ async fn answer(
         Err(refused) => return send(writer, &Reply::Error(refused)).await,
     };
     match request {
-        Request::Events { follow } => stream_events(follow, engine, writer).await,
+        Request::Events { follow } => stream_events(follow, engine, reader, writer).await,
         Request::Ping { .. } => stream_pings(request, caller, engine, writer).await,
         _ => send(writer, &engine.ask(request, caller).await).await,
     }
@@ -202,6 +215,7 @@ async fn answer(
 async fn stream_events(
     follow: bool,
     engine: &EngineHandle,
+    reader: &mut BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
 ) -> io::Result<()> {
     let feed = match engine.events().await {
@@ -212,18 +226,27 @@ async fn stream_events(
         send(writer, &Reply::Event(event)).await?;
     }
     if follow {
-        stream_coming(feed.coming, writer).await?;
+        stream_coming(feed.coming, reader, writer).await?;
     }
     send(writer, &Reply::Done).await
 }
 
-/// Tells events until the engine is gone.
+/// Tells events until the engine is gone, or the client is gone or has something else to ask.
 async fn stream_coming(
     mut coming: broadcast::Receiver<EventReport>,
+    reader: &mut BufReader<OwnedReadHalf>,
     writer: &mut OwnedWriteHalf,
 ) -> io::Result<()> {
     loop {
-        match coming.recv().await {
+        let event = tokio::select! {
+            event = coming.recv() => event,
+            // Where nothing happens nothing is written, so only reading shows that nobody is there any more.
+            more = reader.fill_buf() => match more?.is_empty() {
+                true => return Err(io::ErrorKind::UnexpectedEof.into()),
+                false => return Ok(()),
+            },
+        };
+        match event {
             Ok(event) => send(writer, &Reply::Event(event)).await?,
             // The sequence numbers show the gap.
             Err(RecvError::Lagged(_)) => {}
@@ -339,5 +362,174 @@ pub(crate) fn refusal(code: ErrorCode, what: &str, why: String, next: &str) -> E
         what: what.to_owned(),
         why,
         next: next.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::{BufRead, Read, Write};
+    use std::os::unix::net::UnixStream as Client;
+
+    use tokio::sync::mpsc;
+    use wattle_host::Netlink;
+
+    use super::*;
+    use crate::data_thread::WorkerHandle;
+    use crate::kernel::Table;
+    use crate::query::{EventFeed, QUERY_QUEUE, Query};
+
+    const FOLLOW: &[u8] = b"{\"op\":\"events\",\"follow\":true}\n";
+    const VERSION: &[u8] = b"{\"op\":\"version\"}\n";
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn followers_that_went_away_make_room_although_nothing_happens() {
+        let socket = Socket::serve();
+        for _ in 0..3 {
+            let followers: Vec<Client> = (0..MAX_CLIENTS).map(|_| socket.asks(FOLLOW)).collect();
+            socket.eventually_follow(MAX_CLIENTS).await;
+            drop(followers);
+            socket.eventually_follow(0).await;
+        }
+        assert_eq!(answer(socket.asks(VERSION))["kind"], "version");
+        assert_eq!(socket.turned_away.load(Ordering::Relaxed), 0);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn one_client_too_many_is_told_so_and_counted() {
+        let socket = Socket::serve();
+        let _followers: Vec<Client> = (0..MAX_CLIENTS).map(|_| socket.asks(FOLLOW)).collect();
+        socket.eventually_follow(MAX_CLIENTS).await;
+        let refused = answer(socket.asks(b""));
+        assert_eq!(refused["data"]["code"], "busy", "{refused}");
+        assert_eq!(socket.turned_away.load(Ordering::Relaxed), 1);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_follower_may_ask_something_else() {
+        let socket = Socket::serve();
+        let mut client = socket.asks(FOLLOW);
+        socket.eventually_follow(1).await;
+        client.write_all(VERSION).unwrap();
+        let mut lines = std::io::BufReader::new(client).lines();
+        assert_eq!(lines.next().unwrap().unwrap(), r#"{"kind":"done"}"#);
+        assert!(lines.next().unwrap().unwrap().contains("version"));
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn what_is_too_long_or_no_request_ends_the_connection() {
+        let socket = Socket::serve();
+        let long = [
+            b"{\"op\":\"",
+            "v".repeat(MAX_REQUEST_BYTES).as_bytes(),
+            b"\"}\n",
+        ]
+        .concat();
+        let mut client = socket.asks(&long);
+        let mut said = Vec::new();
+        // The rest of the line was not read, so the kernel may say that it was reset.
+        let _reset = client.read_to_end(&mut said);
+        assert_eq!(said, b"");
+
+        let mut client = socket.asks(b"{\"op\":\"format_disk\"}\n");
+        let mut said = String::new();
+        client.read_to_string(&mut said).unwrap();
+        assert!(
+            said.contains("usage") && said.lines().count() == 1,
+            "{said}"
+        );
+    }
+
+    #[test]
+    fn who_is_in_neither_group_may_nothing_and_readers_may_look() {
+        let reader = Caller {
+            uid: 7,
+            role: Role::Reader,
+        };
+        let leave = Request::Leave {};
+        assert_eq!(permitted(Some(reader), &Request::Status {}), Ok(reader));
+        let refused = permitted(Some(reader), &leave).unwrap_err();
+        assert!(refused.why.contains(ADMIN_GROUP), "{refused}");
+        let refused = permitted(None, &Request::Status {}).unwrap_err();
+        assert!(refused.why.contains(READ_GROUP), "{refused}");
+        let root = caller_of(0, 0).unwrap();
+        assert_eq!(permitted(Some(root), &leave), Ok(root));
+    }
+
+    /// A socket in front of an engine that knows its version and an empty event log.
+    struct Socket {
+        directory: tempfile::TempDir,
+        events: broadcast::Sender<EventReport>,
+        places: Arc<Semaphore>,
+        turned_away: Arc<AtomicU64>,
+    }
+
+    impl Socket {
+        fn serve() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let socket = LocalSocket::bind(&directory.path().join("s")).unwrap();
+            let turned_away = socket.turned_away();
+            let (queries, asked) = mpsc::channel(QUERY_QUEUE);
+            let table = Table::new(Netlink::connect().unwrap(), "none".to_owned(), 0, 0);
+            let engine = EngineHandle::new(queries, WorkerHandle::new().unwrap(), table);
+            let (events, _) = broadcast::channel(1);
+            let places = Arc::clone(&socket.places);
+            tokio::spawn(serve_queries(asked, events.clone()));
+            tokio::spawn(socket.serve(engine));
+            Self {
+                directory,
+                events,
+                places,
+                turned_away,
+            }
+        }
+
+        fn asks(&self, line: &[u8]) -> Client {
+            let mut client = Client::connect(self.directory.path().join("s")).unwrap();
+            client.set_read_timeout(Some(PATIENCE)).unwrap();
+            client.write_all(line).unwrap();
+            client
+        }
+
+        async fn eventually_follow(&self, followers: usize) {
+            for _ in 0..500 {
+                let taken = MAX_CLIENTS - self.places.available_permits();
+                if (taken, self.events.receiver_count()) == (followers, followers) {
+                    return;
+                }
+                tokio::time::sleep(Duration::from_millis(10)).await;
+            }
+            panic!("{} follow, not {followers}", self.events.receiver_count());
+        }
+    }
+
+    async fn serve_queries(
+        mut asked: mpsc::Receiver<Query>,
+        events: broadcast::Sender<EventReport>,
+    ) {
+        while let Some(query) = asked.recv().await {
+            match query {
+                Query::Events(reply) => {
+                    let feed = EventFeed {
+                        kept: Vec::new(),
+                        coming: events.subscribe(),
+                    };
+                    let _gone = reply.send(feed);
+                }
+                Query::Local { reply, .. } => {
+                    let version = wattle_control::VersionReport {
+                        version: "0".to_owned(),
+                    };
+                    let _gone = reply.send(Reply::Version(version));
+                }
+            }
+        }
+    }
+
+    fn answer(client: Client) -> serde_json::Value {
+        let mut line = String::new();
+        std::io::BufReader::new(client)
+            .read_line(&mut line)
+            .unwrap();
+        serde_json::from_str(&line).unwrap()
     }
 }

@@ -1,9 +1,10 @@
 //! How tasks ask the engine: a bounded queue of questions, each with the way back for its answer.
 
 use tokio::sync::{broadcast, mpsc, oneshot};
-use wattle_control::{ErrorCode, ErrorReport, EventReport, Reply, Request, Role};
+use wattle_control::{ErrorCode, ErrorReport, EventReport, Reply, Request, Role, RouteView};
 
 use crate::data_thread::{WorkerHandle, WorkerReport};
+use crate::kernel::Table;
 
 /// Questions that wait for the engine. Each is a request of at most a page: 256 KiB at most.
 pub(crate) const QUERY_QUEUE: usize = 64;
@@ -42,21 +43,35 @@ pub(crate) enum Query {
     Events(oneshot::Sender<EventFeed>),
 }
 
-/// The way to the engine.
+/// The way to the engine, and to what can be seen without it.
 #[derive(Clone)]
 pub(crate) struct EngineHandle {
     queries: mpsc::Sender<Query>,
     worker: WorkerHandle,
+    kernel: Table,
 }
 
 impl EngineHandle {
-    /// A handle that puts questions into `queries`, and asks `worker` for its counters first.
-    pub(crate) const fn new(queries: mpsc::Sender<Query>, worker: WorkerHandle) -> Self {
-        Self { queries, worker }
+    /// A handle that puts questions into `queries`, and asks `worker` for its counters first; `kernel` answers what
+    /// is asked about it.
+    pub(crate) const fn new(
+        queries: mpsc::Sender<Query>,
+        worker: WorkerHandle,
+        kernel: Table,
+    ) -> Self {
+        Self {
+            queries,
+            worker,
+            kernel,
+        }
     }
 
     /// Asks for one answer.
     pub(crate) async fn ask(&self, request: Request, caller: Caller) -> Reply {
+        let view = RouteView::Kernel;
+        if request == (Request::Routes { view }) {
+            return self.kernel.routes().await;
+        }
         let worker = self.worker.status().await.map(Box::new);
         let (reply, answer) = oneshot::channel();
         let query = Query::Local {

@@ -149,7 +149,7 @@ impl Node {
         let Some(network) = state.network()? else {
             return Err(StartError::NotJoined(state.path().to_owned()));
         };
-        let keys = state.keys()?;
+        let keys = state.granted_keys()?;
         let membership = load_membership(&state, &network, &keys)?;
         let epoch = state.next_epoch()?;
         let node = membership.node_ref(keys.node_id());
@@ -237,7 +237,10 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
     let thread = thread.start().map_err(resources("start the data thread"))?;
 
     let (queries_end, queries) = mpsc::channel(QUERY_QUEUE);
-    let handle = EngineHandle::new(queries_end, worker.clone());
+    let device = config.interface.clone();
+    let table = kernel::Table::new(Netlink::connect()?, device, index, config.routing_table);
+    let handle = EngineHandle::new(queries_end, worker.clone(), table);
+    let clients_turned_away = socket.turned_away();
     let api = tokio::spawn(socket.serve(handle.clone()));
     let scraping = scrapes.map(|listener| tokio::spawn(metrics::serve(listener, handle)));
 
@@ -261,6 +264,7 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
         network: node.network,
         membership: node.membership,
         epoch: node.epoch,
+        clients_turned_away,
     };
     let inputs = Inputs {
         events,

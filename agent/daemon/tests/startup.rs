@@ -75,10 +75,27 @@ fn keys_that_were_not_granted_are_refused() {
         ("wireguard.key", "not the key that was granted"),
     ] {
         let lab = Lab::new();
-        drop(lab.member());
-        std::fs::remove_file(lab.state.join(file)).unwrap();
+        let state = lab.member();
+        let foreign = format!("{}=\n", "A".repeat(43));
+        state.store_file(file, foreign.as_bytes()).unwrap();
+        drop(state);
         let refusal = lab.refusal(&[]);
         assert!(refusal.contains(words), "{file}: {refusal}");
+    }
+}
+
+#[test]
+fn a_members_missing_key_is_an_error_and_none_is_made_in_its_place() {
+    for file in ["identity.key", "wireguard.key"] {
+        let lab = Lab::new();
+        drop(lab.member());
+        std::fs::remove_file(lab.state.join(file)).unwrap();
+        let before = listing(&lab.state);
+        let refusal = lab.refusal(&[]);
+        let named = format!("{file} is missing");
+        assert!(refusal.contains(&named), "{refusal}");
+        assert!(refusal.contains("restore the file"), "{refusal}");
+        assert_eq!(listing(&lab.state), before, "{file}");
     }
 }
 

@@ -7,6 +7,8 @@ use wattle_model::Prefix;
 /// A map from prefixes to values; an address finds the value of the longest prefix that holds it.
 #[derive(Debug, Clone)]
 pub struct PrefixMap<T> {
+    prefixes: Vec<Prefix>,
+    /// One for each of `prefixes`.
     values: Vec<T>,
     v4: Ranges<u32>,
     v6: Ranges<u128>,
@@ -15,6 +17,7 @@ pub struct PrefixMap<T> {
 impl<T> Default for PrefixMap<T> {
     fn default() -> Self {
         Self {
+            prefixes: Vec::new(),
             values: Vec::new(),
             v4: Ranges::default(),
             v6: Ranges::default(),
@@ -31,6 +34,7 @@ impl<T> PrefixMap<T> {
             prefixes.push((prefix, values.len() as u32));
             values.push(value);
         }
+        let given = prefixes.iter().map(|(prefix, _)| *prefix).collect();
         // Outer before inner, and of equal ones the last given innermost: the sweep then only looks at the top.
         prefixes.sort_by_key(|(prefix, index)| (prefix.address(), prefix.length(), *index));
         let family = |want_v6: bool| {
@@ -54,7 +58,12 @@ impl<T> PrefixMap<T> {
             ),
             IpAddr::V4(_) => unreachable!("filtered by family"),
         }));
-        Self { values, v4, v6 }
+        Self {
+            prefixes: given,
+            values,
+            v4,
+            v6,
+        }
     }
 
     /// The value of the longest prefix that holds `address`.
@@ -64,6 +73,11 @@ impl<T> PrefixMap<T> {
             IpAddr::V6(v6) => self.v6.lookup(u128::from(v6)),
         }?;
         self.values.get(index as usize)
+    }
+
+    /// The prefixes in the order in which they were given, with their values.
+    pub fn iter(&self) -> impl Iterator<Item = (Prefix, &T)> {
+        self.prefixes.iter().copied().zip(&self.values)
     }
 
     /// How many prefixes were given.
@@ -167,6 +181,18 @@ mod tests {
         holding
             .max_by_key(|(prefix, index)| (prefix.length(), *index))
             .map(|(_, index)| *index)
+    }
+
+    #[test]
+    fn what_was_given_can_be_listed() {
+        let given: [(Prefix, u8); 3] = [
+            ("10.0.0.0/8".parse().unwrap(), 1),
+            ("10.1.0.0/16".parse().unwrap(), 2),
+            ("fd00::/8".parse().unwrap(), 3),
+        ];
+        let map = PrefixMap::new(given);
+        let listed: Vec<_> = map.iter().map(|(prefix, value)| (prefix, *value)).collect();
+        assert_eq!(listed, given);
     }
 
     #[test]

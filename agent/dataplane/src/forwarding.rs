@@ -131,6 +131,11 @@ impl Forwarding {
         self.paths.iter().map(|(node, path)| (*node, path))
     }
 
+    /// Every prefix with the node that its packets are for; of equal ones the last counts.
+    pub fn prefixes(&self) -> impl Iterator<Item = (Prefix, NodeId)> {
+        self.prefixes.iter().map(|(prefix, node)| (prefix, *node))
+    }
+
     /// How many prefixes lead somewhere.
     pub fn prefix_count(&self) -> usize {
         self.prefixes.len()

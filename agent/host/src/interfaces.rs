@@ -62,6 +62,13 @@ impl InterfaceAddress {
     }
 }
 
+/// The name of an interface; its index in words if it is gone.
+pub fn interface_name(index: u32) -> String {
+    let name = nix::net::if_::if_indextoname(index).ok();
+    let name = name.and_then(|name| name.into_string().ok());
+    name.unwrap_or_else(|| format!("interface {index}"))
+}
+
 /// Hears from the kernel that links, addresses or routes of the host have changed.
 pub struct Monitor {
     messages: Box<dyn futures_util::Stream<Item = ()> + Send + Unpin>,

@@ -12,7 +12,7 @@ mod udp;
 mod wake;
 
 pub use clock::Clock;
-pub use interfaces::{InterfaceAddress, Monitor};
+pub use interfaces::{InterfaceAddress, Monitor, interface_name};
 pub use poll::{Ready, Sources, wait};
 pub use routes::{Installed, MARK, Netlink, NetlinkError, PROTOCOL, TABLE, Wanted};
 pub use tun::{Offload, Tun, TunCounters, TunError};

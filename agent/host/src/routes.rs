@@ -125,6 +125,18 @@ impl Netlink {
             }))
     }
 
+    /// The prefixes of our routes in `table` that lead to `interface`.
+    pub async fn routes(
+        &self,
+        interface: u32,
+        table: u32,
+    ) -> Result<BTreeSet<Prefix>, NetlinkError> {
+        let all = self.dump_routes().await?;
+        let ours = all.iter().filter(|route| is_ours(route, table));
+        let ours = ours.filter(|route| oif(route) == Some(interface));
+        Ok(ours.filter_map(destination).collect())
+    }
+
     async fn dump_addresses(
         &self,
         interface: Option<u32>,
@@ -223,7 +235,7 @@ impl Installed {
             .dump_routes()
             .await?
             .iter()
-            .any(|route| self.in_our_table(route));
+            .any(|route| is_ours(route, self.table));
         if !shared {
             self.remove_rules().await?;
         }
@@ -282,7 +294,7 @@ impl Installed {
         let mut changes = 0;
         let mut present = BTreeSet::new();
         for message in self.netlink.dump_routes().await? {
-            if !self.in_our_table(&message) || oif(&message) != Some(self.interface) {
+            if !is_ours(&message, self.table) || oif(&message) != Some(self.interface) {
                 continue;
             }
             let Some(prefix) = destination(&message) else {
@@ -322,18 +334,6 @@ impl Installed {
         ignore_existing(self.netlink.handle.route().add(message).execute().await).map_err(refused(
             || format!("add route {prefix} to table {}", self.table),
         ))
-    }
-
-    fn in_our_table(&self, route: &RouteMessage) -> bool {
-        let table = route
-            .attributes
-            .iter()
-            .find_map(|attribute| match attribute {
-                RouteAttribute::Table(table) => Some(*table),
-                _ => None,
-            })
-            .unwrap_or_else(|| route.header.table.into());
-        table == self.table && u8::from(route.header.protocol) == PROTOCOL
     }
 
     async fn add_missing_rules(&self) -> Result<usize, NetlinkError> {
@@ -408,6 +408,19 @@ fn our_address(message: &AddressMessage) -> Option<IpAddr> {
             AddressAttribute::Local(ip) | AddressAttribute::Address(ip) => Some(*ip),
             _ => None,
         })
+}
+
+/// Whether a route is in `table` and carries our protocol number.
+fn is_ours(route: &RouteMessage, table: u32) -> bool {
+    let named = route
+        .attributes
+        .iter()
+        .find_map(|attribute| match attribute {
+            RouteAttribute::Table(table) => Some(*table),
+            _ => None,
+        })
+        .unwrap_or_else(|| route.header.table.into());
+    named == table && u8::from(route.header.protocol) == PROTOCOL
 }
 
 fn oif(route: &RouteMessage) -> Option<u32> {

@@ -13,6 +13,7 @@ mod null;
 mod path_mtu;
 mod replay;
 mod session;
+mod shares;
 
 pub use channel::{ChannelKeyBytes, CipherCosts};
 pub use dial::{DialRole, Dialer};
@@ -22,3 +23,4 @@ pub use message::{CHANNEL_HEADER, CHANNEL_TYPE, DATA_OVERHEAD, MIN_BUFFER, Messa
 pub use path_mtu::{MIN_PATH_MTU, PathMtu, SizeProbe};
 pub use replay::ReplayWindow;
 pub use session::{CipherKind, Opened, Outcome, Refusal, Rekey, Session};
+pub use shares::Shares;

@@ -4,6 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use boringtun::noise::errors::WireGuardError;
 use boringtun::noise::handshake::parse_handshake_anon;
 use boringtun::noise::rate_limiter::RateLimiter;
 use boringtun::noise::{Packet, Tunn, TunnResult};
@@ -14,6 +15,7 @@ use crate::channel::CipherCosts;
 use crate::message::Message;
 use crate::null::Null;
 use crate::session::{CipherKind, Refusal, refusal};
+use crate::shares::Shares;
 
 /// Handshake messages that are answered per second before proof of the sender's address is asked for. One costs
 /// about half a millisecond, so this is half of a core.
@@ -80,8 +82,15 @@ impl Local {
         self.cipher
     }
 
-    /// Reads who made an initiation. A cookie, if one is due, is written to `out`, and is shorter than the question.
-    pub fn initiator(&self, from: Option<IpAddr>, datagram: &[u8], out: &mut [u8]) -> Initiator {
+    /// Reads who made an initiation. A cookie, if one is due, is written to `out`, and is shorter than the question; who
+    /// comes with one takes from its share.
+    pub fn initiator(
+        &self,
+        shares: &mut Shares,
+        from: Option<IpAddr>,
+        datagram: &[u8],
+        out: &mut [u8],
+    ) -> Initiator {
         if Message::of(datagram) != Some(Message::Initiation) {
             return Initiator::Refused(Refusal::Malformed);
         }
@@ -90,7 +99,7 @@ impl Local {
                 Some(key) => Initiator::Key(key),
                 None => Initiator::Refused(Refusal::Malformed),
             },
-            CipherKind::Noise => self.noise_initiator(from, datagram, out),
+            CipherKind::Noise => self.noise_initiator(shares, from, datagram, out),
         }
     }
 
@@ -121,18 +130,50 @@ impl Local {
         self.limiter.verify_packet(from, datagram, out)
     }
 
-    fn noise_initiator(&self, from: Option<IpAddr>, datagram: &[u8], out: &mut [u8]) -> Initiator {
-        match self.verify(from, datagram, out) {
-            Ok(Packet::HandshakeInit(initiation)) => {
-                match parse_handshake_anon(&self.private, &self.public, &initiation) {
-                    Ok(half) => Initiator::Key(WgKey(half.peer_static_public)),
-                    Err(error) => Initiator::Refused(refusal(&error)),
-                }
+    fn noise_initiator(
+        &self,
+        shares: &mut Shares,
+        from: Option<IpAddr>,
+        datagram: &[u8],
+        out: &mut [u8],
+    ) -> Initiator {
+        match self.verify(None, datagram, &mut []) {
+            Ok(packet) => self.identified(&packet),
+            Err(TunnResult::Err(WireGuardError::UnderLoad)) => {
+                self.proven_initiator(shares, from, datagram, out)
             }
-            Ok(_) => Initiator::Refused(Refusal::Malformed),
+            Err(TunnResult::Err(error)) => Initiator::Refused(refusal(&error)),
+            Err(_) => Initiator::Refused(Refusal::Malformed),
+        }
+    }
+
+    /// Under load only those are heard who show that they are answered at their address, each for its share.
+    fn proven_initiator(
+        &self,
+        shares: &mut Shares,
+        from: Option<IpAddr>,
+        datagram: &[u8],
+        out: &mut [u8],
+    ) -> Initiator {
+        let Some(address) = from else {
+            return Initiator::Refused(Refusal::RateLimited);
+        };
+        match self.verify(from, datagram, out) {
+            Ok(_) if !shares.take(address) => Initiator::Refused(Refusal::RateLimited),
+            Ok(packet) => self.identified(&packet),
             Err(TunnResult::WriteToNetwork(cookie)) => Initiator::Cookie(cookie.len()),
             Err(TunnResult::Err(error)) => Initiator::Refused(refusal(&error)),
             Err(_) => Initiator::Refused(Refusal::Malformed),
+        }
+    }
+
+    fn identified(&self, packet: &Packet<'_>) -> Initiator {
+        let Packet::HandshakeInit(initiation) = packet else {
+            return Initiator::Refused(Refusal::Malformed);
+        };
+        match parse_handshake_anon(&self.private, &self.public, initiation) {
+            Ok(half) => Initiator::Key(WgKey(half.peer_static_public)),
+            Err(error) => Initiator::Refused(refusal(&error)),
         }
     }
 }

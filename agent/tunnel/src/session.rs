@@ -1,8 +1,9 @@
 //! One session: boringtun's `Tunn` behind guards for what it leaves to its caller.
 //!
 //! The guards, each with a test below or in `local`: counters that would end the replay window are dropped before they
-//! are looked at; one limiter for all sessions; no keepalive timer inside (two of them fight over rekeying); random
-//! indexes; content padded to 16 bytes; one side only starts rekeying; nothing is queued inside.
+//! are looked at; one limiter for all sessions, and a bucket for each source that has answered with its cookie; no
+//! keepalive timer inside (two of them fight over rekeying); random indexes; content padded to 16 bytes; one side only
+//! starts rekeying; nothing is queued inside.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -490,6 +491,7 @@ impl fmt::Debug for Session {
 mod tests {
     use super::*;
     use crate::local::Initiator;
+    use crate::shares::Shares;
 
     const NOW: Instant = Instant(1_000_000);
 
@@ -702,13 +704,16 @@ mod tests {
         both(|mut pair| {
             let mut buffer = [0; 2_048];
             let mut initiation = message(pair.a.initiate(NOW, &mut buffer), &buffer);
+            let mut shares = Shares::default();
             assert_eq!(
-                pair.local_b.initiator(None, &initiation, &mut buffer),
+                pair.local_b
+                    .initiator(&mut shares, None, &initiation, &mut buffer),
                 Initiator::Key(pair.b.peer())
             );
-            let refused = |datagram: &[u8]| {
+            let mut refused = |datagram: &[u8]| {
                 matches!(
-                    pair.local_b.initiator(None, datagram, &mut [0; 200]),
+                    pair.local_b
+                        .initiator(&mut shares, None, datagram, &mut [0; 200]),
                     Initiator::Refused(_)
                 )
             };
@@ -737,6 +742,40 @@ mod tests {
             })
             .count();
         assert_eq!(cookies, 10);
+    }
+
+    #[test]
+    fn a_source_that_proves_its_address_is_heard_for_its_share_and_others_still_are() {
+        let mut pair = pair(CipherKind::Noise);
+        let from = |last: u8| Some(IpAddr::from([192, 0, 2, last]));
+        let mut buffer = [0; 2_048];
+        let initiation = message(pair.a.initiate(NOW, &mut buffer), &buffer);
+        for _ in 0..PASSES_UNTIL_COOKIE {
+            pair.local_b.limiter_verdict(from(9), &initiation);
+        }
+        let mut shares = Shares::default();
+        for source in [from(1), from(2)] {
+            let asked = message(pair.a.initiate(NOW, &mut buffer), &buffer);
+            let Initiator::Cookie(length) =
+                pair.local_b
+                    .initiator(&mut shares, source, &asked, &mut buffer)
+            else {
+                panic!("no proof was asked for");
+            };
+            let cookie = buffer[..length].to_vec();
+            pair.a.open(NOW, None, &cookie, &mut buffer);
+            let verdicts: Vec<Initiator> = (0..30)
+                .map(|_| {
+                    let proven = message(pair.a.initiate(NOW, &mut buffer), &buffer);
+                    pair.local_b
+                        .initiator(&mut shares, source, &proven, &mut buffer)
+                })
+                .collect();
+            let heard = Initiator::Key(pair.b.peer());
+            assert!(verdicts[..20].iter().all(|verdict| *verdict == heard));
+            let refused = Initiator::Refused(Refusal::RateLimited);
+            assert!(verdicts[20..].iter().all(|verdict| *verdict == refused));
+        }
     }
 
     #[test]

@@ -154,7 +154,8 @@ impl Worker {
     ) -> Result<Option<Slot>, DropReason> {
         let address = arrival.relayed.is_none().then(|| arrival.from.ip());
         let mut cookie = [0; MIN_BUFFER];
-        match self.local.initiator(address, datagram, &mut cookie) {
+        let (local, shares) = (&self.local, &mut self.shares);
+        match local.initiator(shares, address, datagram, &mut cookie) {
             Initiator::Key(key) => self
                 .table
                 .by_key(key)

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use wattle_dataplane::{DropReason, Drops, Forwarding, Ownership, TunBatch, TxBatch, VnetHeader};
 use wattle_link::Input;
 use wattle_model::{Carrier, Instant, Micros, NodeIndex};
-use wattle_tunnel::{DialRole, Local};
+use wattle_tunnel::{DialRole, Local, Shares};
 
 use crate::event::{Counters, LinkStatus, SessionStatus};
 use crate::peer::{CARRIERS, Peer};
@@ -31,6 +31,7 @@ const SCRATCH: usize = 65_536 + 64;
 pub struct Worker {
     pub(crate) config: Config,
     pub(crate) local: Arc<Local>,
+    pub(crate) shares: Shares,
     pub(crate) rng: Random,
     pub(crate) table: PeerTable,
     pub(crate) ownership: Ownership,
@@ -68,6 +69,7 @@ impl Worker {
         Self {
             config,
             local,
+            shares: Shares::default(),
             rng,
             table: PeerTable::default(),
             ownership: Ownership::default(),
@@ -142,6 +144,7 @@ impl Worker {
             self.next_tick = now + TICK;
             self.icmp_tokens = ICMP_PER_SECOND;
             self.local.tick();
+            self.shares.refill();
         }
         for slot in &slots {
             if tick {

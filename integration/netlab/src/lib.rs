@@ -5,6 +5,7 @@
 //! set of binaries ([`mesh`]).
 
 pub mod capture;
+mod coordinator;
 mod host;
 pub mod kafka;
 mod lab;
@@ -15,6 +16,7 @@ pub mod probe;
 mod process;
 mod wire;
 
+pub use coordinator::Coordinator;
 pub use host::Host;
 pub use lab::{Lab, story};
 pub use link::{End, Segment};

@@ -1,5 +1,5 @@
-//! A mesh of real agents without a coordinator: writes `nodes.toml`, has `wattle network create --offline` make the
-//! state directories, and runs `wattled` in each host.
+//! A mesh of real agents: writes `nodes.toml` and has `wattle network create --offline` make the state directories, or
+//! lets every host join a coordinator, and runs `wattled` in each host.
 //!
 //! The binaries come from `WATTLE_BIN_DIR`, or lie beside the test's own in the target directory.
 
@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::{Host, Lab, Process, eventually};
+use crate::{Coordinator, Host, Lab, Process, eventually};
 
 /// The UDP port of every agent.
 pub const PORT: u16 = 51_820;
@@ -53,6 +53,7 @@ pub struct Mesh {
 struct Agent {
     host: Host,
     address: Ipv4Addr,
+    address_v6: Ipv6Addr,
     process: Option<Process>,
 }
 
@@ -147,6 +148,7 @@ impl MeshBuilder {
             let agent = Agent {
                 host: node.host.clone(),
                 address: address(i),
+                address_v6: address_v6(address(i)),
                 process: None,
             };
             (node.host.name().to_owned(), agent)
@@ -162,6 +164,20 @@ impl MeshBuilder {
         let mut mesh = self.create()?;
         mesh.start_all()?;
         mesh.wait_converged(Duration::from_secs(20))?;
+        Ok(mesh)
+    }
+
+    /// Lets every host join the coordinator, starts all agents and waits until they agree. What else was said about the
+    /// nodes counts in networks without a coordinator only.
+    pub fn join(self, coordinator: &Coordinator) -> Result<Mesh> {
+        let mut mesh = Mesh {
+            directory: self.directory,
+            agents: BTreeMap::new(),
+        };
+        for Node { host, .. } in self.nodes {
+            mesh.join(&host, coordinator)?;
+        }
+        mesh.wait_converged(Duration::from_secs(60))?;
         Ok(mesh)
     }
 
@@ -228,7 +244,7 @@ impl Mesh {
 
     /// The IPv6 overlay address of a node.
     pub fn address_v6(&self, host: &Host) -> Result<IpAddr> {
-        Ok(address_v6(self.agent(host)?.address).into())
+        Ok(self.agent(host)?.address_v6.into())
     }
 
     /// The state directory of a node.
@@ -239,6 +255,37 @@ impl Mesh {
     /// The agent's control socket.
     pub fn socket(&self, host: &Host) -> PathBuf {
         host.directory().join("wattled.sock")
+    }
+
+    /// Makes a host a node by `wattle join`, starts its agent, and learns from it which addresses it was given.
+    fn join(&mut self, host: &Host, coordinator: &Coordinator) -> Result<()> {
+        let mut join = host.command(binary("wattle")?);
+        join.args(["join", &coordinator.token()?, "--no-start"])
+            .args(["--name", host.name(), "--state"])
+            .arg(self.state(host));
+        crate::host::output(&mut join)?;
+        let unknown = Agent {
+            host: host.clone(),
+            address: Ipv4Addr::UNSPECIFIED,
+            address_v6: Ipv6Addr::UNSPECIFIED,
+            process: None,
+        };
+        self.agents.insert(host.name().to_owned(), unknown);
+        self.start(host)?;
+        let mut status = serde_json::Value::Null;
+        eventually("the agent answers", Duration::from_secs(15), || {
+            status = self.data(host, &["status"])?;
+            Ok(true)
+        })?;
+        let given = status["addresses"].as_array().into_iter().flatten();
+        let agent = self.agents.get_mut(host.name()).context("just added")?;
+        for address in given.filter_map(serde_json::Value::as_str) {
+            match address.parse()? {
+                IpAddr::V4(v4) => agent.address = v4,
+                IpAddr::V6(v6) => agent.address_v6 = v6,
+            }
+        }
+        Ok(())
     }
 
     /// Starts all agents.
@@ -253,8 +300,15 @@ impl Mesh {
 
     /// Starts the agent of a host.
     pub fn start(&mut self, host: &Host) -> Result<()> {
-        let mut command = host.command(binary("wattled")?);
+        self.start_behind(host, &[])
+    }
+
+    /// Starts the agent of a host by a program that ends in it.
+    pub fn start_behind(&mut self, host: &Host, wrapper: &[&str]) -> Result<()> {
+        let mut command = host.command("env");
         command
+            .args(wrapper)
+            .arg(binary("wattled")?)
             .arg("--state")
             .arg(self.state(host))
             .arg("--socket")
@@ -307,15 +361,16 @@ impl Mesh {
         Ok(log)
     }
 
+    /// The CLI, about to ask the agent of a host.
+    pub fn command(&self, host: &Host) -> Result<std::process::Command> {
+        let mut command = host.command(binary("wattle")?);
+        command.arg("--socket").arg(self.socket(host));
+        Ok(command)
+    }
+
     /// Asks the agent of a host with the CLI; its answer.
     pub fn wattle(&self, host: &Host, arguments: &[&str]) -> Result<String> {
-        let mut command = host.command(binary("wattle")?);
-        crate::host::output(
-            command
-                .arg("--socket")
-                .arg(self.socket(host))
-                .args(arguments),
-        )
+        crate::host::output(self.command(host)?.args(arguments))
     }
 
     /// The same with `--json`, and of the answer the data.
@@ -323,6 +378,15 @@ impl Mesh {
         let arguments: Vec<&str> = ["--json"].iter().chain(arguments).copied().collect();
         let mut answer: serde_json::Value = serde_json::from_str(&self.wattle(host, &arguments)?)?;
         Ok(answer["data"].take())
+    }
+
+    /// What the agent of a host has dropped for a reason, by its metrics.
+    pub fn dropped(&self, host: &Host, reason: &str) -> Result<u64> {
+        let metrics = self.wattle(host, &["metrics"])?;
+        let line = format!("wattle_worker_dropped_packets_total{{reason=\"{reason}\"}} ");
+        let count = metrics.lines().find_map(|text| text.strip_prefix(&line));
+        // A reason that did not occur has no line.
+        Ok(count.map_or(Ok(0), str::parse)?)
     }
 
     /// Waits until every running agent says that it has converged; how long that took.
@@ -352,6 +416,30 @@ impl Mesh {
             }
         }
         Ok(())
+    }
+
+    /// Waits until every running agent reaches every other over IPv4 and IPv6, asked all at once; how long that took.
+    pub fn wait_complete(&self, patience: Duration) -> Result<Duration> {
+        let began = Instant::now();
+        let running = self.running();
+        for from in &running {
+            let others = running.iter().filter(|to| to.name() != from.name());
+            let mut ping: Vec<String> = ["-q", "-r", "0", "-t", "300", "-i", "1"]
+                .map(str::to_owned)
+                .into();
+            for to in others {
+                ping.extend([
+                    self.address(to)?.to_string(),
+                    self.address_v6(to)?.to_string(),
+                ]);
+            }
+            let left = patience.saturating_sub(began.elapsed());
+            eventually("every other node answers", left, || {
+                from.run("fping", &ping).map(|_| true)
+            })
+            .with_context(|| format!("{} does not reach all others", from.name()))?;
+        }
+        Ok(began.elapsed())
     }
 
     /// Waits until no running agent has changed a route for two seconds: what is lost from then on is lost for a cause.

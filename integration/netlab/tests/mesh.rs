@@ -2,12 +2,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 use std::process::Command;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use wattle_netlab::capture::{Capture, occurrences};
 use wattle_netlab::mesh::{INTERFACE, PORT, binary};
-use wattle_netlab::{Host, Lab, Mesh, Nat, Shape, eventually, story};
+use wattle_netlab::{Coordinator, Host, Lab, Mesh, Nat, Shape, eventually, story};
 
 /// What voice needs.
 const STREAM: Duration = Duration::from_millis(10);
@@ -103,7 +103,15 @@ fn a_lossy_link_is_left_within_three_seconds() {
             lab.link(one, other)?;
         }
         let mesh = lab.mesh("lossy", &[&a, &b, &c]).start()?;
+        mesh.wait_settled(SETTLING)?;
         let (there, _echo) = echo(&mesh, &b)?;
+        let stays = "the direct way is taken and kept";
+        eventually(stays, Duration::from_secs(30), || {
+            let stream = a.probe(there, STREAM)?;
+            stream.wait_for(100);
+            let ways: Vec<u8> = stream.stop()?.ttl.into_keys().collect();
+            Ok(ways == [64])
+        })?;
         lab.loss(&a, &b, 30.0)?;
         std::thread::sleep(Duration::from_secs(3));
         let stream = a.probe(there, STREAM)?;
@@ -223,6 +231,16 @@ fn a_stock_wireguard_device_reaches_a_node_two_relays_away_and_is_reached() {
         stream.wait_for(100);
         let report = stream.stop()?;
         assert_eq!(report.lost, 0, "{report:?}");
+
+        // A member without our scruples uses the address of another: its host drops that, by name.
+        let (victim, to) = (mesh.address(&c)?, mesh.address(&b)?);
+        phone.sh(&format!("ip address add {victim}/32 dev lo"))?;
+        let before = mesh.dropped(&a, "spoofed_source")?;
+        let pretend =
+            ["-q", "-c", "3", "-S", &victim.to_string(), &to.to_string()].map(str::to_owned);
+        let answered = phone.run("fping", &pretend);
+        assert!(answered.is_err(), "{answered:?}");
+        assert_eq!(mesh.dropped(&a, "spoofed_source")?, before + 3);
         Ok(())
     });
 }
@@ -304,6 +322,19 @@ fn replayed_and_forged_datagrams_reach_nobody() {
         }
         let mesh = lab.mesh("forged", &[&a, &relay, &c]).start()?;
         let (there, _echo) = echo(&mesh, &c)?;
+        let replayed = || -> Result<[u64; 2]> {
+            Ok([
+                mesh.dropped(&relay, "frame_replayed")?,
+                mesh.dropped(&c, "frame_replayed")?,
+            ])
+        };
+        let forged = || -> Result<[u64; 2]> {
+            Ok([
+                mesh.dropped(&c, "frame_unauthentic")?,
+                mesh.dropped(&c, "unauthentic")?,
+            ])
+        };
+        assert_eq!((replayed()?, forged()?), ([0, 0], [0, 0]));
         for (one, other) in [(&a, &relay), (&relay, &c)] {
             lab.reshape(
                 one,
@@ -318,6 +349,10 @@ fn replayed_and_forged_datagrams_reach_nobody() {
         stream.wait_for(300);
         let report = stream.stop()?;
         assert_eq!((report.lost, report.duplicated), (0, 0), "{report:?}");
+        // Every probe is a frame on either wire, and so is every answer.
+        let [at_relay, at_end] = replayed()?;
+        assert!(at_relay >= 600 && at_end >= 300, "{at_relay}, {at_end}");
+        assert_eq!(forged()?, [0, 0]);
 
         let seen = Capture::start(&c, INTERFACE)?;
         lab.reshape(
@@ -335,6 +370,9 @@ fn replayed_and_forged_datagrams_reach_nobody() {
             report.lost > 0 && report.received > 300,
             "forged ones are lost, the rest arrives: {report:?}"
         );
+        // A changed header is found by the key of the link, a changed payload by that of the session.
+        let [headers, payloads] = forged()?;
+        assert!(headers > 0 && payloads > 0, "{headers}, {payloads}");
         let pcap = seen.stop()?;
         let probes = occurrences(&pcap, &[0; 100]);
         assert!(probes > 0, "probes are zeros but for their number");
@@ -367,6 +405,9 @@ fn a_member_cannot_use_the_address_of_another() {
         assert!(from(honest) > 0, "what is its own arrives");
         assert_eq!(from("198.51.100.1".parse()?), 0);
         assert_eq!(from(victim), 0, "{}", lan.v4(&a)?);
+        // One try and one repetition for each address that is not its own; b has had nothing to drop.
+        assert_eq!(mesh.dropped(&a, "foreign_source")?, 4);
+        assert_eq!(mesh.dropped(&b, "spoofed_source")?, 0);
         Ok(())
     });
 }
@@ -444,6 +485,35 @@ fn the_whole_mesh_forms_again_within_five_seconds() {
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]
+fn a_mesh_that_joined_a_coordinator_forms_again_without_it_within_five_seconds() {
+    story("reboot", |lab| {
+        let hosts = six_hosts(lab)?;
+        let coordinator = coordinator_for(lab, &hosts)?;
+        let names: Vec<&Host> = hosts.iter().collect();
+        let mut mesh = lab.mesh("reboot", &names).join(&coordinator)?;
+        mesh.wait_complete(PATIENCE)?;
+        let state = |mesh: &Mesh| -> Result<serde_json::Value> {
+            Ok(mesh.data(&hosts[0], &["status"])?["coordinator"]["state"].take())
+        };
+        assert_eq!(state(&mesh)?, "connected");
+
+        coordinator.kill();
+        for host in &hosts {
+            mesh.kill(host)?;
+        }
+        let began = Instant::now();
+        mesh.start_all()?;
+        mesh.wait_complete(PATIENCE)?;
+        let took = began.elapsed();
+        eprintln!("complete after {took:?}");
+        assert_ne!(state(&mesh)?, "connected");
+        assert!(took <= Duration::from_secs(5), "{took:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
 fn a_second_agent_on_the_same_device_is_told_what_to_do_and_harms_nothing() {
     story("second", |lab| {
         let [a, b] = lab.hosts(["a", "b"])?;
@@ -468,7 +538,7 @@ fn a_second_agent_on_the_same_device_is_told_what_to_do_and_harms_nothing() {
 }
 
 /// Six hosts in two triangles with two ways between them.
-fn six(lab: &mut Lab) -> Result<(Mesh, [Host; 6])> {
+fn six_hosts(lab: &mut Lab) -> Result<[Host; 6]> {
     let hosts = lab.hosts(["a", "b", "c", "d", "e", "f"])?;
     for (one, other) in [
         (0, 1),
@@ -482,9 +552,26 @@ fn six(lab: &mut Lab) -> Result<(Mesh, [Host; 6])> {
     ] {
         lab.link(&hosts[one], &hosts[other])?;
     }
+    Ok(hosts)
+}
+
+/// A mesh of them.
+fn six(lab: &mut Lab) -> Result<(Mesh, [Host; 6])> {
+    let hosts = six_hosts(lab)?;
     let names: Vec<&Host> = hosts.iter().collect();
     let mesh = lab.mesh("six", &names).start()?;
     Ok((mesh, hosts))
+}
+
+/// A coordinator on a host of its own, with a link to each of the others.
+fn coordinator_for(lab: &mut Lab, hosts: &[Host]) -> Result<Coordinator> {
+    let hub = lab.host("hub")?;
+    hub.sh("ip address add 10.9.0.1/32 dev lo")?;
+    for host in hosts {
+        let via = lab.link(&hub, host)?.v4(&hub)?;
+        host.sh(&format!("ip route add 10.9.0.1/32 via {via}"))?;
+    }
+    Coordinator::start(&hub, "10.9.0.1:5741".parse()?)
 }
 
 /// An echo at the overlay address of a node.

@@ -8,4 +8,4 @@ mod uplink;
 
 pub use connection::{Connection, ConnectionError};
 pub use join::{JoinError, JoinRequest, Joined, join};
-pub use uplink::{FromCoordinator, Uplink, run};
+pub use uplink::{FromCoordinator, Side, Uplink, run};

@@ -1,7 +1,7 @@
 //! The task that keeps a member connected: hello, messages both ways, keepalive, and patience when it is away.
 //!
 //! Between engine and task stand two bounded queues. What does not fit towards the coordinator is counted and left
-//! out: after each reconnection the engine says everything anew.
+//! out: once there is room again, and after each reconnection, the engine says everything anew.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -58,6 +58,8 @@ pub struct Uplink {
     down: mpsc::Receiver<FromCoordinator>,
     revision: Arc<AtomicU64>,
     dropped: u64,
+    /// Whether something was left out since everything was said.
+    incomplete: bool,
 }
 
 /// The task's end of the connection.
@@ -84,6 +86,7 @@ impl Uplink {
                 down,
                 revision,
                 dropped: 0,
+                incomplete: false,
             },
             side,
         )
@@ -93,7 +96,18 @@ impl Uplink {
     pub fn say(&mut self, message: ToCoordinator) {
         if self.up.try_send(message).is_err() {
             self.dropped += 1;
+            self.incomplete = true;
         }
+    }
+
+    /// Whether everything is to be said anew: something was left out, and half of the queue is free again.
+    pub fn must_repeat(&self) -> bool {
+        self.incomplete && self.up.capacity() >= UP_QUEUE / 2
+    }
+
+    /// Everything is about to be said.
+    pub fn begin_anew(&mut self) {
+        self.incomplete = false;
     }
 
     /// What the coordinator says next.
@@ -104,6 +118,11 @@ impl Uplink {
         }
     }
 
+    /// The revision that the next hello names.
+    pub fn held(&self) -> u64 {
+        self.revision.load(Ordering::Relaxed)
+    }
+
     /// Which revision the next hello names.
     pub fn holds(&self, revision: u64) {
         self.revision.store(revision, Ordering::Relaxed);
@@ -112,6 +131,13 @@ impl Uplink {
     /// Messages that found no room.
     pub const fn dropped(&self) -> u64 {
         self.dropped
+    }
+}
+
+impl Side {
+    /// What waits for the coordinator, oldest first.
+    pub(crate) fn waiting(&mut self) -> Option<ToCoordinator> {
+        self.up.try_recv().ok()
     }
 }
 
@@ -156,7 +182,7 @@ pub async fn run(address: CoordinatorAddress, keys: Keys, epoch: u32, mut side: 
             () = side.down.closed() => return,
         }
         // What was said while nobody listened is old.
-        while side.up.try_recv().is_ok() {}
+        while side.waiting().is_some() {}
     }
 }
 

@@ -1,5 +1,5 @@
 //! The engine and its coordinator: what it says is checked, stored, used and acknowledged in this order; what this node
-//! knows is told to it, anew after each reconnection.
+//! knows is told to it, anew after each reconnection and when something found no room in the queue to it.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -138,6 +138,7 @@ impl Engine {
 
     fn tell_everything(&mut self, uplink: Option<&mut Uplink>) {
         let Some(uplink) = uplink else { return };
+        uplink.begin_anew();
         let database = self.router.database();
         self.fresh_records = database
             .iter()
@@ -145,6 +146,17 @@ impl Engine {
             .collect();
         self.tell_candidates(Some(&mut *uplink));
         self.tell_records(Some(uplink));
+    }
+
+    /// What was left out while too much waited for the coordinator is told once there is room for it.
+    pub(super) fn tell_what_was_left_out(&mut self, uplink: Option<&mut Uplink>) {
+        let Some(uplink) = uplink else { return };
+        if self.coordinator.state == CoordinatorState::Connected && uplink.must_repeat() {
+            tracing::info!("Telling the coordinator everything again: some of it found no room");
+            self.tell_everything(Some(&mut *uplink));
+            let revision = uplink.held();
+            uplink.say(ToCoordinator::Ack { revision });
+        }
     }
 
     pub(super) fn tell_records(&mut self, uplink: Option<&mut Uplink>) {
@@ -199,5 +211,119 @@ impl Engine {
         if let (Stopping::Leaves, Some(uplink)) = (self.stopping, uplink) {
             uplink.say(ToCoordinator::Leave);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::sync::watch;
+    use wattle_host::Wanted;
+    use wattle_model::{NodeIndex, UnixTime};
+    use wattle_wire::grant::{Grant, Holder, Peer, PeerSet, SignedGrant};
+    use wattle_wire::key::SecretKey;
+
+    use super::*;
+    use crate::config::Config;
+    use crate::coordinator::Side;
+    use crate::data_thread::WorkerHandle;
+    use crate::engine::{Membership, Setting};
+    use crate::state::{Network, StateDir};
+
+    #[test]
+    fn what_found_no_room_is_told_again_once_there_is_some_and_once_only() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut engine = engine(directory.path());
+        let (mut uplink, mut side) = Uplink::new(1);
+        engine.coordinator.state = CoordinatorState::Connected;
+        while uplink.dropped() == 0 {
+            uplink.say(ToCoordinator::Ping { nonce: 1 });
+        }
+        engine.members_changed();
+        engine.obey_router(Some(&mut uplink));
+        assert!(uplink.dropped() > 1, "the node's own records found no room");
+
+        engine.tell_what_was_left_out(Some(&mut uplink));
+        let full = waiting(&mut side);
+        let pings = full
+            .iter()
+            .all(|message| matches!(message, ToCoordinator::Ping { .. }));
+        assert!(pings, "not before there is room");
+
+        engine.tell_what_was_left_out(Some(&mut uplink));
+        let told = waiting(&mut side);
+        let records: usize = told.iter().map(records_in).sum();
+        assert_eq!(records, engine.router.database().len());
+        assert!(records > 0);
+        assert!(told.contains(&ToCoordinator::Ack { revision: 1 }));
+        let candidates =
+            |message: &ToCoordinator| matches!(message, ToCoordinator::Candidates { .. });
+        assert!(told.iter().any(candidates));
+
+        engine.tell_what_was_left_out(Some(&mut uplink));
+        assert_eq!(waiting(&mut side), []);
+    }
+
+    fn waiting(side: &mut Side) -> Vec<ToCoordinator> {
+        std::iter::from_fn(|| side.waiting()).collect()
+    }
+
+    fn records_in(message: &ToCoordinator) -> usize {
+        match message {
+            ToCoordinator::Records { records } => records.len(),
+            _ => 0,
+        }
+    }
+
+    /// The engine of the only member of a network.
+    fn engine(directory: &std::path::Path) -> Engine {
+        let state = StateDir::open(&directory.join("state")).unwrap();
+        let keys = state.keys().unwrap();
+        let root = SecretKey::from_seed(&[7; 32]);
+        let mut membership = Membership::new(keys.node_id(), root.public());
+        let grant = Grant {
+            network: root.public().network_id(),
+            node: keys.node_id(),
+            holder: Holder::Agent {
+                identity: keys.identity_public(),
+            },
+            wireguard: keys.wireguard_public(),
+            index: NodeIndex(1),
+            name: "only".parse().unwrap(),
+            addresses: vec![],
+            prefixes: vec![],
+            tags: vec![],
+            site: None,
+            serial: 1,
+            not_after: UnixTime(u64::MAX),
+        };
+        let peer = Peer {
+            grant: SignedGrant::sign(grant, &root),
+            candidates: vec![],
+            neighbours: None,
+        };
+        let mut set = PeerSet::empty(root.public().network_id());
+        set.revision = 1;
+        set.peers.insert(keys.node_id(), peer);
+        membership.accept(&set.sign(&root)).unwrap();
+        let setting = Setting {
+            config: Config::default(),
+            listen_port: 1,
+            interface_index: 1,
+            state,
+            keys,
+            network: Network {
+                network: root.public().network_id(),
+                name: "lab".to_owned(),
+                root: root.public(),
+                coordinator: None,
+                ipv4: None,
+                ipv6: None,
+            },
+            membership,
+            epoch: 1,
+            clients_turned_away: std::sync::Arc::default(),
+        };
+        let (wishes, _kernel) = watch::channel(Wanted::default());
+        Engine::new(setting, WorkerHandle::new().unwrap(), wishes)
     }
 }

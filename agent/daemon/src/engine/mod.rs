@@ -9,7 +9,7 @@
 //! | orders | engine | data thread | a mailbox: last snapshot of each kind, bounded routing messages |
 //! | queries | local socket, metrics | engine | `query::QUERY_QUEUE`, refused as busy when full |
 //! | wishes | engine | kernel task | the last one |
-//! | uplink | engine | coordinator task | bounded both ways, said anew after reconnecting |
+//! | uplink | engine | coordinator task | bounded both ways; said anew after reconnecting, and after a drop once there is room |
 
 mod coordination;
 mod event_log;
@@ -19,16 +19,18 @@ mod paths;
 mod reports;
 mod telemetry;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
 use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_until};
 use wattle_control::{HealthLevel, HealthLine, Reply, Request};
-use wattle_host::{Clock, Monitor, Netlink, Wanted};
+use wattle_dataplane::Forwarding;
+use wattle_host::{Clock, Monitor, Netlink, Wanted, interface_name};
 use wattle_model::{Instant, Prefix};
 use wattle_routing::{Health, Input, Output, Router};
 use wattle_wire::record::{Record, RecordKind};
@@ -69,6 +71,8 @@ pub(crate) struct Setting {
     pub(crate) membership: Membership,
     /// How often the agent has started.
     pub(crate) epoch: u32,
+    /// Local clients that found no place, counted by the socket.
+    pub(crate) clients_turned_away: Arc<AtomicU64>,
 }
 
 /// What comes in.
@@ -111,6 +115,8 @@ pub(crate) struct Engine {
     setting: Setting,
     router: Router,
     worker: WorkerHandle,
+    /// The snapshot that the data thread forwards by.
+    forwarding: Arc<Forwarding>,
     wishes: watch::Sender<Wanted>,
     clock: Clock,
     started: Instant,
@@ -119,8 +125,8 @@ pub(crate) struct Engine {
     coordinator: CoordinatorView,
     /// Records accepted since the coordinator was last told.
     fresh_records: Vec<Record>,
-    /// On-link prefixes of the host's other interfaces.
-    on_link: BTreeSet<Prefix>,
+    /// On-link prefixes of the host's other interfaces, with the interface's name.
+    on_link: BTreeMap<Prefix, String>,
     interface_addresses: BTreeSet<IpAddr>,
     reflexive: Vec<SocketAddr>,
     candidates_changed: bool,
@@ -163,6 +169,7 @@ impl Engine {
             setting,
             router,
             worker,
+            forwarding: Arc::default(),
             wishes,
             clock,
             started: now,
@@ -170,7 +177,7 @@ impl Engine {
             load: LoadWatch::default(),
             coordinator: CoordinatorView::new(),
             fresh_records: Vec::new(),
-            on_link: BTreeSet::new(),
+            on_link: BTreeMap::new(),
             interface_addresses: BTreeSet::new(),
             reflexive: Vec::new(),
             candidates_changed: false,
@@ -216,6 +223,7 @@ impl Engine {
                 _ = interrupt.recv() => self.stopping = Stopping::Stops,
             }
             self.obey_router(inputs.uplink.as_mut());
+            self.tell_what_was_left_out(inputs.uplink.as_mut());
             if std::mem::take(&mut self.candidates_changed) {
                 self.tell_candidates(inputs.uplink.as_mut());
             }
@@ -316,10 +324,11 @@ impl Engine {
     }
 
     /// Hands the data thread a new forwarding snapshot.
-    fn forward(&self) {
-        let forwarding = forwarding::snapshot(self.membership(), self.router.routes());
-        self.worker
-            .order(Command::SetForwarding(Arc::new(forwarding)));
+    fn forward(&mut self) {
+        let snapshot = forwarding::snapshot(self.membership(), self.router.routes());
+        self.forwarding = Arc::new(snapshot);
+        let order = Command::SetForwarding(Arc::clone(&self.forwarding));
+        self.worker.order(order);
     }
 
     /// Tells the kernel task what there should be.
@@ -369,10 +378,11 @@ impl Engine {
                 let addresses = found.iter().map(|found| found.address).collect();
                 self.candidates_changed |= addresses != self.interface_addresses;
                 self.interface_addresses = addresses;
-                let on_link = found
-                    .iter()
-                    .filter_map(|f| Prefix::new(f.address, f.prefix_length));
-                self.on_link = on_link.filter(|prefix| !prefix.is_host()).collect();
+                let on_link = found.iter().filter_map(|found| {
+                    let prefix = Prefix::new(found.address, found.prefix_length)?;
+                    Some((prefix, interface_name(found.interface)))
+                });
+                self.on_link = on_link.filter(|(prefix, _)| !prefix.is_host()).collect();
             }
             Err(error) => tracing::warn!(%error, "The host's addresses cannot be read"),
         }

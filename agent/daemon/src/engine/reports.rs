@@ -1,6 +1,6 @@
 //! What operators are told: the engine's state in the shapes of the local socket.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_control::{
     CoordinatorReport, ErrorCode, HealthLevel, HealthLine, LinkReport, LinksReport, NetworkRef,
@@ -8,14 +8,17 @@ use wattle_control::{
     RouteSource, RouteView, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
     VersionReport, WhoamiReport,
 };
+use wattle_dataplane::Path;
 use wattle_model::{LinkState, NodeId, Prefix};
 use wattle_routing::Route;
 use wattle_wire::grant::{Grant, Peer};
 use wattle_worker::{LinkStatus, SessionStatus};
 
+use super::forwarding::{self, LeftOut};
 use super::paths::{Map, agreed, all_claims, control_parts};
-use super::{Destination, Engine, forwarding};
+use super::{Destination, Engine};
 use crate::data_thread::WorkerReport;
+use crate::health;
 use crate::local_api::refusal;
 use crate::query::Caller;
 
@@ -36,7 +39,12 @@ impl Engine {
             Request::Status {} => Reply::Status(Box::new(self.status(worker))),
             Request::Peers {} => Reply::Peers(self.peers(worker)),
             Request::Links { name } => self.links(name.as_deref(), worker),
-            Request::Routes { view } => Reply::Routes(self.routes(*view)),
+            Request::Routes {
+                view: RouteView::Rib,
+            } => Reply::Routes(self.decided_routes()),
+            Request::Routes {
+                view: RouteView::Fib,
+            } => Reply::Routes(self.forwarded_routes()),
             Request::Topo {} => Reply::Topo(self.topo()),
             Request::Path { dst } => self.along(dst, |map, to| map.path(to).map(Reply::Path)),
             Request::Explain { dst } => self.along(dst, |map, to| {
@@ -46,7 +54,10 @@ impl Engine {
             Request::Version {} => Reply::Version(VersionReport {
                 version: VERSION.to_owned(),
             }),
-            Request::Ping { .. }
+            Request::Routes {
+                view: RouteView::Kernel,
+            }
+            | Request::Ping { .. }
             | Request::Events { .. }
             | Request::Leave {}
             | Request::Metrics {} => failure(
@@ -95,7 +106,7 @@ impl Engine {
             ),
             links_total: count(links.len()),
             links_up: count(up.clone().count()),
-            routes_total: count(self.routes(RouteView::Rib).routes.len()),
+            routes_total: count(self.decided_routes().routes.len()),
             worst_link: up
                 .max_by_key(|link| link.cost.map(|cost| cost.total_us))
                 .cloned(),
@@ -147,6 +158,36 @@ impl Engine {
         for prefix in &self.refused_prefixes {
             let text = format!("{prefix} is configured but not granted, so it is not announced");
             lines.push(line(HealthLevel::Warning, "prefix_not_granted", text));
+        }
+        let names = |nodes: &BTreeSet<NodeId>| {
+            let names = nodes.iter().map(|node| self.membership().node_ref(*node));
+            names.map(|node| node.name).collect::<Vec<_>>().join(", ")
+        };
+        let topology = self.router.topology();
+        for left_out in forwarding::left_out(self.membership(), topology, &self.on_link) {
+            let LeftOut {
+                prefix,
+                origins,
+                near,
+                interface,
+            } = left_out;
+            let text = format!(
+                "{prefix} of {} is not used, because it overlaps {near} on {interface}; give one of the two networks other addresses",
+                names(&origins)
+            );
+            lines.push(line(HealthLevel::Warning, "prefix_on_link", text));
+        }
+        let announced = self
+            .membership()
+            .announceable(&self.setting.config.prefixes);
+        for prefix in announced.0 {
+            let Some(setting) = health::forwarding_that_is_off(&prefix) else {
+                continue;
+            };
+            let text = format!(
+                "{prefix} is announced, but the kernel forwards nothing to it; run `sysctl -w {setting}=1` and keep it in /etc/sysctl.d"
+            );
+            lines.push(line(HealthLevel::Warning, "forwarding_off", text));
         }
         if let Some(left) = self
             .grant_left_ms()
@@ -293,7 +334,7 @@ impl Engine {
             reason: cost.map(|cost| reason(&cost, link)).unwrap_or_default(),
             cost,
             handshake_age_ms: handshake.map(|at| self.clock.now().since(at).as_millis()),
-            fast_channel: session.and_then(|session| fast_channel(session)),
+            fast_channel: session.and_then(fast_channel),
             rx_bytes: link.rx_bytes,
             tx_bytes: link.tx_bytes,
         }
@@ -301,14 +342,8 @@ impl Engine {
 
     // --- routes ----------------------------------------------------------------------------------
 
-    fn routes(&self, view: RouteView) -> RoutesReport {
-        match view {
-            RouteView::Rib | RouteView::Fib => self.mesh_routes(),
-            RouteView::Kernel => self.kernel_routes(),
-        }
-    }
-
-    fn mesh_routes(&self) -> RoutesReport {
+    /// What routing and the grants say.
+    fn decided_routes(&self) -> RoutesReport {
         let own = self.membership().own();
         let announced = self.router.routes().prefixes.iter();
         let announced = announced.map(|(prefix, node)| (*prefix, (*node, RouteSource::Announced)));
@@ -319,7 +354,10 @@ impl Engine {
                 (false, Some(_)) => RouteSource::Leaf,
                 (false, None) => RouteSource::Address,
             };
-            let prefixes = grant.addresses.iter().map(|address| Prefix::host(*address));
+            let addresses = grant.addresses.iter().map(|address| Prefix::host(*address));
+            // A leaf announces nothing by itself: what it was granted is reachable while its host is.
+            let of_leaf = grant.prefixes.iter().filter(|_| grant.leaf_of().is_some());
+            let prefixes = addresses.chain(of_leaf.copied());
             prefixes.map(move |prefix| (prefix, (grant.node, source)))
         });
         let local = self
@@ -376,23 +414,48 @@ impl Engine {
         used.chain(backup).collect()
     }
 
-    fn kernel_routes(&self) -> RoutesReport {
-        let plan = [self.setting.network.ipv4, self.setting.network.ipv6];
-        let topology = self.router.topology();
-        let plan = plan.into_iter().flatten();
-        let wanted = forwarding::wanted(self.membership(), topology, plan, &self.on_link);
-        let routes = wanted.routes.into_iter().map(|prefix| RouteReport {
-            prefix,
-            node: None,
-            source: RouteSource::Kernel,
-            cost_us: None,
-            next_hops: Vec::new(),
-            device: Some(self.setting.config.interface.clone()),
-            table: Some(self.setting.config.routing_table),
+    /// What the data thread was given, entry by entry; of where an entry comes from it knows nothing.
+    fn forwarded_routes(&self) -> RoutesReport {
+        let decided = self.decided_routes().routes.into_iter();
+        let sources: BTreeMap<_, _> = decided.map(|route| (route.prefix, route.source)).collect();
+        let entries: BTreeMap<Prefix, NodeId> = self.forwarding.prefixes().collect();
+        let routes = entries.into_iter().map(|(prefix, node)| {
+            let source = sources.get(&prefix).copied();
+            let path = self.forwarding.path(node);
+            RouteReport {
+                prefix,
+                node: Some(self.membership().node_ref(node)),
+                source: source.unwrap_or(RouteSource::Announced),
+                cost_us: None,
+                next_hops: path.map(|path| self.links_of(path)).unwrap_or_default(),
+                device: None,
+                table: None,
+            }
         });
         RoutesReport {
             routes: routes.collect(),
         }
+    }
+
+    fn links_of(&self, path: &Path) -> Vec<NextHopReport> {
+        let next = path.next_links();
+        let shares: u64 = next.iter().map(|next| u64::from(next.weight)).sum();
+        let hop = |link, role, weight: u64| {
+            let neighbour = self.router.links().get(&link)?.neighbour;
+            Some(NextHopReport {
+                via: self.membership().node_ref(neighbour),
+                link,
+                role,
+                weight_ppm: (weight * 1_000_000 / shares.max(1)) as u32,
+                cost_us: None,
+            })
+        };
+        let used = next
+            .iter()
+            .filter_map(|next| hop(next.link, PathRole::Used, next.weight.into()));
+        let backup = path.backup();
+        let backup = backup.and_then(|backup| hop(backup.link, PathRole::Backup, 0));
+        used.chain(backup).collect()
     }
 
     // --- topology --------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 //! How routing's events read, and which figures the engine shows.
 
+use std::sync::atomic::Ordering;
+
 use wattle_control::{MetricsReport, Reply};
 use wattle_model::{LinkState, Measurement, NodeId};
 use wattle_routing::{Event, Happening as Routing};
@@ -146,6 +148,11 @@ impl Engine {
                 "uplink_records",
                 "Records told to the coordinator.",
                 counters.records_up,
+            ),
+            (
+                "turned_away_clients",
+                "Clients of the local socket that found no place.",
+                self.setting.clients_turned_away.load(Ordering::Relaxed),
             ),
             (
                 "uplink_dropped_messages",

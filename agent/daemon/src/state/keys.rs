@@ -35,6 +35,16 @@ impl Keys {
         Ok(Self::from_secrets(&identity, &wireguard))
     }
 
+    /// The keys of a node that has used them: a missing one is an error, for a fresh one would be nobody's.
+    pub(super) fn load(directory: &Path) -> Result<Self, StateError> {
+        let missing = |name: &str| StateError::MissingKey {
+            path: directory.join(name),
+        };
+        let stored = |name| stored_secret(directory, name)?.ok_or_else(|| missing(name));
+        let (identity, wireguard) = (stored(IDENTITY_FILE)?, stored(WIREGUARD_FILE)?);
+        Ok(Self::from_secrets(&identity, &wireguard))
+    }
+
     fn from_secrets(identity: &[u8; 32], wireguard: &[u8; 32]) -> Self {
         Self {
             identity: SecretKey::from_seed(identity),
@@ -75,19 +85,26 @@ impl fmt::Debug for Keys {
 }
 
 fn secret_in(directory: &Path, name: &str) -> Result<Zeroizing<[u8; 32]>, StateError> {
-    let path = directory.join(name);
-    if let Some(content) = file::read_secret(&path)? {
-        let content = Zeroizing::new(content);
-        return decode(&content).map_err(|reason| StateError::Damaged {
-            path,
-            reason,
-            remedy: REMEDY,
-        });
+    if let Some(secret) = stored_secret(directory, name)? {
+        return Ok(secret);
     }
     let secret = random_secret();
     let text = Zeroizing::new(BASE64.encode(*secret) + "\n");
     file::replace(directory, name, text.as_bytes())?;
     Ok(secret)
+}
+
+fn stored_secret(directory: &Path, name: &str) -> Result<Option<Zeroizing<[u8; 32]>>, StateError> {
+    let path = directory.join(name);
+    let Some(content) = file::read_secret(&path)?.map(Zeroizing::new) else {
+        return Ok(None);
+    };
+    let decoded = decode(&content).map(Some);
+    decoded.map_err(|reason| StateError::Damaged {
+        path,
+        reason,
+        remedy: REMEDY,
+    })
 }
 
 fn decode(content: &[u8]) -> Result<Zeroizing<[u8; 32]>, String> {

@@ -94,6 +94,16 @@ pub enum StateError {
         /// What the operator can do.
         remedy: &'static str,
     },
+    /// A member's key is gone.
+    #[error(
+        "{path} is missing, but this node is a member of a network and nobody would know a new key; \
+         restore the file from a backup, or run `wattle leave` and join again with a fresh token",
+        path = path.display()
+    )]
+    MissingKey {
+        /// The file.
+        path: PathBuf,
+    },
     /// There is something already where a state directory should be made.
     #[error("{path} exists; remove it first, or choose another directory", path = path.display())]
     Exists {
@@ -149,6 +159,11 @@ impl StateDir {
     /// The node's keys; made and stored when there are none.
     pub fn keys(&self) -> Result<Keys, StateError> {
         Keys::load_or_create(&self.path)
+    }
+
+    /// The keys that a member was granted; never made anew.
+    pub fn granted_keys(&self) -> Result<Keys, StateError> {
+        Keys::load(&self.path)
     }
 
     /// The network this node has joined, if any.

@@ -5,6 +5,7 @@
 
 mod channel;
 mod path_mtu;
+mod traitor;
 mod wire;
 
 use std::sync::Arc;
@@ -520,7 +521,7 @@ fn an_hour_passes(protection: Protection) {
 #[test]
 fn packets_in_are_packets_out_and_named_drops() {
     for seed in 0..20 {
-        let mut net = chain(ALL[seed as usize % 3]);
+        let mut net = chain(ALL[seed % 3]);
         let mut random = seed * 7_919 + 1;
         let mut sent = 0;
         for _ in 0..300 {

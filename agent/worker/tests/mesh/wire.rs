@@ -253,6 +253,11 @@ impl Net {
         NodeId(0x1000 + node as u64)
     }
 
+    /// The cipher of a node's sessions.
+    pub(crate) fn cipher(&self, node: usize) -> CipherKind {
+        self.protection[node].cipher
+    }
+
     /// A node's public key.
     pub(crate) fn key(&self, node: usize) -> WgKey {
         let secret = x25519_dalek::StaticSecret::from(secret(node));

@@ -36,7 +36,7 @@ setup_group() {
     capture) echo tcpdump kcat wireguard-go wireguard-tools jq openssl ;;
     kafka) echo default-jre-headless maven kcat ;;
     package) echo dpkg-dev debootstrap systemd ;;
-    bench) echo wireguard-go wireguard-tools nebula tinc frr bird2 babeld ;;
+    bench) echo wireguard-go wireguard-tools nebula tinc fastd frr bird2 babeld ;;
     *) setup_die "setup_packages: no group $1" ;;
   esac
 }

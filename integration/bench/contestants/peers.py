@@ -1,92 +1,85 @@
-"""The programs that Wattle is measured against, as Debian ships them, and the shuttle that is the limit.
+"""The programs that Wattle is measured against: as Debian ships them, or from the crate registry (see crates.py).
 
-A contestant has `name` and `start(bed)`: it starts its daemons with `bed.daemon(node, command)` and leaves the inner address
-`bed.inner[node]` reachable. A bed has nodes in order, `bed.underlay(a, b)` = the address at which a dials b (None: no way),
-and `bed.mtu`, the inner MTU to use.
+A contestant has
+
+- `name`, and `kinds`: the beds it can stand on ("direct": two nodes, "relay": a chain of three);
+- `missing()`: why it cannot run here, or None;
+- `start(bed)`: starts its daemons with `bed.daemon(node, command)` and leaves the inner address `bed.inner[node]` reachable.
+
+A bed has nodes in order, `bed.underlay(a, b)` = the address at which a dials b (None: no way), and `bed.mtu`, the inner MTU.
 """
 
 import os
 import shutil
 import subprocess
 
-from lab import mesh as wattle_mesh
+import crates
 from lab.net import LabError, run, wait_until
+
+# Control sockets of WireGuard devices live there, for all namespaces together.
+WIREGUARD_SOCKETS = "/var/run/wireguard"
+
+
+class Contestant:
+    name = ""
+    kinds = ("direct", "relay")
+    # Programs it needs on the PATH.
+    programs = ()
+
+    def missing(self):
+        absent = [program for program in self.programs if not shutil.which(program)]
+        return f"not installed: {' '.join(absent)}" if absent else None
 
 
 def device(node):
     return f"t-{node}"
 
 
-def set_up_device(bed, node):
-    host = bed.hosts[node]
-    host.wait_for_interface(device(node))
-    host.address(device(node), f"{bed.inner[node]}/24")
-    host.up(device(node), bed.mtu)
+def set_up_device(bed, node, name=None, mtu=None):
+    host, name = bed.hosts[node], name or device(node)
+    host.wait_for_interface(name)
+    host.address(name, f"{bed.inner[node]}/24")
+    host.up(name, mtu or bed.mtu)
 
 
-class Shuttle:
-    """TUN to UDP with all offloads, no cryptography: what a pair of nodes could reach at most."""
-
-    name = "limit"
-
-    def start(self, bed):
-        program = os.path.join(wattle_mesh.binaries(), "wattle-shuttle")
-        a, b = bed.nodes
-        for me, other in ((a, b), (b, a)):
-            bed.daemon(me, [program, device(me), f"{bed.underlay(other, me)}:5555", f"{bed.underlay(me, other)}:5555"])
-            set_up_device(bed, me)
+def forward_in_kernel(bed, node):
+    bed.hosts[node].run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
 
 
-class Wattle:
-    name = "wattle"
+class UserspaceWireguard(Contestant):
+    """A program that makes a WireGuard device. Every node has every other as a peer; in a chain the middle's kernel forwards."""
 
-    def start(self, bed):
-        plan = {}
-        for node in bed.nodes:
-            near = [other for other in bed.nodes if other != node and bed.underlay(other, node)]
-            endpoints = sorted({f"{bed.underlay(other, node)}:51820" for other in near})
-            plan[node] = {"addresses": [bed.inner[node]], "endpoints": endpoints, "interface": device(node)}
-            if len(near) < len(bed.nodes) - 1:
-                plan[node]["neighbours"] = near
-        self.mesh = wattle_mesh.offline(bed.lab, plan, mtu=bed.mtu)
-        for name, agent in self.mesh.agents.items():
-            bed.processes.setdefault(name, []).append(agent.start().process)
-        for node in bed.nodes:
-            bed.hosts[node].wait_for_interface(device(node))
-
-
-class WireguardGo:
-    """Every node has every other as a peer; in a chain the middle's kernel forwards."""
-
-    name = "wireguard-go"
+    def command(self, interface):
+        raise NotImplementedError
 
     def start(self, bed):
         keys = {}
         for node in bed.nodes:
             private = run(["wg", "genkey"]).stdout.strip()
             keys[node] = private, run(["wg", "pubkey"], input=private).stdout.strip()
+        os.makedirs(WIREGUARD_SOCKETS, exist_ok=True)
         for node in bed.nodes:
-            # Control sockets share one folder on the file system, so names must differ across runs, too.
-            bed.hosts[node].run(["mkdir", "-p", "/var/run/wireguard"])
-            bed.daemon(node, ["wireguard-go", "-f", self.device(bed, node)], env={"WG_PROCESS_FOREGROUND": "1"})
+            bed.daemon(node, self.command(self.device(bed, node)), env={"WG_PROCESS_FOREGROUND": "1", "LOG_LEVEL": "error"})
         for node in bed.nodes:
-            socket = f"/var/run/wireguard/{self.device(bed, node)}.sock"
-            wait_until(lambda path=socket: os.path.exists(path), 10, f"{socket} does not appear")
+            name = self.device(bed, node)
+            socket = f"{WIREGUARD_SOCKETS}/{name}.sock"
+            wait_until(lambda path=socket: os.path.exists(path) or node in bed.ended(), 10, f"{socket} does not appear")
             path = os.path.join(bed.hosts[node].folder, "wg.conf")
             with open(path, "w") as out:
                 out.write(self.config(bed, node, keys))
-            bed.hosts[node].run(["wg", "setconf", self.device(bed, node), path])
-            bed.hosts[node].address(self.device(bed, node), f"{bed.inner[node]}/24")
-            bed.hosts[node].up(self.device(bed, node), bed.mtu)
-            bed.hosts[node].run(["sysctl", "-qw", "net.ipv4.ip_forward=1"])
+            bed.hosts[node].run(["wg", "setconf", name, path])
+            set_up_device(bed, node, name)
+            forward_in_kernel(bed, node)
 
     @staticmethod
     def device(bed, node):
+        # The sockets share one folder, so names must differ across runs, too.
         return f"{bed.lab.prefix.split('-')[1]}-{node}"[:15]
 
-    def config(self, bed, node, keys):
+    @staticmethod
+    def config(bed, node, keys):
         lines = ["[Interface]", f"PrivateKey={keys[node][0]}", "ListenPort=51821"]
-        near = [other for other in bed.nodes if other != node and bed.underlay(node, other)]
+        near = bed.near(node)
         for other in near:
             beyond = [far for far in bed.nodes if far not in (node, other) and far not in near and len(near) == 1]
             allowed = ",".join(f"{bed.inner[name]}/32" for name in [other, *beyond])
@@ -97,10 +90,41 @@ class WireguardGo:
         return "\n".join(lines) + "\n"
 
 
-class Nebula:
+class WireguardGo(UserspaceWireguard):
+    name = "wireguard-go"
+    programs = ("wireguard-go", "wg")
+
+    def command(self, interface):
+        return ["wireguard-go", "-f", interface]
+
+
+class Boringtun(UserspaceWireguard):
+    name = "boringtun"
+    crate = "boringtun-cli"
+
+    def missing(self):
+        return crates.missing(self.crate)
+
+    def command(self, interface):
+        return [crates.program("boringtun-cli"), "--foreground", "--disable-drop-privileges", "--verbosity", "error", "--threads", "2", interface]
+
+
+class Gotatun(UserspaceWireguard):
+    name = "gotatun"
+    crate = "gotatun-cli"
+
+    def missing(self):
+        return crates.missing(self.crate)
+
+    def command(self, interface):
+        return [crates.program("gotatun"), "--foreground", "--disable-drop-privileges", interface]
+
+
+class Nebula(Contestant):
     """The first node with a way to every other is lighthouse and relay."""
 
     name = "nebula"
+    programs = ("nebula", "nebula-cert")
 
     def start(self, bed):
         folder = os.path.join(bed.lab.folder, "nebula")
@@ -136,20 +160,23 @@ firewall: {{outbound: [{{port: any, proto: any, host: any}}], inbound: [{{port: 
 """
 
 
-class Tinc:
+class Tinc(Contestant):
+    """Tinc 1.0 with Debian's defaults: Blowfish would be the protocol's, so a cipher of today is named."""
+
     name = "tinc"
+    programs = ("tincd",)
 
     def start(self, bed):
         folders = {node: os.path.join(bed.hosts[node].folder, "tinc") for node in bed.nodes}
         described = {}
         for node, folder in folders.items():
             os.makedirs(os.path.join(folder, "hosts"))
-            near = [other for other in bed.nodes if other != node and bed.underlay(node, other)]
             write(folder, "tinc.conf", [f"Name = {node}", f"Interface = {device(node)}", "Mode = router",
-                                        "Device = /dev/net/tun", *(f"ConnectTo = {other}" for other in near)])
+                                        "Device = /dev/net/tun", *(f"ConnectTo = {other}" for other in bed.near(node))])
             write(folder, "tinc-up", ["#!/bin/sh", f"ip addr add {bed.inner[node]}/24 dev $INTERFACE",
                                       f"ip link set $INTERFACE mtu {bed.mtu} up"], mode=0o755)
-            write(folder, f"hosts/{node}", [f"Subnet = {bed.inner[node]}/32", "Port = 655", "PMTU = 1440"])
+            write(folder, f"hosts/{node}", [f"Subnet = {bed.inner[node]}/32", "Port = 655", "PMTU = 1440",
+                                              "Cipher = aes-256-cbc", "Digest = sha256"])
             subprocess.run(["tincd", "-c", folder, "-K2048"], stdin=subprocess.DEVNULL, capture_output=True, check=True)
             described[node] = open(os.path.join(folder, "hosts", node)).read()
         for node, folder in folders.items():
@@ -162,10 +189,59 @@ class Tinc:
             bed.hosts[node].wait_for_interface(device(node))
 
 
-class Frr:
+class Fastd(Contestant):
+    """Two ends only: in its TUN mode a node does not forward for others."""
+
+    name = "fastd"
+    kinds = ("direct",)
+    programs = ("fastd",)
+
+    def start(self, bed):
+        keys = {node: self.make_key() for node in bed.nodes}
+        for node, other in zip(bed.nodes, reversed(bed.nodes)):
+            folder = bed.hosts[node].folder
+            write(folder, "fastd.conf", [
+                "log level error;", f'interface "{device(node)}";', "mode tun;", 'method "salsa2012+umac";', f"mtu {bed.mtu};",
+                "bind any:10000;", f'secret "{keys[node]["Secret"]}";',
+                f'peer "{other}" {{ key "{keys[other]["Public"]}"; remote ipv4 "{bed.underlay(node, other)}" port 10000; }}'])
+            bed.daemon(node, ["fastd", "-c", os.path.join(folder, "fastd.conf")])
+        for node in bed.nodes:
+            set_up_device(bed, node)
+
+    @staticmethod
+    def make_key():
+        lines = run(["fastd", "--generate-key"]).stdout.splitlines()
+        return dict(line.split(": ", 1) for line in lines if ": " in line)
+
+
+class Vpncloud(Contestant):
+    """Two ends only: a node does not forward for others. Its frames want 20 bytes more than others' at 1420."""
+
+    name = "vpncloud"
+    kinds = ("direct",)
+    crate = "vpncloud"
+    most_mtu = 1400
+
+    def missing(self):
+        return crates.missing(self.crate)
+
+    def start(self, bed):
+        for node in bed.nodes:
+            near = bed.near(node)[0]
+            # Without a default route it panics at start.
+            bed.hosts[node].ip("route", "add", "default", "via", bed.underlay(node, near))
+            bed.daemon(node, [crates.program("vpncloud"), "--quiet", "--type", "tun", "--mode", "router", "--device", device(node),
+                              "--no-auto-claim", "--claim", f"{bed.inner[node]}/32", "--password", "measured", "--listen", "3210",
+                              "--no-port-forwarding", "--peer", f"{bed.underlay(node, near)}:3210"])
+        for node in bed.nodes:
+            set_up_device(bed, node, mtu=min(bed.mtu, self.most_mtu))
+
+
+class Frr(Contestant):
     """OSPF among routers on one LAN: what a routing daemon costs when nothing happens. No encryption."""
 
     name = "frr"
+    programs = ("/usr/lib/frr/zebra", "/usr/lib/frr/ospfd")
 
     def start(self, bed):
         for node in bed.nodes:
@@ -191,7 +267,6 @@ def write(folder, name, lines, mode=0o644):
     os.chmod(path, mode)
 
 
-def require(programs):
-    missing = [program for program in programs if run(["sh", "-c", f"command -v {program}"], check=False).returncode]
-    if missing:
-        raise LabError(f"not installed: {' '.join(missing)}; tools/bench installs them from Debian")
+# What Debian has, and what the crate registry has.
+DEBIAN = (WireguardGo, Nebula, Tinc, Fastd)
+FROM_CRATES = (Boringtun, Gotatun, Vpncloud)

@@ -11,11 +11,17 @@ pub(crate) const SHORTEST: usize = 20;
 
 const NEEDS_CHECKSUM: u8 = 1;
 const GSO_NONE: u8 = 0;
-const GSO_TCP4: u8 = 1;
+/// A virtio header's kinds of batches: TCP segments, UDP datagrams of one size.
+pub(crate) const GSO_TCP4: u8 = 1;
+pub(crate) const GSO_UDP: u8 = 5;
 const GSO_ECN: u8 = 0x80;
 const FIN_AND_PSH: u8 = 0x09;
 const CWR: u8 = 0x80;
 pub(crate) const TCP: u8 = 6;
+pub(crate) const UDP: u8 = 17;
+/// IPv4 and UDP headers without options.
+#[cfg(test)]
+pub(crate) const HEADER_SIZES: usize = 28;
 
 /// Cuts one packet of the device into datagrams of the burst.
 pub(crate) fn cut(buffer: &mut [u8], burst: &mut Burst) {

@@ -21,7 +21,10 @@ const OFFLOAD_TCP: libc::c_int = 0x01 | 0x02 | 0x04;
 const OFFLOAD_UDP: libc::c_int = 0x20 | 0x40;
 
 /// A TUN device whose packets carry a virtio header.
-pub(crate) struct Tun(File);
+pub(crate) struct Tun {
+    file: File,
+    udp: bool,
+}
 
 impl Tun {
     pub(crate) fn open(name: &str) -> io::Result<Self> {
@@ -45,22 +48,32 @@ impl Tun {
         unsafe { tun_set_interface(file.as_raw_fd(), &raw const request) }?;
         // SAFETY: TUNSETOFFLOAD takes its flags by value.
         let with_udp = unsafe { tun_set_offload(file.as_raw_fd(), OFFLOAD_TCP | OFFLOAD_UDP) };
-        if with_udp.is_err() {
+        let udp = with_udp.is_ok();
+        if !udp {
             // SAFETY: as above.
             unsafe { tun_set_offload(file.as_raw_fd(), OFFLOAD_TCP) }?;
         }
-        Ok(Self(file))
+        Ok(Self { file, udp })
     }
 
     pub(crate) fn try_clone(&self) -> io::Result<Self> {
-        self.0.try_clone().map(Self)
+        let file = self.file.try_clone()?;
+        Ok(Self {
+            file,
+            udp: self.udp,
+        })
+    }
+
+    /// Tells whether the kernel knows UDP segmentation of TUN devices.
+    pub(crate) fn takes_udp_batches(&self) -> bool {
+        self.udp
     }
 
     /// Waits until the kernel has a packet for us.
     pub(crate) fn wait(&self) {
         // A signal only makes the caller read, and wait again.
         let _woken = poll(
-            &mut [PollFd::new(self.0.as_fd(), PollFlags::POLLIN)],
+            &mut [PollFd::new(self.file.as_fd(), PollFlags::POLLIN)],
             PollTimeout::NONE,
         );
     }
@@ -68,13 +81,13 @@ impl Tun {
 
 impl Read for Tun {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buffer)
+        self.file.read(buffer)
     }
 }
 
 impl Write for Tun {
     fn write(&mut self, packet: &[u8]) -> io::Result<usize> {
-        self.0.write(packet)
+        self.file.write(packet)
     }
 
     fn flush(&mut self) -> io::Result<()> {

@@ -6,6 +6,7 @@ use std::os::fd::RawFd;
 use nix::cmsg_space;
 use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
 
+use crate::cipher::{Cipher, header};
 use crate::{HEADER, TAG};
 
 /// What every kernel with `UDP_SEGMENT` takes in one call.
@@ -16,6 +17,8 @@ const MOST_BYTES: usize = 65_000;
 /// Datagrams that wait for one system call: all of one size, the last may be shorter.
 pub(crate) struct Burst {
     socket: RawFd,
+    cipher: Cipher,
+    counter: u64,
     bytes: Vec<u8>,
     segment: usize,
     count: usize,
@@ -23,9 +26,11 @@ pub(crate) struct Burst {
 }
 
 impl Burst {
-    pub(crate) fn new(socket: RawFd) -> Self {
+    pub(crate) fn new(socket: RawFd, cipher: Cipher) -> Self {
         Self {
             socket,
+            cipher,
+            counter: 0,
             bytes: Vec::with_capacity(MOST_BYTES + 65_536),
             segment: 0,
             count: 0,
@@ -33,7 +38,7 @@ impl Burst {
         }
     }
 
-    /// Appends a packet given in pieces, as one datagram.
+    /// Appends a packet given in pieces, as one datagram, sealed where it then lies.
     pub(crate) fn push(&mut self, head: &[u8], payload: &[u8]) {
         let size = HEADER + head.len() + payload.len() + TAG;
         let full = self.count == MOST_SEGMENTS || self.bytes.len() + size > MOST_BYTES;
@@ -44,32 +49,43 @@ impl Burst {
             self.segment = size;
         }
         self.closed = size < self.segment;
-        self.bytes.extend_from_slice(&[0; HEADER]);
+        self.counter += 1;
+        self.bytes.extend_from_slice(&header(self.counter));
+        let start = self.bytes.len();
         self.bytes.extend_from_slice(head);
         self.bytes.extend_from_slice(payload);
-        self.bytes.extend_from_slice(&[0; TAG]);
+        let tag = self.cipher.seal(self.counter, &mut self.bytes[start..]);
+        self.bytes.extend_from_slice(&tag);
         self.count += 1;
     }
 
-    /// Hands everything to the kernel; what it refuses is lost, as on a wire.
+    /// Hands everything to the kernel.
     pub(crate) fn send(&mut self) {
-        if self.count == 0 {
-            return;
+        if self.count > 0 {
+            send(self.socket, &self.bytes, self.segment);
         }
-        let segment = u16::try_from(self.segment).unwrap_or(u16::MAX);
-        let several = [ControlMessage::UdpGsoSegments(&segment)];
-        let control = if self.count > 1 { &several[..] } else { &[] };
-        let _lost = sendmsg::<()>(
-            self.socket,
-            &[IoSlice::new(&self.bytes)],
-            control,
-            MsgFlags::empty(),
-            None,
-        );
         self.bytes.clear();
         self.count = 0;
         self.closed = false;
     }
+}
+
+/// Sends datagrams of `segment` bytes, the last may be shorter; what the kernel refuses is lost, as on a wire.
+pub(crate) fn send(socket: RawFd, bytes: &[u8], segment: usize) {
+    let size = u16::try_from(segment).unwrap_or(u16::MAX);
+    let several = [ControlMessage::UdpGsoSegments(&size)];
+    let control = if bytes.len() > segment {
+        &several[..]
+    } else {
+        &[]
+    };
+    let _lost = sendmsg::<()>(
+        socket,
+        &[IoSlice::new(bytes)],
+        control,
+        MsgFlags::empty(),
+        None,
+    );
 }
 
 /// Receives one buffer and the size of the datagrams in it.

@@ -247,6 +247,9 @@ pub struct CostParts {
     pub jitter_us: u32,
     /// Expected delay by loss.
     pub loss_us: u32,
+    /// What the carrier adds.
+    #[serde(default)]
+    pub carrier_us: u32,
     /// The forwarding node's load and health.
     pub health_us: u32,
     /// Set by an operator.

@@ -9,8 +9,8 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-use serde::de::{Deserializer, Error as _};
-use serde::{Deserialize, Serialize};
+use serde::de::{Deserializer, Error as _, Visitor};
+use serde::{Deserialize, Serialize, Serializer};
 use tracing_subscriber::EnvFilter;
 use wattle_model::Prefix;
 
@@ -26,6 +26,8 @@ pub struct Config {
     /// UDP port of the WireGuard socket; 0 lets the kernel choose.
     #[serde(deserialize_with = "port")]
     pub listen_port: u16,
+    /// UDP port of the QUIC socket.
+    pub quic_port: QuicPort,
     /// Name of the TUN device.
     #[serde(deserialize_with = "interface")]
     pub interface: String,
@@ -69,6 +71,7 @@ impl Default for Config {
     fn default() -> Self {
         Self {
             listen_port: 51820,
+            quic_port: QuicPort::default(),
             interface: "wattle0".to_owned(),
             mtu: 1360,
             prefixes: Vec::new(),
@@ -79,6 +82,64 @@ impl Default for Config {
             routing_table: 5740,
             transit: true,
             fast_channel: Switch::On,
+        }
+    }
+}
+
+/// Where the QUIC carrier listens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum QuicPort {
+    /// On this UDP port; 0 lets the kernel choose.
+    On(u16),
+    /// Nowhere: there is no QUIC carrier.
+    Off,
+}
+
+impl Default for QuicPort {
+    fn default() -> Self {
+        Self::On(wattle_quic::DEFAULT_PORT)
+    }
+}
+
+impl Serialize for QuicPort {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        match self {
+            Self::On(port) => serializer.serialize_u16(*port),
+            Self::Off => serializer.serialize_str("off"),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for QuicPort {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(QuicPortVisitor)
+    }
+}
+
+struct QuicPortVisitor;
+
+impl Visitor<'_> for QuicPortVisitor {
+    type Value = QuicPort;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a UDP port (0 = any) or \"off\"")
+    }
+
+    fn visit_i64<E: serde::de::Error>(self, value: i64) -> Result<QuicPort, E> {
+        let port = u16::try_from(value).map_err(|_| {
+            E::custom(format!(
+                "{value} is outside the range of a UDP port (0 = any): 0 to 65535; \"off\" switches QUIC off"
+            ))
+        });
+        port.map(QuicPort::On)
+    }
+
+    fn visit_str<E: serde::de::Error>(self, value: &str) -> Result<QuicPort, E> {
+        match value {
+            "off" => Ok(QuicPort::Off),
+            other => Err(E::custom(format!(
+                "{other:?} is neither a UDP port nor \"off\""
+            ))),
         }
     }
 }
@@ -413,6 +474,7 @@ mod tests {
             prefixes: vec!["192.168.7.0/24".parse().unwrap()],
             endpoints: vec!["192.0.2.1:51820".parse().unwrap()],
             metrics: Some("127.0.0.1:9586".parse().unwrap()),
+            quic_port: QuicPort::Off,
             ..Config::default()
         };
         let text = toml::to_string(&config).unwrap();
@@ -436,6 +498,14 @@ mod tests {
             ("listen_port = 70000", 15, "0 to 65535"),
             ("listen_port = -1", 15, "0 to 65535"),
             ("listen_port = \"x\"", 15, "expected i64"),
+            ("quic_port = 65536", 13, "0 to 65535"),
+            ("quic_port = -1", 13, "\"off\" switches QUIC off"),
+            ("quic_port = \"on\"", 13, "neither a UDP port nor"),
+            (
+                "quic_port = true",
+                13,
+                "expected a UDP port (0 = any) or \"off\"",
+            ),
             ("mtu = 500", 7, "1280 to 9000"),
             ("routing_table = 254", 17, "256 to"),
             ("interface = \"much-too-long-name\"", 13, "1 to 15"),

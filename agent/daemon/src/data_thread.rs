@@ -1,4 +1,4 @@
-//! The thread that owns the TUN device, the UDP sockets and the data worker.
+//! The thread that owns the TUN device, the UDP sockets, its end of the QUIC carrier, and the data worker.
 //!
 //! It waits, reads until nothing is left, lets the worker judge its timers only then (so that nobody is blamed for
 //! our own delay), writes, and goes back to waiting. The engine leaves orders in a mailbox and rings; what the
@@ -17,6 +17,7 @@ use wattle_host::{
     Clock, RecvBatch, Sources, Tun, TunCounters, UdpCounters, UdpSockets, Wake, wait,
 };
 use wattle_model::{Instant, Micros};
+use wattle_quic::{Incoming, Pipe};
 use wattle_worker::{Command, Event, Peers, Status, Worker};
 
 /// Events on their way to the engine: at most 1.2 KiB each.
@@ -45,6 +46,8 @@ pub(crate) struct WorkerReport {
     pub(crate) udp: UdpCounters,
     /// The device's.
     pub(crate) tun: TunCounters,
+    /// The QUIC carrier's, if it runs.
+    pub(crate) quic: Option<wattle_quic::Counters>,
     /// Orders that found the mailbox full.
     pub(crate) orders_dropped: u64,
 }
@@ -69,12 +72,12 @@ pub(crate) struct WorkerHandle {
 }
 
 impl WorkerHandle {
-    /// A mailbox that nobody has opened yet.
-    pub(crate) fn new() -> io::Result<Self> {
-        Ok(Self {
+    /// A mailbox that nobody has opened yet, and the bell at its door.
+    pub(crate) fn new(wake: Wake) -> Self {
+        Self {
             mailbox: Arc::default(),
-            wake: Wake::new()?,
-        })
+            wake,
+        }
     }
 
     /// Leaves an order and rings.
@@ -127,6 +130,9 @@ pub(crate) struct DataThread {
     worker: Worker,
     tun: Tun,
     udp: UdpSockets,
+    quic: Option<Pipe>,
+    /// What came out of the pipe and was not looked at yet.
+    carried: VecDeque<Incoming>,
     wake: Wake,
     mailbox: Arc<Mutex<Mailbox>>,
     events: mpsc::Sender<Event>,
@@ -138,19 +144,23 @@ pub(crate) struct DataThread {
 }
 
 impl DataThread {
-    /// The thread's belongings, the way to it, and where its events come out.
+    /// The thread's belongings, the way to it, and where its events come out. `wake` is what whoever fills the pipe rings.
     pub(crate) fn new(
         worker: Worker,
         tun: Tun,
         udp: UdpSockets,
-    ) -> io::Result<(Self, WorkerHandle, mpsc::Receiver<Event>)> {
-        let handle = WorkerHandle::new()?;
+        quic: Option<Pipe>,
+        wake: Wake,
+    ) -> (Self, WorkerHandle, mpsc::Receiver<Event>) {
+        let handle = WorkerHandle::new(wake);
         let (events, events_end) = mpsc::channel(EVENT_QUEUE);
         let tun_out = TunBatch::new(tun.coalescing());
         let thread = Self {
             worker,
             tun,
             udp,
+            quic,
+            carried: VecDeque::new(),
             wake: handle.wake.clone(),
             mailbox: Arc::clone(&handle.mailbox),
             events,
@@ -160,7 +170,7 @@ impl DataThread {
             tx: TxBatch::new(),
             tun_out,
         };
-        Ok((thread, handle, events_end))
+        (thread, handle, events_end)
     }
 
     /// Starts the thread. It ends by order, or with the error that took the device away.
@@ -179,6 +189,7 @@ impl DataThread {
             }
             // Always both: reading what is there costs one call, a link judged dead too early costs a route.
             more = self.read_sockets() | self.read_device()?;
+            self.read_connections();
             self.worker
                 .handle_timeout(self.clock.now(), &mut self.tx, &mut self.tun_out);
             self.flush();
@@ -224,7 +235,7 @@ impl DataThread {
         for command in snapshots.into_iter().flatten().chain(mailbox.orders) {
             self.worker.handle_command(now, command, &mut self.tx);
             if self.tx.is_nearly_full() {
-                self.udp.send(&mut self.tx);
+                send(&mut self.tx, &mut self.udp, self.quic.as_ref());
             }
         }
         self.flush();
@@ -243,6 +254,7 @@ impl DataThread {
             worker: self.worker.status(),
             udp: self.udp.counters(),
             tun: self.tun.counters(),
+            quic: self.quic.as_ref().map(Pipe::counters),
             orders_dropped,
         }
     }
@@ -254,6 +266,7 @@ impl DataThread {
             let Self {
                 worker,
                 udp,
+                quic,
                 received,
                 tx,
                 tun_out,
@@ -262,7 +275,7 @@ impl DataThread {
             } = self;
             let messages = udp.receive(received, |udp, from, datagrams, segment| {
                 if tx.is_nearly_full() {
-                    udp.send(tx);
+                    send(tx, udp, quic.as_ref());
                 }
                 if tun_out.is_nearly_full() {
                     tun.write(tun_out);
@@ -296,9 +309,42 @@ impl DataThread {
         Ok(true)
     }
 
+    /// Takes what came over QUIC connections: all of it, since the pipe holds no more than two megabytes.
+    fn read_connections(&mut self) {
+        let Some(quic) = &self.quic else { return };
+        quic.receive(&mut self.carried);
+        if self.carried.is_empty() {
+            return;
+        }
+        let now = self.clock.now();
+        while let Some(incoming) = self.carried.pop_front() {
+            match incoming {
+                Incoming::Datagrams {
+                    from,
+                    mut bytes,
+                    segment,
+                } => self.worker.handle_quic(
+                    now,
+                    from,
+                    &mut bytes,
+                    segment,
+                    &mut self.tx,
+                    &mut self.tun_out,
+                ),
+                Incoming::Connection { peer, remote } => {
+                    self.worker.handle_connection(now, peer, remote);
+                }
+            }
+            if self.tx.is_nearly_full() || self.tun_out.is_nearly_full() {
+                self.flush();
+            }
+        }
+        self.flush();
+    }
+
     fn flush(&mut self) {
         if !self.tx.is_empty() {
-            self.udp.send(&mut self.tx);
+            send(&mut self.tx, &mut self.udp, self.quic.as_ref());
         }
         if !self.tun_out.is_empty() {
             self.tun.write(&mut self.tun_out);
@@ -314,6 +360,14 @@ impl DataThread {
             }
         }
     }
+}
+
+/// Sends everything over its carrier.
+fn send(tx: &mut TxBatch, udp: &mut UdpSockets, quic: Option<&Pipe>) {
+    if let Some(quic) = quic {
+        quic.send(tx);
+    }
+    udp.send(tx);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -13,5 +13,6 @@ mod metrics;
 mod notify;
 mod ping;
 mod query;
+mod quic;
 pub mod startup;
 pub mod state;

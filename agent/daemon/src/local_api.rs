@@ -371,7 +371,7 @@ mod tests {
     use std::os::unix::net::UnixStream as Client;
 
     use tokio::sync::mpsc;
-    use wattle_host::Netlink;
+    use wattle_host::{Netlink, Wake};
 
     use super::*;
     use crate::data_thread::WorkerHandle;
@@ -470,7 +470,7 @@ mod tests {
             let turned_away = socket.turned_away();
             let (queries, asked) = mpsc::channel(QUERY_QUEUE);
             let table = Table::new(Netlink::connect().unwrap(), "none".to_owned(), 0, 0);
-            let engine = EngineHandle::new(queries, WorkerHandle::new().unwrap(), table);
+            let engine = EngineHandle::new(queries, WorkerHandle::new(Wake::new().unwrap()), table);
             let (events, _) = broadcast::channel(1);
             let places = Arc::clone(&socket.places);
             tokio::spawn(serve_queries(asked, events.clone()));

@@ -9,7 +9,7 @@ use tokio::sync::{mpsc, watch};
 use tracing_subscriber::EnvFilter;
 use wattle_host::{
     Clock, Installed, MARK, Monitor, Netlink, NetlinkError, Offload, Tun, TunError, UdpError,
-    UdpOptions, UdpSockets, Wanted,
+    UdpOptions, UdpSockets, Wake, Wanted,
 };
 use wattle_model::NodeId;
 use wattle_wire::grant::PeerSetError;
@@ -24,6 +24,7 @@ use crate::local_api::{LocalApiError, LocalSocket};
 use crate::metrics::{self, MetricsError};
 use crate::notify::Notifier;
 use crate::query::{EngineHandle, QUERY_QUEUE};
+use crate::quic;
 use crate::state::{Keys, Network, PeersFrom, StateDir, StateError};
 
 /// What the command line says.
@@ -221,6 +222,8 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
     let udp = UdpSockets::bind(options)?;
     let listen_port = udp.port();
     let (index, offload) = (tun.index(), tun.offload());
+    let wake = Wake::new().map_err(resources("make an eventfd"))?;
+    let (quic, pipe) = quic::open(&config, &node.keys, &wake);
     let installed = Installed::new(Netlink::connect()?, index, config.routing_table).await?;
     installed.netlink().bring_up(index, config.mtu).await?;
     let monitor = Monitor::subscribe()?;
@@ -232,8 +235,7 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
     let interrupts = signals().map_err(resources("listen for signals"))?;
 
     let worker = Worker::new(worker_config(&config, &node.keys), Clock.now());
-    let (thread, worker, events) =
-        DataThread::new(worker, tun, udp).map_err(resources("make an eventfd"))?;
+    let (thread, worker, events) = DataThread::new(worker, tun, udp, pipe, wake);
     let thread = thread.start().map_err(resources("start the data thread"))?;
 
     let (queries_end, queries) = mpsc::channel(QUERY_QUEUE);
@@ -254,10 +256,11 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
     });
     let (uplink, uplink_task) = uplink.unzip();
 
-    tracing::info!(interface = %config.interface, listen_port, ?offload, "Forwarding");
+    tracing::info!(interface = %config.interface, listen_port, quic_port = quic.port(), ?offload, "Forwarding");
     let setting = Setting {
         config,
         listen_port,
+        quic,
         interface_index: index,
         state: node.state,
         keys: node.keys,
@@ -337,7 +340,8 @@ fn start_logging(filter: &str) {
     // boringtun shouts ERROR for every neighbour that is away; the worker tells what matters of it.
     let quiet = match filter.contains("boringtun") {
         true => filter.to_owned(),
-        false => format!("boringtun=off,{filter}"),
+        // quinn_udp warns of every network that is unreachable for a moment.
+        false => format!("boringtun=off,quinn_udp=off,{filter}"),
     };
     let filter = EnvFilter::try_new(quiet).unwrap_or_else(|_| EnvFilter::new("info"));
     let log = tracing_subscriber::fmt()

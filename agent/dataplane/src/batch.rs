@@ -6,7 +6,7 @@
 use std::net::SocketAddr;
 use std::ops::Range;
 
-use wattle_model::Checksum;
+use wattle_model::{Checksum, Endpoint, NodeId};
 
 use crate::coalesce::{OpenPacket, lone_partial};
 use crate::packet::Packet;
@@ -26,11 +26,11 @@ const TUN_CAPACITY: usize = 1 << 20;
 /// envelope. With less room than this, a batch is to be emptied first.
 const RESERVE: usize = 256 << 10;
 
-/// Equal datagrams to one address: one send with `UDP_SEGMENT`.
+/// Equal datagrams to one address: one send with `UDP_SEGMENT`; or to one node, for a carrier that knows nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Transmit {
+pub struct Transmit<To = SocketAddr> {
     /// Where to.
-    pub to: SocketAddr,
+    pub to: To,
     /// The bytes in the batch.
     pub range: Range<usize>,
     /// Bytes of each datagram; the last may have fewer. Equal to the length of the range for a single one.
@@ -43,6 +43,7 @@ pub struct TxBatch {
     bytes: Vec<u8>,
     used: usize,
     transmits: Vec<Transmit>,
+    carried: Vec<Transmit<NodeId>>,
 }
 
 impl Default for TxBatch {
@@ -58,6 +59,7 @@ impl TxBatch {
             bytes: vec![0; TX_CAPACITY],
             used: 0,
             transmits: Vec::with_capacity(64),
+            carried: Vec::new(),
         }
     }
 
@@ -67,22 +69,18 @@ impl TxBatch {
     }
 
     /// The first `length` bytes of the space are a datagram for `to`.
-    pub fn commit(&mut self, to: SocketAddr, length: usize) {
+    pub fn commit(&mut self, to: impl Into<Endpoint>, length: usize) {
         let range = self.used..self.used + length;
         self.used = range.end;
-        match self.transmits.last_mut() {
-            Some(last) if last.takes(to, length) => last.range.end = range.end,
-            _ => self.transmits.push(Transmit {
-                to,
-                range,
-                segment: length,
-            }),
+        match to.into() {
+            Endpoint::Udp(to) => append(&mut self.transmits, to, range),
+            Endpoint::Quic(to) => append(&mut self.carried, to, range),
         }
     }
 
     /// Copies a finished datagram in; whether there was room.
     #[must_use]
-    pub fn push(&mut self, to: SocketAddr, datagram: &[u8]) -> bool {
+    pub fn push(&mut self, to: impl Into<Endpoint>, datagram: &[u8]) -> bool {
         let Some(space) = self.space(datagram.len()) else {
             return false;
         };
@@ -98,48 +96,74 @@ impl TxBatch {
 
     /// Whether there is nothing to send.
     pub fn is_empty(&self) -> bool {
-        self.transmits.is_empty()
+        self.transmits.is_empty() && self.carried.is_empty()
     }
 
-    /// What to send, in order.
+    /// What to send from the UDP sockets, in order.
     pub fn transmits(&self) -> &[Transmit] {
         &self.transmits
     }
 
+    /// What to send to nodes over QUIC, in order.
+    pub fn carried(&self) -> &[Transmit<NodeId>] {
+        &self.carried
+    }
+
     /// The bytes of a transmit.
-    pub fn bytes(&self, transmit: &Transmit) -> &[u8] {
+    pub fn bytes<To>(&self, transmit: &Transmit<To>) -> &[u8] {
         &self.bytes[transmit.range.clone()]
     }
 
-    /// Every datagram by itself, in order.
-    pub fn datagrams(&self) -> impl Iterator<Item = (SocketAddr, &[u8])> {
-        self.transmits.iter().flat_map(|transmit| {
-            let bytes = self.bytes(transmit);
-            bytes
-                .chunks(transmit.segment.max(1))
-                .map(|datagram| (transmit.to, datagram))
-        })
+    /// Every datagram by itself, in order per carrier.
+    pub fn datagrams(&self) -> impl Iterator<Item = (Endpoint, &[u8])> {
+        let plain = self.transmits.iter().flat_map(|transmit| {
+            let to = Endpoint::Udp(transmit.to);
+            self.each(transmit).map(move |datagram| (to, datagram))
+        });
+        let carried = self.carried.iter().flat_map(|transmit| {
+            let to = Endpoint::Quic(transmit.to);
+            self.each(transmit).map(move |datagram| (to, datagram))
+        });
+        plain.chain(carried)
+    }
+
+    fn each<To>(&self, transmit: &Transmit<To>) -> impl Iterator<Item = &[u8]> {
+        self.bytes(transmit).chunks(transmit.segment.max(1))
     }
 
     /// Forgets everything.
     pub fn clear(&mut self) {
         self.used = 0;
         self.transmits.clear();
+        self.carried.clear();
     }
 }
 
-impl Transmit {
+/// Adds a datagram to the last transmit if that may grow, else as one of its own.
+fn append<To: PartialEq>(transmits: &mut Vec<Transmit<To>>, to: To, range: Range<usize>) {
+    match transmits.last_mut() {
+        Some(last) if last.takes(&to, &range) => last.range.end = range.end,
+        _ => transmits.push(Transmit {
+            to,
+            segment: range.len(),
+            range,
+        }),
+    }
+}
+
+impl<To: PartialEq> Transmit<To> {
     /// How many datagrams these are.
     pub fn segments(&self) -> usize {
         self.range.len().div_ceil(self.segment.max(1))
     }
 
-    fn takes(&self, to: SocketAddr, length: usize) -> bool {
-        self.to == to
-            && length <= self.segment
+    fn takes(&self, to: &To, next: &Range<usize>) -> bool {
+        self.to == *to
+            && self.range.end == next.start
+            && next.len() <= self.segment
             && self.range.len().is_multiple_of(self.segment)
             && self.segments() < MAX_SEGMENTS
-            && self.range.len() + length <= MAX_TRANSMIT
+            && self.range.len() + next.len() <= MAX_TRANSMIT
     }
 }
 

@@ -54,6 +54,8 @@ reasons! {
     UnknownPeer = "unknown_peer",
     /// No session has the datagram's receiver index.
     UnknownSession = "unknown_session",
+    /// A session's message came over the QUIC connection of another node.
+    ForeignConnection = "foreign_connection",
     /// The datagram is of no known type.
     UnknownType = "unknown_type",
     /// A session refused a datagram: forged, damaged, or of an older session.

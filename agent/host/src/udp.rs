@@ -213,41 +213,10 @@ impl UdpSockets {
 impl UdpSocket {
     /// `None` if the host does not have the address family.
     fn bind(domain: Domain, port: u16, options: UdpOptions) -> Result<Option<Self>, UdpError> {
-        let socket = match Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP)) {
-            Ok(socket) => socket,
-            Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(None),
-            Err(source) => {
-                return Err(UdpError::Kernel {
-                    what: "open",
-                    source,
-                });
-            }
+        let Some(socket) = bound(domain, Families::One, port, options.mark)? else {
+            return Ok(None);
         };
-        let any: SocketAddr = if domain == Domain::IPV6 {
-            socket.set_only_v6(true).map_err(failed("set options of"))?;
-            (Ipv6Addr::UNSPECIFIED, port).into()
-        } else {
-            (Ipv4Addr::UNSPECIFIED, port).into()
-        };
-        if let Some(mark) = options.mark {
-            socket.set_mark(mark).map_err(|_| UdpError::Mark)?;
-        }
-        set_buffers(&socket);
         never_fragment(&socket, domain);
-        match socket.bind(&any.into()) {
-            Ok(()) => {}
-            Err(error) => match error.raw_os_error() {
-                Some(libc::EADDRINUSE) => return Err(UdpError::InUse(port)),
-                Some(libc::EACCES | libc::EPERM) => return Err(UdpError::Privilege(port)),
-                Some(libc::EADDRNOTAVAIL) if domain == Domain::IPV6 => return Ok(None),
-                _ => {
-                    return Err(UdpError::Kernel {
-                        what: "bind",
-                        source: error,
-                    });
-                }
-            },
-        }
         let segmentation = options.segmentation && {
             // Receiving coalesced is a matter of its own: where it is missing, datagrams come one by one.
             let _one_by_one = setsockopt(&socket, sockopt::UdpGroSegment, &true);
@@ -428,6 +397,74 @@ impl RecvBatch {
 }
 
 /// Asks for large buffers, beyond the system's limit if the process may; a refusal leaves the default.
+/// A socket on the wildcard addresses of both families (of IPv4 alone on a host without IPv6), for a carrier that reads
+/// and writes it by itself.
+///
+/// # Errors
+/// The port is taken or privileged, or the mark may not be set.
+pub fn bind_both(port: u16, mark: Option<u32>) -> Result<std::net::UdpSocket, UdpError> {
+    let both = bound(Domain::IPV6, Families::Both, port, mark)?;
+    let socket = match both {
+        Some(socket) => Some(socket),
+        None => bound(Domain::IPV4, Families::One, port, mark)?,
+    };
+    let none = || UdpError::Kernel {
+        what: "open",
+        source: io::Error::from(Errno::EAFNOSUPPORT),
+    };
+    socket.map(std::net::UdpSocket::from).ok_or_else(none)
+}
+
+/// Whether a socket is for its own address family alone.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Families {
+    One,
+    Both,
+}
+
+/// A socket on a wildcard address; `None` if the host does not have the address family.
+fn bound(
+    domain: Domain,
+    families: Families,
+    port: u16,
+    mark: Option<u32>,
+) -> Result<Option<Socket>, UdpError> {
+    let socket = match Socket::new(domain, Type::DGRAM.nonblocking(), Some(Protocol::UDP)) {
+        Ok(socket) => socket,
+        Err(error) if error.raw_os_error() == Some(libc::EAFNOSUPPORT) => return Ok(None),
+        Err(source) => {
+            return Err(UdpError::Kernel {
+                what: "open",
+                source,
+            });
+        }
+    };
+    let any: SocketAddr = if domain == Domain::IPV6 {
+        socket
+            .set_only_v6(families == Families::One)
+            .map_err(failed("set options of"))?;
+        (Ipv6Addr::UNSPECIFIED, port).into()
+    } else {
+        (Ipv4Addr::UNSPECIFIED, port).into()
+    };
+    if let Some(mark) = mark {
+        socket.set_mark(mark).map_err(|_| UdpError::Mark)?;
+    }
+    set_buffers(&socket);
+    match socket.bind(&any.into()) {
+        Ok(()) => Ok(Some(socket)),
+        Err(error) => match error.raw_os_error() {
+            Some(libc::EADDRINUSE) => Err(UdpError::InUse(port)),
+            Some(libc::EACCES | libc::EPERM) => Err(UdpError::Privilege(port)),
+            Some(libc::EADDRNOTAVAIL) if domain == Domain::IPV6 => Ok(None),
+            _ => Err(UdpError::Kernel {
+                what: "bind",
+                source: error,
+            }),
+        },
+    }
+}
+
 fn set_buffers(socket: &Socket) {
     if setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
         let _default = socket.set_recv_buffer_size(SOCKET_BUFFER);

@@ -246,9 +246,9 @@ fn what_cannot_be_sent_is_counted_by_kind_and_the_rest_goes_on() {
         let here = SocketAddr::new("127.0.0.1".parse().unwrap(), receiver.port());
         let mut batch = TxBatch::new();
         for _ in 0..3 {
-            assert!(batch.push("192.0.2.1:9".parse().unwrap(), &[0; 100]));
+            assert!(batch.push("192.0.2.1:9".parse::<SocketAddr>().unwrap(), &[0; 100]));
         }
-        assert!(batch.push("[2001:db8::1]:9".parse().unwrap(), &[0; 100]));
+        assert!(batch.push("[2001:db8::1]:9".parse::<SocketAddr>().unwrap(), &[0; 100]));
         for _ in 0..2 {
             assert!(
                 batch.push(here, &[0; 1_600]),

@@ -117,10 +117,15 @@ pub enum Carrier {
     Udp4,
     /// WireGuard over UDP over IPv6.
     Udp6,
+    /// WireGuard inside QUIC, over either.
+    Quic,
 }
 
 impl Carrier {
-    /// The carrier that reaches `address`.
+    /// Every carrier, in order.
+    pub const ALL: [Self; 3] = [Self::Udp4, Self::Udp6, Self::Quic];
+
+    /// The carrier of plain datagrams to `address`.
     pub const fn of(address: std::net::SocketAddr) -> Self {
         match address {
             std::net::SocketAddr::V4(_) => Self::Udp4,
@@ -133,6 +138,7 @@ impl Carrier {
         match self {
             Self::Udp4 => 4,
             Self::Udp6 => 6,
+            Self::Quic => 9,
         }
     }
 
@@ -141,6 +147,7 @@ impl Carrier {
         match code {
             4 => Some(Self::Udp4),
             6 => Some(Self::Udp6),
+            9 => Some(Self::Quic),
             _ => None,
         }
     }
@@ -151,9 +158,26 @@ impl fmt::Display for Carrier {
         f.write_str(match self {
             Self::Udp4 => "udp4",
             Self::Udp6 => "udp6",
+            Self::Quic => "quic",
         })
     }
 }
+
+impl FromStr for Carrier {
+    type Err = UnknownCarrier;
+
+    fn from_str(text: &str) -> Result<Self, UnknownCarrier> {
+        let mut known = Self::ALL.into_iter();
+        known
+            .find(|carrier| carrier.to_string() == text)
+            .ok_or(UnknownCarrier)
+    }
+}
+
+/// The name is no carrier's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a carrier is udp4, udp6 or quic")]
+pub struct UnknownCarrier;
 
 /// Age of a record: boot epoch of its origin (upper half) and a counter (lower half). Never wraps.
 #[derive(
@@ -256,6 +280,17 @@ mod tests {
         );
         assert_eq!(key.to_string().parse::<WgKey>().unwrap(), key);
         assert!("AAEC".parse::<WgKey>().is_err());
+    }
+
+    #[test]
+    fn carriers_read_back_from_their_names_and_numbers() {
+        for carrier in Carrier::ALL {
+            assert_eq!(carrier.to_string().parse(), Ok(carrier));
+            assert_eq!(Carrier::from_code(carrier.code()), Some(carrier));
+            let json = format!("\"{carrier}\"");
+            assert_eq!(serde_json::from_str::<Carrier>(&json).unwrap(), carrier);
+        }
+        assert_eq!("tcp".parse::<Carrier>(), Err(UnknownCarrier));
     }
 
     #[test]

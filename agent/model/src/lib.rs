@@ -4,6 +4,7 @@
 
 mod checksum;
 mod cost;
+mod endpoint;
 mod id;
 mod link;
 mod name;
@@ -12,7 +13,10 @@ mod time;
 
 pub use checksum::Checksum;
 pub use cost::{Cost, Micros, Ppm};
-pub use id::{Carrier, LinkId, NetworkId, NodeId, NodeIndex, ParseIdError, SeqNo, WgKey};
+pub use endpoint::Endpoint;
+pub use id::{
+    Carrier, LinkId, NetworkId, NodeId, NodeIndex, ParseIdError, SeqNo, UnknownCarrier, WgKey,
+};
 pub use link::{LinkState, Measurement};
 pub use name::{NameError, NodeName};
 pub use prefix::{Prefix, PrefixError};

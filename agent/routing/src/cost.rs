@@ -1,14 +1,19 @@
 //! What a link and a node cost: microseconds of expected one-way delivery time.
 //!
-//! `base + minrtt/2 + capped queueing + 2·jitter + loss penalty`, quantised to an eighth of an octave. The formula is the
+//! `base + minrtt/2 + capped queueing + 2·jitter + loss penalty + the carrier's surcharge`, quantised to an eighth of an octave. The formula is the
 //! protocol's (`docs/protocol/routing.md` §4): two nodes that disagree on it would still agree on every path, because
 //! each uses the cost that the *record* says.
 
 use serde::{Deserialize, Serialize};
-use wattle_model::{Cost, Measurement, Micros, Ppm};
+use wattle_model::{Carrier, Cost, Measurement, Micros, Ppm};
 
 /// Price of a hop that takes no time, so that fewer hops win ties.
 const BASE: u64 = 50;
+/// What QUIC costs beside plain datagrams: sealing twice and waiting for a second thread, and …
+const QUIC_SURCHARGE: u64 = 1_000;
+/// … this part of the propagation delay. A price that fell by less than a fifth is not told (`damping`), so anything
+/// smaller could leave a plain link between the same nodes looking dearer than it.
+const QUIC_PROPAGATION: u64 = 4;
 /// How long a lost packet is missed beyond a round trip: the usual minimum retransmission time.
 const RETRANSMISSION: u64 = 200_000;
 /// Loss below this is noise.
@@ -35,11 +40,13 @@ pub struct CostParts {
     pub jitter: Micros,
     /// Expected delay by retransmission.
     pub loss: Micros,
+    /// What the carrier adds, so that the cheapest to run is used while several are equally good.
+    pub carrier: Micros,
 }
 
 impl CostParts {
-    /// Takes a measurement apart.
-    pub fn of(measurement: &Measurement) -> Self {
+    /// Takes a measurement of a link over `carrier` apart.
+    pub fn of(measurement: &Measurement, carrier: Carrier) -> Self {
         let minimum = measurement.min_rtt.0;
         let queueing = measurement.rtt.0.saturating_sub(minimum) / 2;
         let loss = match measurement.loss {
@@ -55,6 +62,7 @@ impl CostParts {
             queueing: Micros(queueing.min(minimum / 4 + QUEUEING_CAP)),
             jitter: Micros(measurement.jitter.0.saturating_mul(2)),
             loss: Micros(loss),
+            carrier: surcharge(carrier, minimum / 2),
         }
     }
 
@@ -66,10 +74,18 @@ impl CostParts {
             self.queueing,
             self.jitter,
             self.loss,
+            self.carrier,
         ]
         .iter()
         .fold(0_u64, |sum, part| sum.saturating_add(part.0));
         Cost(sum.min(u64::from(u32::MAX - 1)) as u32)
+    }
+}
+
+fn surcharge(carrier: Carrier, propagation: u64) -> Micros {
+    match carrier {
+        Carrier::Udp4 | Carrier::Udp6 => Micros(0),
+        Carrier::Quic => Micros(QUIC_SURCHARGE + propagation / QUIC_PROPAGATION),
     }
 }
 
@@ -116,6 +132,10 @@ impl Health {
 mod tests {
     use super::*;
 
+    fn parts(measurement: &Measurement) -> CostParts {
+        CostParts::of(measurement, Carrier::Udp4)
+    }
+
     fn measured(rtt: u64, minimum: u64, jitter: u64, loss: u32) -> Measurement {
         Measurement {
             rtt: Micros(rtt),
@@ -127,27 +147,31 @@ mod tests {
 
     #[test]
     fn a_quiet_link_costs_half_its_round_trip() {
-        assert_eq!(
-            CostParts::of(&measured(10_000, 10_000, 0, 0)).total(),
-            Cost(5_050)
-        );
+        assert_eq!(parts(&measured(10_000, 10_000, 0, 0)).total(), Cost(5_050));
     }
 
     #[test]
     fn thirty_percent_loss_costs_more_than_any_detour_on_the_same_continent() {
-        let lossy = CostParts::of(&measured(200, 200, 0, 300_000)).total();
+        let lossy = parts(&measured(200, 200, 0, 300_000)).total();
         assert!(lossy > Cost(80_000), "{lossy}");
-        assert!(
-            CostParts::of(&measured(200, 200, 0, 1_000_000))
-                .total()
-                .is_finite()
-        );
+        assert!(parts(&measured(200, 200, 0, 1_000_000)).total().is_finite());
     }
 
     #[test]
     fn queueing_is_capped_so_that_load_cannot_swing_a_path_for_ever() {
-        let bloated = CostParts::of(&measured(1_000_000, 20_000, 0, 0));
+        let bloated = parts(&measured(1_000_000, 20_000, 0, 0));
         assert_eq!(bloated.queueing, Micros(10_000));
+    }
+
+    #[test]
+    fn quic_is_dearer_than_plain_datagrams_even_where_a_better_price_is_not_told_yet() {
+        for rtt in [100, 1_000, 20_000, 300_000] {
+            let both = [Carrier::Udp4, Carrier::Quic]
+                .map(|carrier| CostParts::of(&measured(rtt, rtt, 0, 0), carrier).total());
+            // The plain link is told as dear as it may be without being corrected, the other as it is.
+            let stale = quantise(Cost(both[0].0 * 5 / 4));
+            assert!(stale <= quantise(both[1]), "{rtt}: {both:?}");
+        }
     }
 
     #[test]

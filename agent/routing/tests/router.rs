@@ -286,6 +286,7 @@ impl Test {
             epoch: 1,
             seed: 1,
             version: "0.1.0".to_owned(),
+            quic_port: None,
             time: UnixTime(1_700_000_000_000),
         };
         Self {

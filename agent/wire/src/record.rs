@@ -229,6 +229,8 @@ pub struct NodeBody {
     pub transit: Cost,
     /// Version of the software, for people.
     pub version: String,
+    /// The UDP port on which it can be reached over QUIC, if it listens on one.
+    pub quic_port: Option<u16>,
 }
 
 /// A node's links, as it measures them.
@@ -281,6 +283,7 @@ const VERSION: u8 = 3;
 const LINK: u8 = 4;
 const PREFIX: u8 = 5;
 const SERIAL: u8 = 6;
+const QUIC_PORT: u8 = 7;
 
 impl Body {
     /// Reads the body of a record of this kind.
@@ -299,6 +302,7 @@ impl Body {
                 AT => at = value.time()?,
                 TRANSIT => node.transit = Cost(value.u32()?),
                 VERSION => node.version = text(&mut value)?,
+                QUIC_PORT => node.quic_port = Some(value.u16()?).filter(|port| *port != 0),
                 LINK => links.extend(LinkEntry::decode(&mut value)?),
                 PREFIX => prefixes.push(value.prefix()?),
                 SERIAL => serial = value.u64()?,
@@ -320,10 +324,14 @@ impl Body {
                 at,
                 transit,
                 version,
+                quic_port,
             }) => {
                 field(&mut writer, AT, |w| w.u64(at.0));
                 field(&mut writer, TRANSIT, |w| w.u32(transit.0));
                 field(&mut writer, VERSION, |w| w.put(version.as_bytes()));
+                if let Some(port) = quic_port {
+                    field(&mut writer, QUIC_PORT, |w| w.u16(*port));
+                }
             }
             Self::Links(LinksBody { at, links }) => {
                 field(&mut writer, AT, |w| w.u64(at.0));

@@ -254,13 +254,13 @@ proptest! {
     #[test]
     fn links_read_as_they_were_signed(
         links in proptest::collection::vec(
-            (any::<u64>(), any::<bool>(), any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()),
+            (any::<u64>(), 0..3_usize, any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()),
             0..30,
         ),
     ) {
-        let links = links.into_iter().map(|(neighbour, v6, cost, rtt, jitter, loss)| LinkEntry {
+        let links = links.into_iter().map(|(neighbour, carrier, cost, rtt, jitter, loss)| LinkEntry {
             neighbour: NodeId(neighbour),
-            carrier: if v6 { Carrier::Udp6 } else { Carrier::Udp4 },
+            carrier: Carrier::ALL[carrier],
             cost: Cost(cost),
             rtt: Micros(rtt.into()),
             jitter: Micros(jitter.into()),
@@ -339,6 +339,7 @@ fn records() -> Vec<Record> {
                 at: UnixTime(1),
                 transit: Cost(20),
                 version: "0.1.0".to_owned(),
+                quic_port: Some(443),
             }),
         ),
         links_record(origin, &node(1)),

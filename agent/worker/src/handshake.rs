@@ -1,13 +1,13 @@
 //! Coming to a session: whom to dial when and over what, and what follows once it is there.
 
 use wattle_dataplane::{DropReason, Packet, TxBatch};
-use wattle_model::Instant;
+use wattle_model::{Carrier, Instant};
 use wattle_tunnel::{DialRole, MIN_BUFFER};
 
 use crate::Event;
 use crate::inbound::flow_of;
 use crate::outbound::Way;
-use crate::peer::{CARRIERS, Kind};
+use crate::peer::Kind;
 use crate::table::Slot;
 use crate::worker::Worker;
 
@@ -43,7 +43,7 @@ impl Worker {
         let mut ways = Vec::new();
         let is_leaf = matches!(peer.kind, Kind::Leaf(_));
         if (peer.entry.adjacent || is_leaf) && !peer.has_usable_link() {
-            for carrier in CARRIERS {
+            for carrier in Carrier::ALL {
                 ways.extend(
                     peer.addresses(carrier)
                         .into_iter()

@@ -1,10 +1,10 @@
 //! From the wire to the TUN device: find the session, open, check the source, deliver.
 
-use std::net::SocketAddr;
+use std::net::IpAddr;
 
 use wattle_dataplane::packet::lower_ttl;
 use wattle_dataplane::{DropReason, Packet, TunBatch, TxBatch};
-use wattle_model::{Instant, NodeId};
+use wattle_model::{Endpoint, Instant, NodeId};
 use wattle_tunnel::{CHANNEL_TYPE, Initiator, MIN_BUFFER, Message, Opened, Outcome, Refusal};
 use wattle_wire::frame::FRAME_TYPE;
 
@@ -17,9 +17,20 @@ use crate::worker::Worker;
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Arrival {
     /// Who handed it over.
-    pub(crate) from: SocketAddr,
+    pub(crate) from: Endpoint,
     /// What its relay frame said, if it came in one.
     pub(crate) relayed: Option<Relayed>,
+}
+
+impl Arrival {
+    /// The address that is held responsible if this is one message too many. Who comes by relay or by QUIC has an
+    /// identity to lose instead.
+    fn address(self) -> Option<IpAddr> {
+        match self.relayed {
+            None => self.from.ip(),
+            Some(_) => None,
+        }
+    }
 }
 
 /// What the header of a relay frame said.
@@ -32,11 +43,11 @@ pub(crate) struct Relayed {
 }
 
 impl Worker {
-    /// One datagram from the UDP socket.
+    /// One datagram from the UDP socket or from a QUIC connection.
     pub(crate) fn inbound(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Endpoint,
         datagram: &mut [u8],
         tx: &mut TxBatch,
         tun: &mut TunBatch,
@@ -78,7 +89,7 @@ impl Worker {
         let Some(space) = tun.space(datagram.len().max(MIN_BUFFER)) else {
             return self.drops.count(DropReason::TunBatchFull);
         };
-        let address = arrival.relayed.is_none().then(|| arrival.from.ip());
+        let address = arrival.address();
         let Opened {
             outcome,
             established,
@@ -124,7 +135,13 @@ impl Worker {
             None => self.initiator(arrival, datagram, tx)?,
         };
         let Some(source) = arrival.relayed.map(|relayed| relayed.source) else {
-            return slot.ok_or(DropReason::UnknownSession);
+            let slot = slot.ok_or(DropReason::UnknownSession)?;
+            return match arrival.from {
+                Endpoint::Quic(node) if node != self.table[slot].entry.id => {
+                    Err(DropReason::ForeignConnection)
+                }
+                Endpoint::Quic(_) | Endpoint::Udp(_) => Ok(slot),
+            };
         };
         let claimed = self
             .table
@@ -152,7 +169,7 @@ impl Worker {
         datagram: &[u8],
         tx: &mut TxBatch,
     ) -> Result<Option<Slot>, DropReason> {
-        let address = arrival.relayed.is_none().then(|| arrival.from.ip());
+        let address = arrival.address();
         let mut cookie = [0; MIN_BUFFER];
         let (local, shares) = (&self.local, &mut self.shares);
         match local.initiator(shares, address, datagram, &mut cookie) {

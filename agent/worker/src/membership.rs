@@ -4,10 +4,10 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use wattle_dataplane::{DropReason, Ownership};
-use wattle_model::{Instant, LinkState, NodeId};
+use wattle_model::{Carrier, Instant, LinkState, NodeId};
 use wattle_tunnel::{DialRole, Dialer, LinkKeys, PathMtu, Rekey, Session};
 
-use crate::peer::{CARRIERS, Kind, Peer, Waiting};
+use crate::peer::{Kind, Peer, Ports, Waiting};
 use crate::table::Slot;
 use crate::worker::Worker;
 use crate::{Event, PeerEntry, Peers};
@@ -100,7 +100,8 @@ impl Worker {
             role,
             dialer,
             keys: LinkKeys::default(),
-            ports: [None, None],
+            ports: Ports::default(),
+            quic: None,
             waiting: Waiting::default(),
             path_mtu: PathMtu::new(self.config.mtu),
             spoofed: 0,
@@ -156,9 +157,9 @@ impl Worker {
     }
 
     fn close_ports(&mut self, now: Instant, slot: Slot) {
-        for carrier in CARRIERS {
+        for carrier in Carrier::ALL {
             let peer = &mut self.table[slot];
-            let Some(port) = peer.ports[usize::from(carrier == CARRIERS[1])].take() else {
+            let Some(port) = peer.ports.at(carrier).take() else {
                 continue;
             };
             let event = Event::Link {

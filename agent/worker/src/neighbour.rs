@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use wattle_dataplane::{DropReason, TxBatch};
 use wattle_link::{Input, Link, Output, Traffic};
-use wattle_model::{Carrier, Instant, LinkId, LinkState};
+use wattle_model::{Carrier, Endpoint, Instant, LinkId, LinkState, NodeId};
 use wattle_tunnel::Offer;
 use wattle_wire::control::{self, Control, MAX_MESSAGE};
 use wattle_wire::probe::Probe;
@@ -12,7 +12,7 @@ use wattle_wire::probe::Probe;
 use crate::Event;
 use crate::inbound::Arrival;
 use crate::outbound::Way;
-use crate::peer::{CARRIERS, Kind, Port};
+use crate::peer::{Kind, Port};
 use crate::table::Slot;
 use crate::worker::{Heard, Worker};
 
@@ -78,7 +78,7 @@ impl Worker {
 
     fn flood(&mut self, slot: Slot, arrival: Arrival, message: &[u8]) {
         let peer = &self.table[slot];
-        let Some(port) = peer.port(Carrier::of(arrival.from)) else {
+        let Some(port) = peer.port(arrival.from.carrier()) else {
             return self.drops.count(DropReason::ControlMalformed);
         };
         let event = Event::Control {
@@ -89,17 +89,10 @@ impl Worker {
         self.tell(event);
     }
 
-    fn probed(
-        &mut self,
-        now: Instant,
-        slot: Slot,
-        from: SocketAddr,
-        input: Input,
-        tx: &mut TxBatch,
-    ) {
+    fn probed(&mut self, now: Instant, slot: Slot, from: Endpoint, input: Input, tx: &mut TxBatch) {
         // What came before the probe counts before the probe.
         self.flush_heard(now, tx);
-        let carrier = Carrier::of(from);
+        let carrier = from.carrier();
         if let Some(port) = self.table[slot].port_mut(carrier) {
             port.link.handle(input, now);
             self.drain(now, slot, carrier, tx);
@@ -110,7 +103,7 @@ impl Worker {
         &mut self,
         now: Instant,
         slot: Slot,
-        from: SocketAddr,
+        from: Endpoint,
         message: &Control,
         tx: &mut TxBatch,
     ) {
@@ -171,12 +164,13 @@ impl Worker {
 
     /// Tells the neighbour where it is seen.
     pub(crate) fn send_observed(&mut self, now: Instant, slot: Slot, tx: &mut TxBatch) {
-        for carrier in CARRIERS {
+        for carrier in Carrier::ALL {
             let endpoint = self.table[slot]
                 .port(carrier)
                 .and_then(|port| port.endpoint);
-            if let Some(to) = endpoint {
-                let message = Control::Observed(to).to_bytes();
+            // An address at which a QUIC connection is seen is no place where plain datagrams would arrive.
+            if let Some(to @ Endpoint::Udp(address)) = endpoint {
+                let message = Control::Observed(address).to_bytes();
                 self.send_control(now, slot, to, &message, Traffic::Control, tx);
             }
         }
@@ -205,23 +199,17 @@ impl Worker {
         &mut self,
         now: Instant,
         slot: Slot,
-        to: SocketAddr,
+        to: Endpoint,
         message: &[u8],
         traffic: Traffic,
         tx: &mut TxBatch,
     ) {
         if self.seal_control(slot, to, message, tx) {
-            self.link_sent(now, slot, Carrier::of(to), 1, traffic);
+            self.link_sent(now, slot, to.carrier(), 1, traffic);
         }
     }
 
-    fn seal_control(
-        &mut self,
-        slot: Slot,
-        to: SocketAddr,
-        message: &[u8],
-        tx: &mut TxBatch,
-    ) -> bool {
+    fn seal_control(&mut self, slot: Slot, to: Endpoint, message: &[u8], tx: &mut TxBatch) -> bool {
         let peer = self.table[slot].entry.id;
         let Some(length) = control::wrap(self.config.node, peer, message, &mut self.scratch) else {
             self.drops.count(DropReason::ControlMalformed);
@@ -232,7 +220,7 @@ impl Worker {
         }
         let way = Way::Direct {
             to,
-            link: Some((slot, Carrier::of(to))),
+            link: Some((slot, to.carrier())),
         };
         match self.seal(slot, way, length, tx) {
             Ok(()) => {
@@ -330,7 +318,7 @@ impl Worker {
             link: port.id,
             peer: peer.entry.id,
             carrier,
-            endpoint: port.endpoint,
+            endpoint: port.endpoint.and_then(|endpoint| peer.shown(endpoint)),
             state: port.link.state(),
             measurement: port.link.measurement().unwrap_or_default(),
             at: now,
@@ -364,8 +352,8 @@ impl Worker {
     }
 
     /// Counts bytes of an authentic datagram that came over a link.
-    pub(crate) fn count_received_bytes(&mut self, slot: Slot, from: SocketAddr, bytes: usize) {
-        if let Some(port) = self.table[slot].port_mut(Carrier::of(from)) {
+    pub(crate) fn count_received_bytes(&mut self, slot: Slot, from: Endpoint, bytes: usize) {
+        if let Some(port) = self.table[slot].port_mut(from.carrier()) {
             port.rx_bytes += bytes as u64;
         }
     }
@@ -375,10 +363,10 @@ impl Worker {
         &mut self,
         now: Instant,
         slot: Slot,
-        from: SocketAddr,
+        from: Endpoint,
         tx: &mut TxBatch,
     ) {
-        let carrier = Carrier::of(from);
+        let carrier = from.carrier();
         match &mut self.heard {
             Some(heard) if heard.slot == slot && heard.carrier == carrier => heard.datagrams += 1,
             _ => {
@@ -413,14 +401,14 @@ impl Worker {
         &mut self,
         now: Instant,
         slot: Slot,
-        from: SocketAddr,
+        from: Endpoint,
         tx: &mut TxBatch,
     ) {
-        let carrier = Carrier::of(from);
+        let carrier = from.carrier();
         let peer = &mut self.table[slot];
         let endpoint = match &mut peer.kind {
             Kind::Leaf(endpoint) => endpoint,
-            Kind::Node => match peer.ports[usize::from(carrier == Carrier::Udp6)].as_mut() {
+            Kind::Node => match peer.ports.at(carrier) {
                 Some(port) => &mut port.endpoint,
                 None => return self.open_port(now, slot, carrier, Some(from)),
             },
@@ -433,13 +421,41 @@ impl Worker {
         }
     }
 
+    /// A QUIC connection with a peer came, moved or went.
+    pub(crate) fn connection(&mut self, now: Instant, peer: NodeId, remote: Option<SocketAddr>) {
+        let Some(slot) = self.table.by_id(peer) else {
+            return;
+        };
+        let to = Endpoint::Quic(peer);
+        let peer = &mut self.table[slot];
+        peer.quic = remote;
+        if let Some(port) = peer.port_mut(Carrier::Quic) {
+            let old = port.endpoint;
+            port.endpoint = remote.map(|_| to);
+            if remote.is_some() {
+                self.table.moved(slot, old, to);
+            }
+            return self.link_event(now, slot, Carrier::Quic);
+        }
+        if remote.is_none() || !peer.entry.adjacent {
+            return;
+        }
+        if peer.session.is_usable() {
+            return self.open_ports(now, slot);
+        }
+        // Plain handshakes may have been tried in vain for long; this is a way that was not there.
+        peer.dialer.restart(now, peer.role);
+        let due = peer.dialer.poll_timeout();
+        self.due(now, due);
+    }
+
     /// Begins to measure a link to an adjacent peer.
     fn open_port(
         &mut self,
         now: Instant,
         slot: Slot,
         carrier: Carrier,
-        endpoint: Option<SocketAddr>,
+        endpoint: Option<Endpoint>,
     ) {
         let entry = &self.table[slot].entry;
         if !entry.adjacent {
@@ -448,16 +464,13 @@ impl Worker {
         let id = self.table.link_id(entry.id, carrier);
         let mut link = Link::new(now);
         link.handle(Input::Fingerprint(self.fingerprint), now);
-        self.table[slot].set_port(
-            carrier,
-            Port {
-                id,
-                link,
-                endpoint,
-                tx_bytes: 0,
-                rx_bytes: 0,
-            },
-        );
+        *self.table[slot].ports.at(carrier) = Some(Port {
+            id,
+            link,
+            endpoint,
+            tx_bytes: 0,
+            rx_bytes: 0,
+        });
         if let Some(endpoint) = endpoint {
             self.table.moved(slot, None, endpoint);
         }
@@ -466,7 +479,7 @@ impl Worker {
 
     /// Begins to measure links over every carrier on which the peer may be reached.
     pub(crate) fn open_ports(&mut self, now: Instant, slot: Slot) {
-        for carrier in CARRIERS {
+        for carrier in Carrier::ALL {
             let peer = &self.table[slot];
             if peer.port(carrier).is_none() && !peer.addresses(carrier).is_empty() {
                 self.open_port(now, slot, carrier, None);

@@ -1,6 +1,6 @@
 //! From the TUN device to the wire: check the source, find the destination, cut, seal, frame.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use wattle_dataplane::icmp::{self, Problem};
 use wattle_dataplane::segment::{
@@ -9,7 +9,7 @@ use wattle_dataplane::segment::{
 use wattle_dataplane::vnet::Gso;
 use wattle_dataplane::{DropReason, Packet, TunBatch, TxBatch, VnetHeader, flow};
 use wattle_link::Traffic;
-use wattle_model::{Carrier, Checksum, Instant};
+use wattle_model::{Carrier, Checksum, Endpoint, Instant};
 use wattle_tunnel::{CHANNEL_HEADER, DATA_OVERHEAD, MIN_BUFFER};
 use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
 
@@ -26,7 +26,7 @@ const PADDING_ROOM: usize = 16;
 pub(crate) enum Way {
     /// Plain, to this address.
     Direct {
-        to: SocketAddr,
+        to: Endpoint,
         link: Option<(Slot, Carrier)>,
     },
     /// In a relay frame, to this neighbour.
@@ -166,7 +166,7 @@ impl Worker {
     pub(crate) fn way(&self, destination: Slot, flow: u32) -> Result<Way, Refused> {
         let peer = &self.table[destination];
         if let Kind::Leaf(endpoint) = peer.kind {
-            let to = endpoint.or_else(|| peer.entry.candidates.first().copied());
+            let to = endpoint.or_else(|| peer.entry.candidates.first().copied().map(Endpoint::Udp));
             let to = to.ok_or((DropReason::NoEndpoint, Some(Problem::NoRoute)))?;
             return Ok(Way::Direct { to, link: None });
         }

@@ -2,13 +2,10 @@
 //!
 //! A suspect link is passed over at once, without asking anybody; that is the whole of fast healing on this side.
 
-use std::net::SocketAddr;
-
 use wattle_dataplane::DropReason;
-use wattle_model::{Carrier, LinkId, LinkState};
+use wattle_model::{Carrier, Endpoint, LinkId, LinkState};
 use wattle_wire::frame::Waypoints;
 
-use crate::peer::CARRIERS;
 use crate::table::Slot;
 use crate::worker::Worker;
 
@@ -18,7 +15,7 @@ pub(crate) struct Hop {
     /// The neighbour.
     pub(crate) next: Slot,
     pub(crate) carrier: Carrier,
-    pub(crate) endpoint: SocketAddr,
+    pub(crate) endpoint: Endpoint,
     /// Nodes to be passed, when the hop begins a detour.
     pub(crate) waypoints: Waypoints,
     /// Whether the path's own links were passed over.
@@ -75,7 +72,7 @@ impl Worker {
         let backup = path
             .and_then(|path| path.backup())
             .map(|backup| (backup.link, waypoints(&backup.waypoints)));
-        let direct = CARRIERS
+        let direct = Carrier::ALL
             .into_iter()
             .filter_map(|carrier| peer.port(carrier))
             .map(|port| port.id);

@@ -4,13 +4,10 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 
 use wattle_link::Link;
-use wattle_model::{Carrier, Instant, LinkId, Micros};
+use wattle_model::{Carrier, Endpoint, Instant, LinkId, Micros};
 use wattle_tunnel::{DialRole, Dialer, LinkKeys, PathMtu, Session};
 
 use crate::PeerEntry;
-
-/// Both carriers, in the order in which a peer's ports are kept.
-pub(crate) const CARRIERS: [Carrier; 2] = [Carrier::Udp4, Carrier::Udp6];
 
 /// Packets that may wait for one session: about what a sender has under way while a handshake takes a round trip.
 const MAX_WAITING_PACKETS: usize = 128;
@@ -28,7 +25,9 @@ pub(crate) struct Peer {
     pub(crate) role: DialRole,
     pub(crate) dialer: Dialer,
     pub(crate) keys: LinkKeys,
-    pub(crate) ports: [Option<Port>; 2],
+    pub(crate) ports: Ports,
+    /// Where the other end of the QUIC connection is, while there is one.
+    pub(crate) quic: Option<SocketAddr>,
     pub(crate) waiting: Waiting,
     pub(crate) path_mtu: PathMtu,
     /// Packets whose source was not this peer's.
@@ -41,7 +40,7 @@ pub(crate) enum Kind {
     /// Another node.
     Node,
     /// A stock WireGuard device that this node hosts, and where it was heard from last.
-    Leaf(Option<SocketAddr>),
+    Leaf(Option<Endpoint>),
 }
 
 /// One end of a link.
@@ -50,33 +49,49 @@ pub(crate) struct Port {
     pub(crate) id: LinkId,
     pub(crate) link: Link,
     /// Where authentic datagrams of the peer came from last.
-    pub(crate) endpoint: Option<SocketAddr>,
+    pub(crate) endpoint: Option<Endpoint>,
     /// Bytes of datagrams sent over the link.
     pub(crate) tx_bytes: u64,
     /// Bytes of authentic datagrams received over it.
     pub(crate) rx_bytes: u64,
 }
 
+/// A peer's ports: at most one per carrier.
+#[derive(Debug, Default)]
+pub(crate) struct Ports([Option<Port>; Carrier::ALL.len()]);
+
+impl Ports {
+    /// The place of a carrier's port, whether there is one or not.
+    pub(crate) fn at(&mut self, carrier: Carrier) -> &mut Option<Port> {
+        &mut self.0[carrier as usize]
+    }
+
+    /// The ports that there are, with their carriers.
+    pub(crate) fn iter(&self) -> impl Iterator<Item = (Carrier, &Port)> {
+        let all = Carrier::ALL.into_iter().zip(&self.0);
+        all.filter_map(|(carrier, port)| Some((carrier, port.as_ref()?)))
+    }
+
+    /// The same, to be changed.
+    pub(crate) fn iter_mut(&mut self) -> impl Iterator<Item = &mut Port> {
+        self.0.iter_mut().flatten()
+    }
+}
+
 impl Peer {
     pub(crate) fn port(&self, carrier: Carrier) -> Option<&Port> {
-        self.ports[position(carrier)].as_ref()
+        self.ports.0[carrier as usize].as_ref()
     }
 
     pub(crate) fn port_mut(&mut self, carrier: Carrier) -> Option<&mut Port> {
-        self.ports[position(carrier)].as_mut()
-    }
-
-    pub(crate) fn set_port(&mut self, carrier: Carrier, port: Port) {
-        self.ports[position(carrier)] = Some(port);
+        self.ports.at(carrier).as_mut()
     }
 
     /// The ports, the healthiest first.
     pub(crate) fn best_port(&self) -> Option<(Carrier, &Port)> {
         use wattle_model::LinkState::{Down, Probing, Suspect, Up};
-        let heard = CARRIERS
-            .into_iter()
-            .filter_map(|carrier| Some((carrier, self.port(carrier)?)));
-        heard
+        self.ports
+            .iter()
             .filter(|(_, port)| port.endpoint.is_some())
             .min_by_key(|(_, port)| match port.link.state() {
                 Up => 0,
@@ -90,22 +105,18 @@ impl Peer {
     pub(crate) fn has_usable_link(&self) -> bool {
         self.ports
             .iter()
-            .flatten()
-            .any(|port| port.link.state().is_usable())
+            .any(|(_, port)| port.link.state().is_usable())
     }
 
     /// Where the peer may be reached over `carrier`: what it said, and where it was heard from.
-    pub(crate) fn addresses(&self, carrier: Carrier) -> Vec<SocketAddr> {
-        let candidates = self
-            .entry
-            .candidates
-            .iter()
-            .copied()
-            .filter(|to| Carrier::of(*to) == carrier);
-        let mut addresses: Vec<_> = candidates.collect();
+    pub(crate) fn addresses(&self, carrier: Carrier) -> Vec<Endpoint> {
+        let candidates = self.entry.candidates.iter().copied().map(Endpoint::Udp);
+        let connection = self.quic.map(|_| Endpoint::Quic(self.entry.id));
+        let all = candidates.chain(connection);
+        let mut addresses: Vec<_> = all.filter(|to| to.carrier() == carrier).collect();
         let heard = match self.kind {
             Kind::Node => self.port(carrier).and_then(|port| port.endpoint),
-            Kind::Leaf(endpoint) => endpoint.filter(|to| Carrier::of(*to) == carrier),
+            Kind::Leaf(endpoint) => endpoint.filter(|to| to.carrier() == carrier),
         };
         if let Some(heard) = heard
             && !addresses.contains(&heard)
@@ -114,12 +125,13 @@ impl Peer {
         }
         addresses
     }
-}
 
-fn position(carrier: Carrier) -> usize {
-    match carrier {
-        Carrier::Udp4 => 0,
-        Carrier::Udp6 => 1,
+    /// The address behind an endpoint of the peer, for people.
+    pub(crate) fn shown(&self, endpoint: Endpoint) -> Option<SocketAddr> {
+        match endpoint {
+            Endpoint::Udp(address) => Some(address),
+            Endpoint::Quic(_) => self.quic,
+        }
     }
 }
 

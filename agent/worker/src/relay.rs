@@ -1,10 +1,8 @@
 //! Relay frames of others: open the header, look up, re-seal, forward. The payload is not looked at.
 
-use std::net::SocketAddr;
-
 use wattle_dataplane::{DropReason, TunBatch, TxBatch};
 use wattle_link::Traffic;
-use wattle_model::Instant;
+use wattle_model::{Endpoint, Instant};
 use wattle_tunnel::FrameRefusal;
 use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
 
@@ -19,7 +17,7 @@ impl Worker {
     pub(crate) fn frame(
         &mut self,
         now: Instant,
-        from: SocketAddr,
+        from: Endpoint,
         frame: &mut [u8],
         tx: &mut TxBatch,
         tun: &mut TunBatch,

@@ -1,10 +1,9 @@
 //! Finding a peer: by id, index, key, session index, endpoint, link.
 
 use std::collections::BTreeMap;
-use std::net::SocketAddr;
 use std::ops::{Index, IndexMut};
 
-use wattle_model::{Carrier, LinkId, NodeId, NodeIndex, WgKey};
+use wattle_model::{Carrier, Endpoint, LinkId, NodeId, NodeIndex, WgKey};
 
 use crate::peer::Peer;
 
@@ -20,7 +19,7 @@ pub(crate) struct PeerTable {
     by_index: BTreeMap<NodeIndex, Slot>,
     by_key: BTreeMap<WgKey, Slot>,
     by_session: BTreeMap<u32, Slot>,
-    by_endpoint: BTreeMap<SocketAddr, Slot>,
+    by_endpoint: BTreeMap<Endpoint, Slot>,
     /// Link ids are given once per peer and carrier and never again to others.
     link_ids: BTreeMap<(NodeId, Carrier), LinkId>,
     links: Vec<(NodeId, Carrier)>,
@@ -83,7 +82,7 @@ impl PeerTable {
         self.by_session.get(&index).copied()
     }
 
-    pub(crate) fn by_endpoint(&self, endpoint: SocketAddr) -> Option<Slot> {
+    pub(crate) fn by_endpoint(&self, endpoint: Endpoint) -> Option<Slot> {
         self.by_endpoint.get(&endpoint).copied()
     }
 
@@ -94,7 +93,7 @@ impl PeerTable {
     }
 
     /// Sets where a peer is heard from; `old` is where it was before.
-    pub(crate) fn moved(&mut self, slot: Slot, old: Option<SocketAddr>, new: SocketAddr) {
+    pub(crate) fn moved(&mut self, slot: Slot, old: Option<Endpoint>, new: Endpoint) {
         if let Some(old) = old
             && self.by_endpoint(old) == Some(slot)
         {

@@ -6,11 +6,11 @@ use std::sync::Arc;
 
 use wattle_dataplane::{DropReason, Drops, Forwarding, Ownership, TunBatch, TxBatch, VnetHeader};
 use wattle_link::Input;
-use wattle_model::{Carrier, Instant, Micros, NodeIndex};
+use wattle_model::{Carrier, Endpoint, Instant, Micros, NodeId, NodeIndex};
 use wattle_tunnel::{DialRole, Local, Shares};
 
 use crate::event::{Counters, LinkStatus, SessionStatus};
-use crate::peer::{CARRIERS, Peer};
+use crate::peer::Peer;
 use crate::random::Random;
 use crate::table::{PeerTable, Slot};
 use crate::{Command, Config, Event, Status};
@@ -123,9 +123,30 @@ impl Worker {
         tun: &mut TunBatch,
     ) {
         for datagram in datagrams.chunks_mut(segment.max(1)) {
-            self.inbound(now, from, datagram, tx, tun);
+            self.inbound(now, from.into(), datagram, tx, tun);
         }
         self.flush_heard(now, tx);
+    }
+
+    /// The same from the QUIC connection with a node.
+    pub fn handle_quic(
+        &mut self,
+        now: Instant,
+        from: NodeId,
+        datagrams: &mut [u8],
+        segment: usize,
+        tx: &mut TxBatch,
+        tun: &mut TunBatch,
+    ) {
+        for datagram in datagrams.chunks_mut(segment.max(1)) {
+            self.inbound(now, Endpoint::Quic(from), datagram, tx, tun);
+        }
+        self.flush_heard(now, tx);
+    }
+
+    /// There is a QUIC connection with a node, whose other end is at `remote`; or there is none any longer.
+    pub fn handle_connection(&mut self, now: Instant, peer: NodeId, remote: Option<SocketAddr>) {
+        self.connection(now, peer, remote);
     }
 
     /// Does what is due. Received datagrams are to be handled first: what lies in the socket is no silence.
@@ -154,7 +175,7 @@ impl Worker {
             self.offer_key(now, *slot, tx);
             self.offer_channel(now, *slot, tx);
             self.probe_size(now, *slot, tx);
-            for carrier in CARRIERS {
+            for carrier in Carrier::ALL {
                 if let Some(port) = self.table[*slot].port_mut(carrier) {
                     port.link.handle_timeout(now);
                     self.drain(now, *slot, carrier, tx);
@@ -225,7 +246,7 @@ impl Worker {
 
     fn each_link(&mut self, now: Instant, input: Input) {
         for slot in self.table.slots() {
-            for port in self.table[slot].ports.iter_mut().flatten() {
+            for port in self.table[slot].ports.iter_mut() {
                 port.link.handle(input, now);
             }
         }
@@ -233,11 +254,7 @@ impl Worker {
 
     fn next_deadline(&self, now: Instant) -> Instant {
         let due = self.table.iter().map(|peer| {
-            let links = peer
-                .ports
-                .iter()
-                .flatten()
-                .map(|port| port.link.poll_timeout());
+            let links = peer.ports.iter().map(|(_, port)| port.link.poll_timeout());
             let keys = match peer.session.is_usable() && peer.best_port().is_some() {
                 true => peer.keys.poll_timeout(),
                 false => Instant::NEVER,
@@ -257,21 +274,20 @@ impl Worker {
 }
 
 fn link_status(peer: &Peer) -> impl Iterator<Item = LinkStatus> {
-    CARRIERS.into_iter().filter_map(|carrier| {
-        let port = peer.port(carrier)?;
+    peer.ports.iter().map(|(carrier, port)| {
         let packets = port.link.packets();
-        Some(LinkStatus {
+        LinkStatus {
             link: port.id,
             peer: peer.entry.id,
             carrier,
-            endpoint: port.endpoint,
+            endpoint: port.endpoint.and_then(|endpoint| peer.shown(endpoint)),
             state: port.link.state(),
             measurement: port.link.measurement().unwrap_or_default(),
             tx_packets: packets.tx,
             rx_packets: packets.rx,
             tx_bytes: port.tx_bytes,
             rx_bytes: port.rx_bytes,
-        })
+        }
     })
 }
 

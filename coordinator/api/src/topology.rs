@@ -172,11 +172,7 @@ impl FromStr for EntityKey {
             ("link", link) => {
                 let (ends, carrier) = link.split_once('/')?;
                 let (from, to) = ends.split_once('>')?;
-                let carrier = match carrier {
-                    "udp4" => Carrier::Udp4,
-                    "udp6" => Carrier::Udp6,
-                    _ => return None,
-                };
+                let carrier = carrier.parse().ok()?;
                 Some(Self::Link(from.parse().ok()?, to.parse().ok()?, carrier))
             }
             ("prefix", prefix) => Some(Self::Prefix(prefix.parse().ok()?)),

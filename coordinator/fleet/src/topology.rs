@@ -193,8 +193,9 @@ impl Topology {
 
     fn reconcile_links(&mut self, from: NodeId, change: &Change, out: &mut Vec<Difference>) {
         let mut wanted = self.link_entities(from);
-        let first = EntityKey::Link(from, NodeId(0), Carrier::Udp4);
-        let last = EntityKey::Link(from, NodeId(u64::MAX), Carrier::Udp6);
+        let [lowest, .., highest] = Carrier::ALL;
+        let first = EntityKey::Link(from, NodeId(0), lowest);
+        let last = EntityKey::Link(from, NodeId(u64::MAX), highest);
         let present: BTreeSet<EntityKey> = self
             .entities
             .range(first..=last)
@@ -625,6 +626,7 @@ mod tests {
             at: UnixTime(5),
             transit: Cost(0),
             version: "0.1.0".into(),
+            quic_port: None,
         });
         topology.accept(START, &record(&a, RecordKind::Node, 1, &node));
         topology.accept(START, &links(&a, 1, &[(&b, 900)]));

@@ -136,6 +136,7 @@ impl Fleet {
             epoch: node.epoch,
             seed,
             version: "0.1.0".to_owned(),
+            quic_port: None,
             time: UnixTime(1_700_000_000_000 + self.now.0 / 1_000),
         };
         let mut router = Router::new(config, self.members.clone(), local);

@@ -217,7 +217,7 @@ impl Engine {
 #[cfg(test)]
 mod tests {
     use tokio::sync::watch;
-    use wattle_host::Wanted;
+    use wattle_host::{Wake, Wanted};
     use wattle_model::{NodeIndex, UnixTime};
     use wattle_wire::grant::{Grant, Holder, Peer, PeerSet, SignedGrant};
     use wattle_wire::key::SecretKey;
@@ -324,6 +324,6 @@ mod tests {
             clients_turned_away: std::sync::Arc::default(),
         };
         let (wishes, _kernel) = watch::channel(Wanted::default());
-        Engine::new(setting, WorkerHandle::new().unwrap(), wishes)
+        Engine::new(setting, WorkerHandle::new(Wake::new().unwrap()), wishes)
     }
 }

@@ -16,6 +16,7 @@ mod event_log;
 mod forwarding;
 mod membership;
 mod paths;
+mod quic;
 mod reports;
 mod telemetry;
 
@@ -31,7 +32,7 @@ use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_u
 use wattle_control::{HealthLevel, HealthLine, Reply, Request};
 use wattle_dataplane::Forwarding;
 use wattle_host::{Clock, Monitor, Netlink, Wanted, interface_name};
-use wattle_model::{Instant, Prefix};
+use wattle_model::{Instant, NodeId, Prefix};
 use wattle_routing::{Health, Input, Output, Router};
 use wattle_wire::record::{Record, RecordKind};
 use wattle_worker::{Command, Event};
@@ -42,6 +43,7 @@ use crate::data_thread::{WorkerHandle, WorkerReport};
 use crate::health::LoadWatch;
 use crate::notify::{Notifier, watchdog_interval};
 use crate::query::{Caller, Query};
+use crate::quic::Quic;
 use crate::state::{Keys, Network, StateDir};
 
 use coordination::CoordinatorView;
@@ -59,6 +61,8 @@ pub(crate) struct Setting {
     pub(crate) config: Config,
     /// The UDP port in use.
     pub(crate) listen_port: u16,
+    /// The QUIC carrier.
+    pub(crate) quic: Quic,
     /// Index of the TUN device.
     pub(crate) interface_index: u32,
     /// The state directory, locked.
@@ -129,6 +133,8 @@ pub(crate) struct Engine {
     on_link: BTreeMap<Prefix, String>,
     interface_addresses: BTreeSet<IpAddr>,
     reflexive: Vec<SocketAddr>,
+    /// Where peers were heard last over plain datagrams.
+    heard_at: BTreeMap<NodeId, IpAddr>,
     candidates_changed: bool,
     /// Configured prefixes that were not granted.
     refused_prefixes: BTreeSet<Prefix>,
@@ -162,10 +168,11 @@ impl Engine {
             epoch: setting.epoch,
             seed: random_u64(),
             version: env!("CARGO_PKG_VERSION").to_owned(),
+            quic_port: setting.quic.port(),
             time: clock.wall(),
         };
         let router = Router::new(router, setting.membership.routing_members(), now);
-        Self {
+        let mut engine = Self {
             setting,
             router,
             worker,
@@ -180,12 +187,17 @@ impl Engine {
             on_link: BTreeMap::new(),
             interface_addresses: BTreeSet::new(),
             reflexive: Vec::new(),
+            heard_at: BTreeMap::new(),
             candidates_changed: false,
             refused_prefixes: BTreeSet::new(),
             troubles: Vec::new(),
             counters: Counters::default(),
             stopping: Stopping::GoesOn,
+        };
+        if let Some(trouble) = engine.setting.quic.trouble.take() {
+            engine.trouble(HealthLevel::Warning, "quic_port", trouble);
         }
+        engine
     }
 
     /// Runs until it is told to stop or the data thread is gone.
@@ -231,6 +243,7 @@ impl Engine {
         inputs.notifier.stopping();
         self.say_goodbye(inputs.uplink.as_mut());
         tracing::info!("Stopping");
+        std::mem::take(&mut self.setting.quic).stop();
         Ended::Stopped
     }
 
@@ -248,10 +261,12 @@ impl Engine {
                 link,
                 peer,
                 carrier,
+                endpoint,
                 state,
                 measurement,
                 ..
             } => {
+                self.heard(peer, carrier, endpoint);
                 let input = Input::Link {
                     link,
                     neighbour: peer,
@@ -320,7 +335,11 @@ impl Engine {
             self.happened(Happening::new("member_removed", text).node(name));
             self.members_changed();
         }
+        let is_node = record.key().kind == RecordKind::Node;
         self.fresh_records.push(record);
+        if is_node {
+            self.quic_neighbours();
+        }
     }
 
     /// Hands the data thread a new forwarding snapshot.
@@ -361,6 +380,7 @@ impl Engine {
             tracing::warn!(%prefix, "This prefix is configured but not granted; it is not announced");
         }
         self.refused_prefixes = refused;
+        self.quic_neighbours();
         self.router
             .handle(Input::Prefixes(announced.into_iter().collect()), now);
         self.forward();
@@ -376,7 +396,10 @@ impl Engine {
         {
             Ok(found) => {
                 let addresses = found.iter().map(|found| found.address).collect();
-                self.candidates_changed |= addresses != self.interface_addresses;
+                if addresses != self.interface_addresses {
+                    self.candidates_changed = true;
+                    self.setting.quic.moved();
+                }
                 self.interface_addresses = addresses;
                 let on_link = found.iter().filter_map(|found| {
                     let prefix = Prefix::new(found.address, found.prefix_length)?;
@@ -403,6 +426,7 @@ impl Engine {
         if valid + 1 < self.membership().members().count() {
             // Grants ended: their holders must not be talked to any longer.
             self.worker.order(Command::SetPeers(peers));
+            self.quic_neighbours();
         }
     }
 

@@ -221,6 +221,7 @@ pub(super) fn control_parts(parts: wattle_routing::CostParts, agreed: Cost) -> C
         rtt_us: micros(parts.propagation).saturating_add(micros(parts.queueing)),
         jitter_us: micros(parts.jitter),
         loss_us: micros(parts.loss),
+        carrier_us: micros(parts.carrier),
         health_us: 0,
         policy_us: total_us - sum,
     }
@@ -233,6 +234,7 @@ fn sum(parts: impl Iterator<Item = CostParts>) -> CostParts {
         rtt_us: a.rtt_us.saturating_add(b.rtt_us),
         jitter_us: a.jitter_us.saturating_add(b.jitter_us),
         loss_us: a.loss_us.saturating_add(b.loss_us),
+        carrier_us: a.carrier_us.saturating_add(b.carrier_us),
         health_us: a.health_us.saturating_add(b.health_us),
         policy_us: a.policy_us.saturating_add(b.policy_us),
     })

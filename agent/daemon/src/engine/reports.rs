@@ -575,6 +575,7 @@ fn reason(cost: &wattle_control::CostParts, link: &LinkStatus) -> String {
         (cost.loss_us, format!("loss {loss:.1} %")),
         (cost.rtt_us, "rtt".to_owned()),
         (cost.jitter_us, "jitter".to_owned()),
+        (cost.carrier_us, "carrier".to_owned()),
         (
             cost.policy_us,
             "held until it has been better for long enough".to_owned(),

@@ -344,6 +344,77 @@ fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
         report.orders_dropped,
     );
     host_figures(report, to);
+    if let Some(quic) = &report.quic {
+        quic_figures(quic, to);
+    }
+}
+
+fn quic_figures(quic: &wattle_quic::Counters, to: &mut Snapshot) {
+    for (name, help, value) in [
+        (
+            "sent_packets",
+            "Datagrams handed to QUIC connections.",
+            quic.sent_packets,
+        ),
+        (
+            "received_packets",
+            "Datagrams that QUIC connections handed over.",
+            quic.received_packets,
+        ),
+        (
+            "cut_packets",
+            "Datagrams that travelled in pieces.",
+            quic.cut_packets,
+        ),
+        (
+            "path_shrank_events",
+            "Times that a path carried less than before.",
+            quic.path_shrank,
+        ),
+        (
+            "connected_handshakes",
+            "Handshakes that made a connection.",
+            quic.connected,
+        ),
+        (
+            "unanswered_handshakes",
+            "Handshakes dialled in vain.",
+            quic.unanswered_dials,
+        ),
+        (
+            "refused_handshakes",
+            "Handshakes of others that failed.",
+            quic.refused_handshakes,
+        ),
+        (
+            "dropped_handshakes",
+            "Handshakes of others not begun: too many at once.",
+            quic.drop_handshakes,
+        ),
+        (
+            "migrations",
+            "Times that a peer went on from another address.",
+            quic.migrations,
+        ),
+    ] {
+        to.counter(format!("wattle_quic_{name}"), help, value);
+    }
+    for (reason, value) in [
+        ("outbox_full", quic.drop_outbox_full),
+        ("no_connection", quic.drop_no_connection),
+        ("backlog", quic.drop_backlog),
+        ("too_large", quic.drop_too_large),
+        ("pieces", quic.drop_pieces),
+        ("inbox_full", quic.drop_inbox_full),
+    ] {
+        to.add(
+            "wattle_quic_dropped_packets".to_owned(),
+            "Datagrams dropped by the QUIC carrier, by reason.",
+            vec![("reason".to_owned(), reason.to_owned())],
+            Kind::Counter,
+            value,
+        );
+    }
 }
 
 fn host_figures(report: &WorkerReport, to: &mut Snapshot) {

@@ -88,6 +88,7 @@ impl Router {
             at: self.time(now),
             transit: self.transit.advertised(),
             version: self.version.clone(),
+            quic_port: self.quic_port,
         };
         let records = self.origin.node(now, body);
         self.write(now, records);

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use wattle_model::{Cost, Instant, LinkId, Micros, NodeId};
+use wattle_model::{Carrier, Cost, Instant, LinkId, Micros, NodeId};
 
 use super::{Output, Router};
 use crate::event::{Cause, Happening};
@@ -70,7 +70,7 @@ impl Router {
 
     /// Usable links by neighbour, best first, by the price that both ends agree on.
     pub(super) fn neighbours(&self) -> Neighbours {
-        let mut neighbours: BTreeMap<NodeId, Vec<(Cost, LinkId)>> = BTreeMap::new();
+        let mut neighbours: BTreeMap<NodeId, Vec<(Cost, Carrier, LinkId)>> = BTreeMap::new();
         for (id, link) in self.links.iter().filter(|(_, link)| link.damper.is_some()) {
             let ends = (self.node.min(link.neighbour), self.node.max(link.neighbour));
             let agreed = self
@@ -79,17 +79,21 @@ impl Router {
                 .iter()
                 .find(|other| (other.a, other.b) == ends && other.carrier == link.carrier);
             if let Some(agreed) = agreed {
-                neighbours
-                    .entry(link.neighbour)
-                    .or_default()
-                    .push((agreed.cost, *id));
+                neighbours.entry(link.neighbour).or_default().push((
+                    agreed.cost,
+                    link.carrier,
+                    *id,
+                ));
             }
         }
         neighbours
             .into_iter()
             .map(|(neighbour, mut links)| {
                 links.sort_unstable();
-                (neighbour, links.into_iter().map(|(_, link)| link).collect())
+                (
+                    neighbour,
+                    links.into_iter().map(|(.., link)| link).collect(),
+                )
             })
             .collect()
     }

@@ -23,6 +23,8 @@ pub struct Config {
     pub seed: u64,
     /// Version of the software, for people.
     pub version: String,
+    /// The UDP port on which this node can be reached over QUIC, if it listens on one.
+    pub quic_port: Option<u16>,
     /// The wall clock at the instant that the router is made.
     pub time: UnixTime,
 }

@@ -40,7 +40,7 @@ impl Link {
 
     /// What the price is made of at the moment.
     pub fn parts(&self) -> CostParts {
-        CostParts::of(&self.measurement)
+        CostParts::of(&self.measurement, self.carrier)
     }
 }
 

@@ -12,12 +12,12 @@ use std::sync::Arc;
 
 use wattle_dataplane::vnet::{Gso, NEEDS_CSUM};
 use wattle_dataplane::{Backup, DropReason, Forwarding, NextLink, Path, VnetHeader};
-use wattle_model::{LinkState, Micros, NodeIndex, Ppm};
+use wattle_model::{Carrier, Endpoint, LinkState, Micros, NodeIndex, Ppm};
 use wattle_tunnel::{Local, Outcome, Rekey, Session};
 use wattle_wire::frame::FRAME_TYPE;
 use wattle_worker::Event;
 
-use crate::wire::{Net, Protection, address, packet, packet_with};
+use crate::wire::{Net, Protection, address, packet, packet_with, quic_address};
 
 const SECOND: Micros = Micros::from_secs(1);
 const ALL: [Protection; 3] = [Protection::NULL, Protection::NOISE, Protection::FAST];
@@ -261,7 +261,7 @@ fn forged_and_replayed_frames_are_dropped_and_counted() {
         net.run(Micros::from_millis(100));
         let frames: Vec<_> = net
             .seen()
-            .filter(|(to, bytes)| *to == address(1) && bytes[0] == FRAME_TYPE)
+            .filter(|(to, bytes)| *to == address(1).into() && bytes[0] == FRAME_TYPE)
             .collect();
         let frame = frames[0].1.clone();
         let delivered = net.delivered(2).len();
@@ -306,7 +306,7 @@ fn strangers_get_no_answer() {
             net.dropped(0, DropReason::UnknownPeer),
             1 + u64::from(cipher == Protection::NULL)
         );
-        assert!(net.seen().all(|(to, _)| *to != wire::stranger()));
+        assert!(net.seen().all(|(to, _)| *to != wire::stranger().into()));
     }
 }
 
@@ -375,7 +375,7 @@ fn a_leaf_is_hosted_checked_and_reached_from_everywhere() {
         net.run(SECOND);
         let answer = net
             .seen()
-            .find(|(to, _)| *to == from)
+            .find(|(to, _)| *to == from.into())
             .map(|(_, bytes)| bytes.clone())
             .unwrap();
         let opened = session.open(net.now(), None, &answer, &mut buffer);
@@ -387,7 +387,7 @@ fn a_leaf_is_hosted_checked_and_reached_from_everywhere() {
         net.inject(from, 2, &seal(&mut session, &packet(1, 0, b"spoof")));
         assert_eq!(net.dropped(2, DropReason::SpoofedSource), 1);
         // Agents do not talk to it.
-        assert!(net.seen().filter(|(to, _)| *to == from).count() == 1);
+        assert!(net.seen().filter(|(to, _)| *to == from.into()).count() == 1);
     }
 }
 
@@ -412,7 +412,7 @@ fn super_packets_are_cut_on_the_way_out_and_joined_on_the_way_in() {
         net.run(SECOND);
         let frames = net
             .seen()
-            .filter(|(to, bytes)| *to == address(2) && bytes.len() > 500)
+            .filter(|(to, bytes)| *to == address(2).into() && bytes.len() > 500)
             .count();
         assert_eq!(frames, 16);
         let arrived: Vec<u8> = net.delivered(2)[1..]
@@ -649,4 +649,175 @@ mod arbitrary {
             prop_assert_eq!(net.link_states(0), [LinkState::Up]);
         }
     }
+}
+
+/// `a - b` with a QUIC connection beside the plain link.
+fn with_connection(cipher: Protection) -> Net {
+    let mut net = Net::new(cipher, 2, &[(0, 1)]);
+    net.connect(0, 1);
+    net.run(SECOND);
+    net.route(0, &[(1, 1)]);
+    net.route(1, &[(0, 0)]);
+    net
+}
+
+#[test]
+fn a_quic_connection_is_a_link_of_its_own_beside_the_plain_one() {
+    for cipher in ALL {
+        let mut net = with_connection(cipher);
+        let links = net.status(0).links;
+        let shown: Vec<_> = links
+            .iter()
+            .map(|link| (link.carrier, link.endpoint, link.state))
+            .collect();
+        assert_eq!(
+            shown,
+            [
+                (Carrier::Udp4, Some(address(1)), LinkState::Up),
+                (Carrier::Quic, Some(quic_address(1)), LinkState::Up),
+            ]
+        );
+        assert_ne!(links[0].link, links[1].link);
+        let before = net.drops(0) + net.drops(1);
+        net.watch();
+        net.send(0, &packet(0, 1, b"plain is what the route says"));
+        assert!(net.seen().all(|(to, _)| *to == Endpoint::Udp(address(1))));
+        net.run(SECOND);
+        assert_eq!(net.delivered(1).len(), 1);
+        assert_eq!(net.drops(0) + net.drops(1), before);
+    }
+}
+
+#[test]
+fn a_network_that_begins_to_block_plain_datagrams_is_crossed_without_asking_the_engine() {
+    for cipher in ALL {
+        let mut net = with_connection(cipher);
+        net.send(0, &packet(0, 1, b"before"));
+        net.run(SECOND);
+        net.block_plain(0, 1);
+        for number in 0..100 {
+            net.send(0, &packet(0, 1, &[number]));
+            net.run(Micros::from_millis(10));
+        }
+        net.run(SECOND);
+        let arrived = net.delivered(1).len() - 1;
+        assert!(arrived >= 80, "{arrived} of 100");
+        assert_eq!(
+            net.link_states(0),
+            [LinkState::Down, LinkState::Up],
+            "plain is known to be down"
+        );
+        net.unblock();
+        net.run(Micros::from_secs(10));
+        assert_eq!(net.link_states(0), [LinkState::Up, LinkState::Up]);
+        net.watch();
+        net.send(0, &packet(0, 1, b"after"));
+        let sent = net.seen().find(|(_, bytes)| bytes[0] == 4);
+        assert_eq!(sent.unwrap().0, Endpoint::Udp(address(1)), "and left again");
+    }
+}
+
+#[test]
+fn a_session_comes_about_where_nothing_but_quic_ever_passed() {
+    for cipher in ALL {
+        let mut net = Net::new(cipher, 2, &[(0, 1)]);
+        net.block_plain(0, 1);
+        net.run(Micros::from_secs(30));
+        assert!(net.link_states(0).is_empty());
+        // By now plain attempts are ten seconds apart. The connection is news that does not wait for the next.
+        net.connect(0, 1);
+        net.run(SECOND);
+        assert!(
+            net.link_states(0).contains(&LinkState::Up),
+            "{:?}",
+            net.link_states(0)
+        );
+        net.route(0, &[(1, 1)]);
+        net.send(0, &packet(0, 1, b"hello"));
+        net.run(SECOND);
+        assert_eq!(net.delivered(1), [packet(0, 1, b"hello")]);
+    }
+}
+
+#[test]
+fn relay_frames_travel_over_quic_like_everything_else() {
+    for cipher in ALL {
+        let mut net = Net::new(cipher, 3, &[(0, 1), (1, 2)]);
+        for (one, other) in [(0, 1), (1, 2)] {
+            net.block_plain(one, other);
+            net.connect(one, other);
+        }
+        net.run(Micros::from_secs(3));
+        net.route_over(Carrier::Quic, 0, &[(1, 1), (2, 1)]);
+        net.route_over(Carrier::Quic, 1, &[(0, 0), (2, 2)]);
+        net.route_over(Carrier::Quic, 2, &[(0, 1), (1, 1)]);
+        net.watch();
+        net.send(0, &packet(0, 2, b"over a relay"));
+        net.run(SECOND);
+        assert_eq!(net.delivered(2), [packet_with(0, 2, 63, b"over a relay")]);
+        let frames = net.seen().filter(|(_, bytes)| bytes[0] == FRAME_TYPE);
+        let frames: Vec<_> = frames.collect();
+        assert!(frames.len() >= 2);
+        for (to, _) in frames {
+            assert!(matches!(to, Endpoint::Quic(_)));
+        }
+        assert_eq!(net.drops(0) + net.drops(1) + net.drops(2), 0);
+    }
+}
+
+#[test]
+fn a_connection_that_ends_is_not_sent_over_and_comes_back_as_the_same_link() {
+    let mut net = with_connection(Protection::NULL);
+    let quic = |net: &Net| net.status(0).links[1].clone();
+    let before = quic(&net).link;
+    net.disconnect(0, 1);
+    assert_eq!(quic(&net).endpoint, None);
+    net.watch();
+    net.run(Micros::from_secs(5));
+    assert!(
+        net.seen()
+            .all(|(to, _)| *to == Endpoint::Udp(address(0)) || *to == Endpoint::Udp(address(1)))
+    );
+    assert_eq!(net.link_states(0), [LinkState::Up, LinkState::Down]);
+    net.connect(0, 1);
+    net.run(Micros::from_secs(10));
+    assert_eq!(net.link_states(0), [LinkState::Up, LinkState::Up]);
+    assert_eq!(
+        (quic(&net).link, quic(&net).endpoint),
+        (before, Some(quic_address(1)))
+    );
+}
+
+#[test]
+fn a_message_over_the_connection_of_another_node_is_dropped_and_counted() {
+    let mut net = Net::new(Protection::NOISE, 3, &[(0, 1), (0, 2), (1, 2)]);
+    net.connect(0, 1);
+    net.connect(0, 2);
+    net.run(Micros::from_secs(2));
+    net.route(1, &[(0, 0)]);
+    net.watch();
+    net.send(1, &packet(1, 0, b"from b"));
+    let (_, datagram) = net.seen().find(|(_, bytes)| bytes[0] == 4).unwrap().clone();
+    net.cut(0, 1);
+    let delivered = net.delivered(0).len();
+    net.inject_quic(2, 0, &datagram);
+    assert_eq!(net.dropped(0, DropReason::ForeignConnection), 1);
+    assert_eq!(net.delivered(0).len(), delivered);
+    net.inject_quic(1, 0, &datagram);
+    assert_eq!(
+        net.delivered(0).len(),
+        delivered + 1,
+        "over its own it is welcome"
+    );
+}
+
+#[test]
+fn noise_over_a_connection_is_dropped_and_counted() {
+    let mut net = with_connection(Protection::NOISE);
+    net.run(SECOND);
+    for length in 0..200 {
+        net.inject_quic(1, 0, &vec![length as u8; length]);
+    }
+    assert_eq!(net.drops(0), 199, "an empty datagram is none");
+    assert_eq!(net.link_states(0), [LinkState::Up, LinkState::Up]);
 }

@@ -119,7 +119,7 @@ impl Net {
         self.send(0, &packet(0, 2, payload));
         self.run(Micros::from_millis(5));
         let frames = self.seen().filter(|(to, bytes)| {
-            *to == address(2) && bytes[0] == FRAME_TYPE && bytes.len() > HEADER_LENGTH
+            *to == address(2).into() && bytes[0] == FRAME_TYPE && bytes.len() > HEADER_LENGTH
         });
         let (_, frame) = frames.last().expect("the relay has sealed it anew");
         frame[HEADER_LENGTH..].to_vec()

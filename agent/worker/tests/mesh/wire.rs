@@ -1,11 +1,14 @@
-//! An underlay in memory: delivers datagrams a millisecond later, can be cut, has NATs, and remembers what it saw.
+//! An underlay in memory: delivers datagrams a millisecond later, can be cut, has NATs, carries QUIC connections, and
+//! remembers what it saw.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wattle_dataplane::{Coalescing, DropReason, Forwarding, Path, TunBatch, TxBatch, VnetHeader};
-use wattle_model::{Instant, LinkId, LinkState, Micros, NodeId, NodeIndex, Prefix, WgKey};
+use wattle_model::{
+    Carrier, Endpoint, Instant, LinkId, LinkState, Micros, NodeId, NodeIndex, Prefix, WgKey,
+};
 use wattle_worker::{
     CipherCosts, CipherKind, Command, Config, Counters, Event, PeerEntry, Peers, Status, Transit,
     Worker,
@@ -57,9 +60,12 @@ pub(crate) struct Net {
     numbered: u64,
     cut: BTreeSet<(usize, usize)>,
     narrow: BTreeMap<(usize, usize), usize>,
+    /// Pairs between which only QUIC passes.
+    blocked: BTreeSet<(usize, usize)>,
+    connected: BTreeSet<(usize, usize)>,
     natted: Option<usize>,
     mapping: u16,
-    watched: Option<Vec<(SocketAddr, Vec<u8>)>>,
+    watched: Option<Vec<(Endpoint, Vec<u8>)>>,
     restarts: u8,
 }
 
@@ -73,14 +79,19 @@ struct Node {
 }
 
 struct Datagram {
-    from: SocketAddr,
-    to: SocketAddr,
+    from: usize,
+    to: Endpoint,
     bytes: Vec<u8>,
 }
 
 /// The underlay address of a node.
 pub(crate) fn address(node: usize) -> SocketAddr {
     SocketAddr::from(([192, 0, 2, node as u8], 51_820))
+}
+
+/// Where a node's QUIC connections come from.
+pub(crate) fn quic_address(node: usize) -> SocketAddr {
+    SocketAddr::from(([192, 0, 2, node as u8], 443))
 }
 
 /// An underlay address that belongs to no node.
@@ -173,6 +184,8 @@ impl Net {
             numbered: 0,
             cut: BTreeSet::new(),
             narrow: BTreeMap::new(),
+            blocked: BTreeSet::new(),
+            connected: BTreeSet::new(),
             natted,
             mapping: 40_000,
             watched: None,
@@ -279,8 +292,35 @@ impl Net {
             .link
     }
 
+    /// … over one of several carriers.
+    pub(crate) fn link_over(&self, carrier: Carrier, node: usize, to: usize) -> LinkId {
+        let links = self.status(node).links;
+        links
+            .iter()
+            .find(|link| link.peer == self.id(to) && link.carrier == carrier)
+            .expect("there is such a link")
+            .link
+    }
+
     /// Lets a node send to each destination over a neighbour: `(destination, neighbour)`.
     pub(crate) fn route(&mut self, node: usize, ways: &[(usize, usize)]) {
+        let links = ways
+            .iter()
+            .map(|(_, over)| self.link(node, *over))
+            .collect();
+        self.route_by(node, ways, links);
+    }
+
+    /// … over one of several carriers.
+    pub(crate) fn route_over(&mut self, carrier: Carrier, node: usize, ways: &[(usize, usize)]) {
+        let links = ways
+            .iter()
+            .map(|(_, over)| self.link_over(carrier, node, *over))
+            .collect();
+        self.route_by(node, ways, links);
+    }
+
+    fn route_by(&mut self, node: usize, ways: &[(usize, usize)], links: Vec<LinkId>) {
         let leaves = self
             .leaves
             .iter()
@@ -292,7 +332,8 @@ impl Net {
             .collect();
         let paths: Vec<_> = ways
             .iter()
-            .map(|(to, over)| (self.id(*to), Path::single(self.link(node, *over))))
+            .zip(links)
+            .map(|((to, _), link)| (self.id(*to), Path::single(link)))
             .collect();
         self.set_forwarding(node, Forwarding::new(prefixes, paths));
     }
@@ -348,6 +389,53 @@ impl Net {
         }
     }
 
+    /// Lets nothing but QUIC pass between two nodes, silently and both ways.
+    pub(crate) fn block_plain(&mut self, one: usize, other: usize) {
+        self.blocked.extend([(one, other), (other, one)]);
+    }
+
+    /// Lets everything pass again.
+    pub(crate) fn unblock(&mut self) {
+        self.blocked.clear();
+    }
+
+    /// Gives two nodes a QUIC connection.
+    pub(crate) fn connect(&mut self, one: usize, other: usize) {
+        for (node, peer) in [(one, other), (other, one)] {
+            self.connected.insert((node, peer));
+            let (peer, remote) = (self.id(peer), quic_address(peer));
+            let worker = &mut self.nodes[node].worker;
+            worker.handle_connection(self.now, peer, Some(remote));
+        }
+    }
+
+    /// Ends it.
+    pub(crate) fn disconnect(&mut self, one: usize, other: usize) {
+        for (node, peer) in [(one, other), (other, one)] {
+            self.connected.remove(&(node, peer));
+            let peer = self.id(peer);
+            let worker = &mut self.nodes[node].worker;
+            worker.handle_connection(self.now, peer, None);
+        }
+    }
+
+    /// Hands a node a datagram that came over its QUIC connection with another.
+    pub(crate) fn inject_quic(&mut self, from: usize, node: usize, datagram: &[u8]) {
+        let peer = self.id(from);
+        let Node {
+            worker, tx, tun, ..
+        } = &mut self.nodes[node];
+        worker.handle_quic(
+            self.now,
+            peer,
+            &mut datagram.to_vec(),
+            datagram.len(),
+            tx,
+            tun,
+        );
+        self.flush(node);
+    }
+
     /// Lets a NAT forget its mapping.
     pub(crate) fn rebind(&mut self, node: usize) {
         assert_eq!(self.natted, Some(node));
@@ -367,7 +455,7 @@ impl Net {
     }
 
     /// The datagrams seen since [`Self::watch`].
-    pub(crate) fn seen(&self) -> impl Iterator<Item = &(SocketAddr, Vec<u8>)> {
+    pub(crate) fn seen(&self) -> impl Iterator<Item = &(Endpoint, Vec<u8>)> {
         self.watched.iter().flatten()
     }
 
@@ -405,7 +493,7 @@ impl Net {
         );
         let answers = tx
             .datagrams()
-            .filter(|(to, _)| *to == from)
+            .filter(|(to, _)| *to == Endpoint::Udp(from))
             .map(|(_, bytes)| bytes.to_vec())
             .collect();
         self.flush(node);
@@ -499,7 +587,6 @@ impl Net {
     }
 
     fn flush(&mut self, node: usize) {
-        let from = self.seen_from(node);
         let Node {
             worker,
             tx,
@@ -519,7 +606,7 @@ impl Net {
             self.flying.insert(
                 (self.now + DELAY, self.numbered),
                 Datagram {
-                    from,
+                    from: node,
                     to,
                     bytes: bytes.to_vec(),
                 },
@@ -540,17 +627,26 @@ impl Net {
         else {
             return;
         };
-        let Some(node) = self.at(to) else { return };
-        if self.at(from).is_some_and(|sender| {
-            self.cut.contains(&(sender, node)) || self.is_narrow(sender, node, bytes.len())
-        }) {
+        let arrives = match to {
+            Endpoint::Udp(to) => self
+                .at(to)
+                .filter(|to| !self.blocked.contains(&(from, *to)))
+                .filter(|to| !self.is_narrow(from, *to, bytes.len())),
+            Endpoint::Quic(to) => (0..self.nodes.len())
+                .find(|node| self.id(*node) == to)
+                .filter(|to| self.connected.contains(&(from, *to))),
+        };
+        let Some(node) = arrives.filter(|to| !self.cut.contains(&(from, *to))) else {
             return;
-        }
+        };
+        let (address, id, length) = (self.seen_from(from), self.id(from), bytes.len());
         let Node {
             worker, tx, tun, ..
         } = &mut self.nodes[node];
-        let length = bytes.len();
-        worker.handle_udp(self.now, from, &mut bytes, length, tx, tun);
+        match to {
+            Endpoint::Udp(_) => worker.handle_udp(self.now, address, &mut bytes, length, tx, tun),
+            Endpoint::Quic(_) => worker.handle_quic(self.now, id, &mut bytes, length, tx, tun),
+        }
         self.flush(node);
     }
 

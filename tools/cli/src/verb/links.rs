@@ -142,6 +142,7 @@ pub(crate) fn sum(cost: &CostParts) -> String {
         ("rtt", cost.rtt_us),
         ("jitter", cost.jitter_us),
         ("loss", cost.loss_us),
+        ("carrier", cost.carrier_us),
         ("health", cost.health_us),
         ("policy", cost.policy_us),
     ];

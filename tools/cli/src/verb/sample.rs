@@ -31,6 +31,7 @@ fn cost() -> CostParts {
         rtt_us,
         jitter_us,
         loss_us,
+        carrier_us: 0,
         health_us: 0,
         policy_us: 0,
     }
@@ -277,6 +278,7 @@ pub(crate) fn explain() -> ExplainReport {
             rtt_us: twice(one.rtt_us),
             jitter_us: twice(one.jitter_us),
             loss_us: twice(one.loss_us),
+            carrier_us: 0,
             health_us: 0,
             policy_us: 0,
         },

@@ -1,5 +1,5 @@
 //! Where agent, coordinator and readers of the topology meet: the agent protocol, join tokens, topology events,
-//! REST types. Types and their encodings only.
+//! REST types, the address plan. Types and their encodings only.
 //!
 //! Knows nothing of sockets, clocks, databases, nor of what is inside the signed byte strings it carries
 //! (`wattle_wire` does). JSON Schemas of what leaves the network's own programs are in `schemas/`.
@@ -7,7 +7,9 @@
 pub mod agent;
 pub mod bytes;
 pub mod frame;
+pub mod plan;
 pub mod rest;
+pub mod settings;
 pub mod stream;
 pub mod time;
 pub mod token;

@@ -141,6 +141,9 @@ pub struct LeafRequest {
     pub prefixes: Vec<Prefix>,
 }
 
+/// What stands for the private key in [`LeafCreated::wg_quick`].
+pub const PRIVATE_KEY: &str = "THE_KEY_OF_THIS_DEVICE";
+
 /// A leaf that was attached.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LeafCreated {

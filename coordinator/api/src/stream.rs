@@ -235,13 +235,65 @@ pub enum KafkaConfigError {
     #[error("kafka.tls: certificate_file and key_file belong together")]
     HalfCertificate,
     /// A secret cannot be read.
-    #[error("kafka.sasl.password_file {path}: {source}")]
+    #[error("{setting} {path}: {source}", path = .path.display())]
     Secret {
+        /// Which setting names it.
+        setting: &'static str,
         /// The file.
         path: PathBuf,
         /// Why.
         source: io::Error,
     },
+    /// Others than its owner and group may read a secret, or change it.
+    #[error(
+        "{setting} {path} is open to other users (mode {mode:04o}), so it may no longer be secret; run `chmod 0640 {path}` \
+         with the coordinator's group as the file's, or hand it over as a systemd credential",
+        path = .path.display()
+    )]
+    Exposed {
+        /// Which setting names it.
+        setting: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// Its permission bits.
+        mode: u32,
+    },
+}
+
+impl KafkaConfigError {
+    /// The setting that is wrong, as a path below `[kafka]`.
+    pub fn key(&self) -> &'static [&'static str] {
+        match self {
+            Self::NoBrokers | Self::Broker(_) => &["brokers"],
+            Self::Prefix(_) => &["topic_prefix"],
+            Self::Topics(why) if why.starts_with("partitions") => &["topics", "partitions"],
+            Self::Topics(why) if why.starts_with("replication") => &["topics", "replication"],
+            Self::Topics(_) => &["topics", "retention_days"],
+            Self::NoUser => &["protocol"],
+            Self::UserUnused => &["sasl"],
+            Self::TlsUnused | Self::HalfCertificate => &["tls"],
+            Self::Secret { setting, .. } | Self::Exposed { setting, .. } => match *setting {
+                KEY_FILE => &["tls", "key_file"],
+                _ => &["sasl", "password_file"],
+            },
+        }
+    }
+}
+
+const PASSWORD_FILE: &str = "kafka.sasl.password_file";
+const KEY_FILE: &str = "kafka.tls.key_file";
+
+/// What a secret's file may not allow: anything to others, more than reading to the group. The group reads because the
+/// coordinator is seldom the owner: `root:wattle-coordinator`, or a systemd credential.
+const FORBIDDEN: u32 = 0o037;
+
+/// How secrets are read; this crate opens no file.
+pub trait Secrets {
+    /// The permission bits of a file.
+    fn mode(&self, path: &Path) -> io::Result<u32>;
+
+    /// The text of a file.
+    fn text(&self, path: &Path) -> io::Result<String>;
 }
 
 impl Kafka {
@@ -265,22 +317,20 @@ impl Kafka {
         }
     }
 
-    /// The properties for a Kafka client (librdkafka's names). `read` reads a secret.
+    /// The properties for a Kafka client (librdkafka's names).
     pub fn properties(
         &self,
-        read: impl Fn(&Path) -> io::Result<String>,
+        secrets: &impl Secrets,
     ) -> Result<Vec<(&'static str, String)>, KafkaConfigError> {
         self.check()?;
+        self.refuse_exposed(secrets)?;
         let mut properties = vec![
             ("bootstrap.servers", self.brokers.join(",")),
             ("security.protocol", self.protocol.name().to_owned()),
         ];
         if let Some(sasl) = &self.sasl {
-            let password =
-                read(&sasl.password_file).map_err(|source| KafkaConfigError::Secret {
-                    path: sasl.password_file.clone(),
-                    source,
-                })?;
+            let password = secrets.text(&sasl.password_file);
+            let password = password.map_err(unreadable(PASSWORD_FILE, &sasl.password_file))?;
             properties.push(("sasl.mechanism", sasl.mechanism.name().to_owned()));
             properties.push(("sasl.username", sasl.username.clone()));
             properties.push((
@@ -298,6 +348,25 @@ impl Kafka {
             properties.extend(file.map(|file| (name, file.display().to_string())));
         }
         Ok(properties)
+    }
+
+    /// The files that hold secrets: whether others could have read them.
+    fn refuse_exposed(&self, secrets: &impl Secrets) -> Result<(), KafkaConfigError> {
+        let password = self.sasl.as_ref().map(|sasl| &sasl.password_file);
+        let key = self.tls.as_ref().and_then(|tls| tls.key_file.as_ref());
+        for (setting, path) in [(PASSWORD_FILE, password), (KEY_FILE, key)] {
+            let Some(path) = path else { continue };
+            let mode = secrets.mode(path).map_err(unreadable(setting, path))? & 0o7777;
+            if mode & FORBIDDEN != 0 {
+                let path = path.clone();
+                return Err(KafkaConfigError::Exposed {
+                    setting,
+                    path,
+                    mode,
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Finds what is wrong with the section without connecting.
@@ -328,6 +397,15 @@ impl Kafka {
             }
             Some(_) | None => Ok(()),
         }
+    }
+}
+
+fn unreadable(setting: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KafkaConfigError {
+    let path = path.to_owned();
+    move |source| KafkaConfigError::Secret {
+        setting,
+        path,
+        source,
     }
 }
 
@@ -512,11 +590,63 @@ mod tests {
             }),
             ..Kafka::plaintext("k1:9092")
         };
-        let properties = section.properties(|_| Ok("hunter2\n".into())).unwrap();
+        let properties = section.properties(&File(Some(0o600))).unwrap();
         assert!(properties.contains(&("sasl.password", "hunter2".to_owned())));
         assert!(!format!("{section:?}").contains("hunter2"));
-        let unreadable = |_: &Path| Err(io::Error::from(io::ErrorKind::PermissionDenied));
-        let error = section.properties(unreadable).unwrap_err().to_string();
-        assert!(error.contains("/run/secret"), "{error}");
+        let error = section.properties(&File(None)).unwrap_err().to_string();
+        assert!(error.contains("password_file /run/secret"), "{error}");
+    }
+
+    #[test]
+    fn secrets_that_others_can_read_are_refused() {
+        let with_password = Kafka {
+            protocol: Protocol::SaslSsl,
+            sasl: Some(Sasl {
+                mechanism: Mechanism::default(),
+                username: "u".into(),
+                password_file: "/p".into(),
+            }),
+            ..Kafka::plaintext("k1:9092")
+        };
+        let with_key = Kafka {
+            protocol: Protocol::Ssl,
+            tls: Some(Tls {
+                ca_file: None,
+                certificate_file: Some("/c".into()),
+                key_file: Some("/k".into()),
+            }),
+            ..Kafka::plaintext("k1:9092")
+        };
+        for (section, words) in [
+            (with_password, "password_file /p"),
+            (with_key, "key_file /k"),
+        ] {
+            for mode in [0o600, 0o400, 0o640, 0o100_440] {
+                assert!(section.properties(&File(Some(mode))).is_ok(), "{mode:o}");
+            }
+            for mode in [0o644, 0o604, 0o660, 0o601, 0o100_777] {
+                let error = section
+                    .properties(&File(Some(mode)))
+                    .unwrap_err()
+                    .to_string();
+                assert!(
+                    error.contains(words) && error.contains("chmod 0640"),
+                    "{error}"
+                );
+            }
+        }
+    }
+
+    /// A file with these permission bits; `None` is one that may not be read.
+    struct File(Option<u32>);
+
+    impl Secrets for File {
+        fn mode(&self, _: &Path) -> io::Result<u32> {
+            self.0.ok_or_else(|| io::ErrorKind::PermissionDenied.into())
+        }
+
+        fn text(&self, path: &Path) -> io::Result<String> {
+            self.mode(path).map(|_| "hunter2\n".to_owned())
+        }
     }
 }

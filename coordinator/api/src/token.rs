@@ -82,6 +82,23 @@ pub enum TokenError {
     Content,
 }
 
+impl JoinToken {
+    /// Whether only the coordinator's own host can use it.
+    pub fn is_for_this_host_only(&self) -> bool {
+        let is_loopback = |address: &String| {
+            let socket = address.parse::<std::net::SocketAddr>();
+            socket.is_ok_and(|socket| socket.ip().is_loopback())
+                || address.starts_with("localhost:")
+        };
+        self.addresses.iter().all(is_loopback)
+    }
+}
+
+/// What to do about a token that only the coordinator's own host can use.
+pub const FOR_THIS_HOST_ONLY: &str = "only this host can use the token: it names the coordinator by a loopback address. \
+     Set public_addresses = [\"HOST:5741\"] in /etc/wattle/coordinator.toml (and listen, if that is a loopback address), \
+     restart the coordinator and make another token";
+
 impl FromStr for JoinToken {
     type Err = TokenError;
 
@@ -281,6 +298,25 @@ mod tests {
             "http://a:1",
         ] {
             assert!(!is_host_port(bad), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_with_loopback_addresses_alone_is_for_one_host() {
+        let token = |addresses: &[&str]| JoinToken {
+            network: NetworkId(1),
+            fingerprint: [0; 32],
+            secret: Secret::new([0; 32]),
+            addresses: addresses
+                .iter()
+                .map(|&address| address.to_owned())
+                .collect(),
+        };
+        for addresses in [&["127.0.0.1:5741"][..], &["[::1]:1", "localhost:1"]] {
+            assert!(token(addresses).is_for_this_host_only(), "{addresses:?}");
+        }
+        for addresses in [&["192.0.2.1:5741"][..], &["[::1]:1", "c.example:1"]] {
+            assert!(!token(addresses).is_for_this_host_only(), "{addresses:?}");
         }
     }
 }

@@ -4,9 +4,9 @@ mod stream;
 
 use std::sync::Arc;
 
-use axum::extract::rejection::JsonRejection;
-use axum::extract::{FromRequest, Path, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::extract::{self, FromRequest, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{delete, get, post};
@@ -63,14 +63,16 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/leaves", post(create_leaf))
         .route("/mirror", get(mirror))
         .route("/events/stream", get(stream::events))
-        .fallback(|| async { not_found("there is no such resource below /api/v1") })
+        .fallback(no_resource)
+        .method_not_allowed_fallback(no_method)
         .layer(middleware::from_fn_with_state(Arc::clone(&api), authorize));
     Router::new()
         .nest(wattle_api::rest::BASE, guarded)
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
-        .fallback(|| async { not_found("there is no such resource; the API is below /api/v1") })
+        .fallback(no_resource)
+        .method_not_allowed_fallback(no_method)
         .layer(axum::extract::DefaultBodyLimit::max(MAX_BODY))
         .with_state(api)
 }
@@ -115,7 +117,50 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequest<S> for Body<T> 
     async fn from_request(request: Request, state: &S) -> Result<Self, Failure> {
         match Json::<T>::from_request(request, state).await {
             Ok(Json(body)) => Ok(Self(body)),
-            Err(rejection) => Err(bad_body(&rejection)),
+            Err(rejection) => Err(bad(
+                "body",
+                rejection.status(),
+                rejection.body_text(),
+                "send JSON with the media type application/json; docs/api.md names the resources",
+            )),
+        }
+    }
+}
+
+/// The query of a request, whose errors are problem details too.
+struct Query<T>(T);
+
+impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequestParts<S> for Query<T> {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        match extract::Query::<T>::from_request_parts(parts, state).await {
+            Ok(extract::Query(query)) => Ok(Self(query)),
+            Err(rejection) => Err(bad(
+                "query",
+                rejection.status(),
+                rejection.body_text(),
+                "pages take ?after=KEY&limit=NUMBER, the event stream takes ?after=NUMBER",
+            )),
+        }
+    }
+}
+
+/// A part of the path, whose errors are problem details too.
+struct Path(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Path {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Failure> {
+        match extract::Path::<String>::from_request_parts(parts, state).await {
+            Ok(extract::Path(part)) => Ok(Self(part)),
+            Err(rejection) => Err(bad(
+                "path",
+                rejection.status(),
+                rejection.body_text(),
+                "write names and ids as the lists give them, other characters as %XX of UTF-8",
+            )),
         }
     }
 }
@@ -179,16 +224,19 @@ async fn nodes(State(api): Shared, Query(paging): Query<Paging>) -> Outcome<Page
     })
 }
 
-async fn node(State(api): Shared, Path(name): Path<String>) -> Outcome<Node> {
+async fn node(State(api): Shared, Path(name): Path) -> Outcome<Node> {
     let named =
         |node: &Node| node.entity.name.as_str() == name || node.entity.id.to_string() == name;
     let found = all_nodes(&api).await?.into_iter().find(named);
-    found
-        .map(Json)
-        .ok_or_else(|| not_found(&format!("there is no node {name}")))
+    found.map(Json).ok_or_else(|| {
+        not_found(
+            format!("there is no node {name}"),
+            "see `wattle nodes list`",
+        )
+    })
 }
 
-async fn remove_node(State(api): Shared, Path(node): Path<String>) -> Result<StatusCode, Failure> {
+async fn remove_node(State(api): Shared, Path(node): Path) -> Result<StatusCode, Failure> {
     decide(&api, |answer| Question::Remove { node, answer }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
@@ -221,6 +269,7 @@ async fn create_token(
     if !(1..=invitation::MAX_TTL_S).contains(&ttl_s) {
         let detail = format!("ttl_s is 1 to {} (30 days)", invitation::MAX_TTL_S);
         return Err(Problem::new(422, "invalid", "invalid request", detail)
+            .with_hint("leave it out for 600 s, or give a number in that range")
             .at("/ttl_s")
             .into());
     }
@@ -237,10 +286,13 @@ async fn create_token(
     Ok((StatusCode::CREATED, Json(created.map_err(broken)?)))
 }
 
-async fn withdraw_token(State(api): Shared, Path(id): Path<String>) -> Result<StatusCode, Failure> {
+async fn withdraw_token(State(api): Shared, Path(id): Path) -> Result<StatusCode, Failure> {
     match api.store.tokens().withdraw(&id).await.map_err(broken)? {
         true => Ok(StatusCode::NO_CONTENT),
-        false => Err(not_found(&format!("there is no unused token {id}"))),
+        false => Err(not_found(
+            format!("there is no unused token {id}"),
+            "see `wattle tokens list`; who used one is removed with `wattle nodes remove`",
+        )),
     }
 }
 
@@ -255,7 +307,12 @@ async fn create_leaf(
 
 async fn mirror(State(api): Shared) -> Outcome<wattle_mirror::Status> {
     let status = api.mirror.as_ref().map(|mirror| Json(mirror.status()));
-    status.ok_or_else(|| not_found("no Kafka cluster is configured"))
+    status.ok_or_else(|| {
+        not_found(
+            "no Kafka cluster is configured",
+            "add [kafka] to the coordinator's configuration and restart it",
+        )
+    })
 }
 
 /// Ready when the engine answers and the database can be read.
@@ -341,8 +398,28 @@ fn page<T: Serialize>(
     Ok(Json(Page { items, next }))
 }
 
-fn not_found(detail: &str) -> Failure {
-    Problem::new(404, "not-found", "not found", detail).into()
+async fn no_resource(uri: Uri) -> Failure {
+    let detail = format!("there is no resource {}", uri.path());
+    not_found(
+        detail,
+        "the API is below /api/v1; docs/api.md names its resources",
+    )
+}
+
+async fn no_method(method: Method, uri: Uri) -> Failure {
+    let detail = format!("{} does not take {method}", uri.path());
+    bad(
+        "method",
+        StatusCode::METHOD_NOT_ALLOWED,
+        detail,
+        "the header Allow of this answer names the methods that it takes",
+    )
+}
+
+fn not_found(detail: impl Into<String>, hint: &str) -> Failure {
+    Problem::new(404, "not-found", "not found", detail)
+        .with_hint(hint)
+        .into()
 }
 
 fn unavailable() -> Failure {
@@ -354,9 +431,12 @@ fn broken(error: impl std::fmt::Display) -> Failure {
     unavailable()
 }
 
-fn bad_body(rejection: &JsonRejection) -> Failure {
-    let status = rejection.status().as_u16();
-    Problem::new(status, "bad-body", "invalid request", rejection.body_text()).into()
+/// A request of which one part cannot be.
+fn bad(part: &str, status: StatusCode, detail: String, hint: &str) -> Failure {
+    let kind = format!("bad-{part}");
+    Problem::new(status.as_u16(), &kind, "invalid request", detail)
+        .with_hint(hint)
+        .into()
 }
 
 /// `Last-Event-ID` as a browser sends it after a break.

@@ -5,6 +5,9 @@ use std::path::{Path, PathBuf};
 
 use miette::{Diagnostic, NamedSource, SourceSpan};
 use serde::Deserialize;
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::EnvFilter;
+use wattle_api::settings::{Complaint, text_of};
 use wattle_api::stream::{Kafka, KafkaConfigError};
 use wattle_api::token::is_host_port;
 
@@ -56,16 +59,16 @@ pub(crate) enum ConfigError {
         /// Why not.
         source: std::io::Error,
     },
-    /// It is not TOML, or has keys or values that are not known.
+    /// It is not TOML, or has keys or values that cannot be.
     #[error("{file}:{line}:{column}: {message}")]
-    Syntax {
+    Content {
         /// The file.
         file: String,
         /// Line, from 1.
         line: usize,
         /// Column, from 1.
         column: usize,
-        /// What is wrong, with the allowed keys.
+        /// What is wrong, and what is allowed.
         message: String,
         /// The text.
         #[source_code]
@@ -74,62 +77,78 @@ pub(crate) enum ConfigError {
         #[label("here")]
         span: SourceSpan,
     },
-    /// `[kafka]` cannot work.
-    #[error("{file}: {source}")]
-    Kafka {
-        /// The file.
-        file: String,
-        /// What is wrong.
-        source: KafkaConfigError,
-    },
-    /// An address cannot be dialled.
-    #[error("{file}: public_addresses: `{address}` is not host:port")]
-    Address {
-        /// The file.
-        file: String,
-        /// What was given.
-        address: String,
-    },
 }
 
 impl Config {
     /// Reads and checks a file.
     pub(crate) fn read(path: &Path) -> Result<Self, Box<ConfigError>> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read {
+        let bytes = std::fs::read(path).map_err(|source| ConfigError::Read {
             path: path.to_owned(),
             source,
         })?;
-        Self::parse(&path.display().to_string(), &text)
+        let file = path.display().to_string();
+        match text_of(&bytes) {
+            Ok(text) => Self::parse(&file, text),
+            Err(complaint) => {
+                let text = String::from_utf8_lossy(&bytes);
+                Err(Box::new(content(&file, &text, complaint)))
+            }
+        }
     }
 
     fn parse(file: &str, text: &str) -> Result<Self, Box<ConfigError>> {
-        let config: Self =
-            toml::from_str(text).map_err(|error| Box::new(syntax(file, text, &error)))?;
-        if let Some(kafka) = &config.kafka {
-            kafka.check().map_err(|source| ConfigError::Kafka {
-                file: file.to_owned(),
-                source,
-            })?;
+        let parsed = toml::from_str(text).map_err(|error| Complaint::of_toml(text, &error));
+        let checked = parsed.and_then(|config: Self| config.check(text).map(|()| config));
+        checked.map_err(|complaint| Box::new(content(file, text, complaint)))
+    }
+
+    /// What the types of the settings do not say.
+    fn check(&self, text: &str) -> Result<(), Complaint> {
+        let mut addresses = self.public_addresses.iter().flatten();
+        if let Some(address) = addresses.find(|address| !is_host_port(address)) {
+            let message = format!("`{address}` is not host:port");
+            return Err(Complaint::of_key(text, &["public_addresses"], message));
         }
-        let mut addresses = config.public_addresses.iter().flatten();
-        match addresses.find(|address| !is_host_port(address)) {
-            Some(address) => {
-                let (file, address) = (file.to_owned(), address.clone());
-                Err(Box::new(ConfigError::Address { file, address }))
-            }
-            None => Ok(config),
+        if let Some(log) = self.log.as_ref().filter(|log| !is_filter(log)) {
+            let message = format!(
+                "`{log}` is not a log filter: error, warn, info, debug or trace, or directives such as info,wattle_mirror=debug"
+            );
+            return Err(Complaint::of_key(text, &["log"], message));
         }
+        let Some(kafka) = &self.kafka else {
+            return Ok(());
+        };
+        kafka.check().map_err(|error| kafka_complaint(text, &error))
     }
 }
 
-fn syntax(file: &str, text: &str, error: &toml::de::Error) -> ConfigError {
-    let span = error.span().unwrap_or(0..0);
-    let before = &text[..span.start.min(text.len())];
-    ConfigError::Syntax {
+/// What is wrong with `[kafka]`, where it stands.
+fn kafka_complaint(text: &str, error: &KafkaConfigError) -> Complaint {
+    let path: Vec<&str> = ["kafka"].iter().chain(error.key()).copied().collect();
+    Complaint::of_key(text, &path, error.to_string())
+}
+
+/// A filter without a level would take a word for a target's name and silence the log.
+fn is_filter(text: &str) -> bool {
+    let has_level = text.split(',').any(|directive| {
+        let level = directive.rsplit('=').next().unwrap_or(directive);
+        level.trim().parse::<LevelFilter>().is_ok()
+    });
+    has_level && EnvFilter::try_new(text).is_ok()
+}
+
+fn content(file: &str, text: &str, complaint: Complaint) -> ConfigError {
+    let Complaint {
+        line,
+        column,
+        message,
+        span,
+    } = complaint;
+    ConfigError::Content {
         file: file.to_owned(),
-        line: before.matches('\n').count() + 1,
-        column: before.chars().rev().take_while(|c| *c != '\n').count() + 1,
-        message: error.message().to_owned(),
+        line,
+        column,
+        message,
         text: NamedSource::new(file, text.to_owned()),
         span: span.into(),
     }
@@ -156,14 +175,46 @@ mod tests {
                 "[outbox]\nkeep = 1",
                 "c.toml:2:1: unknown field `keep`, expected `keep_events`",
             ),
-            ("[kafka]\nbrokers = []", "name at least one broker"),
-            ("[kafka]\n", "missing field `brokers`"),
-            ("public_addresses = [\"a\"]", "`a` is not host:port"),
+            (
+                "[kafka]\nbrokers = []",
+                "c.toml:2:11: kafka.brokers is empty: name at least one broker",
+            ),
+            (
+                "name = \"c\"\n[kafka]\nbrokers = [\"k:1\"]\nprotocol = \"sasl_ssl\"",
+                "c.toml:4:12: kafka.protocol wants a user",
+            ),
+            (
+                "[kafka]\nbrokers = [\"k:1\"]\n[kafka.tls]\nca_file = \"/c\"",
+                "c.toml:3:8: kafka.tls is set but",
+            ),
+            (
+                "[kafka]\nbrokers = [\"k:1\"]\n[kafka.topics]\nretention_days = 0",
+                "c.toml:4:18: kafka.topics: retention_days",
+            ),
+            ("[kafka]\n", "c.toml:1:1: missing field `brokers`"),
+            (
+                "name = \"c\"\npublic_addresses = [\"a\"]",
+                "c.toml:2:20: `a` is not host:port",
+            ),
+            ("log = \"loud\"", "c.toml:1:7: `loud` is not a log filter"),
+            ("log = \"wattle=loud\"", "c.toml:1:7: `wattle=loud` is not"),
             ("listen = ", "c.toml:1:"),
         ];
         for (text, part) in cases {
             let error = Config::parse("c.toml", text).unwrap_err().to_string();
             assert!(error.contains(part), "{error}");
         }
+    }
+
+    #[test]
+    fn bytes_that_are_no_text_are_refused_with_their_place() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("c.toml");
+        std::fs::write(&path, b"name = \"a\"\nlog = \"\xff\"").unwrap();
+        let error = Config::read(&path).unwrap_err().to_string();
+        assert!(
+            error.contains("c.toml:2:8: this byte is not UTF-8"),
+            "{error}"
+        );
     }
 }

@@ -8,6 +8,7 @@ mod config;
 mod counters;
 mod engine;
 mod invitation;
+mod reachability;
 mod retention;
 mod serve;
 mod state_dir;
@@ -18,13 +19,14 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use clap::{Args, Parser, Subcommand};
+use clap::error::ErrorKind;
+use clap::{Args, CommandFactory as _, Parser, Subcommand};
 use miette::Report;
 use nix::sys::stat::{Mode, umask};
 use wattle_api::agent::DEFAULT_PORT;
-use wattle_api::token::{DEFAULT_TTL_S, TokenScope, is_host_port};
+use wattle_api::token::{DEFAULT_TTL_S, FOR_THIS_HOST_ONLY, JoinToken, TokenScope, is_host_port};
 use wattle_fleet::AddressPlan;
-use wattle_model::{NodeName, Prefix};
+use wattle_model::{NetworkId, NodeName, Prefix};
 use wattle_store::Tokens;
 
 use crate::config::Config;
@@ -71,7 +73,7 @@ struct Init {
     /// IPv6 addresses of the nodes [default: a private /64 made from the network's id].
     #[arg(long, value_name = "CIDR")]
     ipv6: Option<Prefix>,
-    /// Where agents find the coordinator; may be given several times.
+    /// Where agents find the coordinator; may be given several times [default: this host's addresses].
     #[arg(long, visible_alias = "advertise", value_name = "HOST[:PORT]", value_parser = host_port)]
     public_address: Vec<String>,
 }
@@ -131,15 +133,43 @@ fn main() -> ExitCode {
     }
 }
 
+/// A network has two nodes at least.
+const FEWEST_NODES: usize = 2;
+
+impl Init {
+    /// The prefixes given, and for the rest those of every network with this id.
+    fn plan(&self, network: NetworkId) -> AddressPlan {
+        let default = AddressPlan::default_of(network);
+        AddressPlan {
+            ipv4: self.ipv4.or(default.ipv4),
+            ipv6: self.ipv6.or(default.ipv6),
+        }
+    }
+
+    /// Where it is found: as told, or the host's addresses. They are kept, since a host that boots may not have them
+    /// yet when the coordinator starts.
+    fn public_addresses(&self, plan: &AddressPlan) -> Vec<String> {
+        match self.public_address.is_empty() {
+            true => reachability::of_host(self.listen, plan),
+            false => self.public_address.clone(),
+        }
+    }
+}
+
 fn make_network(init: Init) -> Result<(), Report> {
+    if let Err(error) = init.plan(NetworkId::default()).check(FEWEST_NODES) {
+        Cli::command()
+            .error(ErrorKind::ValueValidation, error)
+            .exit();
+    }
     let state = StateDir::init(&init.state, |root| {
-        let default = AddressPlan::default_of(root.public().network_id());
+        let AddressPlan { ipv4, ipv6 } = init.plan(root.public().network_id());
         NetworkFile {
             name: init.network.to_string(),
-            ipv4: init.ipv4.or(default.ipv4),
-            ipv6: init.ipv6.or(default.ipv6),
+            ipv4,
+            ipv6,
             listen: init.listen,
-            public_addresses: init.public_address,
+            public_addresses: init.public_addresses(&AddressPlan { ipv4, ipv6 }),
         }
     })
     .map_err(plain)?;
@@ -157,9 +187,7 @@ fn run(serve: &Serve) -> Result<(), Report> {
     let filter = config.log.clone().unwrap_or_else(|| "info".to_owned());
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .or_else(|_| tracing_subscriber::EnvFilter::try_new(filter))
-        .map_err(|why| {
-            miette::miette!("`log` is not a filter such as info or wattle=debug: {why}")
-        })?;
+        .map_err(plain)?;
     tracing_subscriber::fmt()
         .with_env_filter(filter)
         .with_writer(io::stderr)
@@ -192,7 +220,12 @@ fn create_token(create: CreateToken) -> Result<(), Report> {
             .invite(&tokens, &scope, create.ttl, clock::wall())
             .await
     });
-    say(&created.map_err(plain)?.token)
+    let token = created.map_err(plain)?.token;
+    let for_this_host = |token: JoinToken| token.is_for_this_host_only();
+    if token.parse().is_ok_and(for_this_host) {
+        let _ = writeln!(io::stderr(), "wattle-coordinator: {FOR_THIS_HOST_ONLY}");
+    }
+    say(&token)
 }
 
 fn read_config(given: Option<&Path>) -> Result<Config, Report> {

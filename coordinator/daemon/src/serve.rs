@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::counters::{Counter, Counters};
 use crate::engine::{Engine, EngineError, Handle};
 use crate::invitation::Inviter;
+use crate::reachability;
 use crate::retention::trim;
 use crate::state_dir::StateDir;
 use crate::tls;
@@ -177,23 +178,13 @@ pub(crate) fn inviter(network: &NetworkInfo, state: &StateDir, coordinator: Stri
     }
 }
 
-/// Where agents find the coordinator: as configured, as told to `init`, or where it listens.
+/// Where agents find the coordinator: as configured, as `init` was told or found, or where it listens.
 fn public_addresses(state: &StateDir, config: &Config, listen: SocketAddr) -> Vec<String> {
     match &config.public_addresses {
         Some(addresses) if !addresses.is_empty() => addresses.clone(),
         _ if !state.network.public_addresses.is_empty() => state.network.public_addresses.clone(),
-        _ => vec![reachable(listen).to_string()],
+        _ => reachability::of(listen, &state.plan()),
     }
-}
-
-/// A listener on every address is found, on this host at least, on loopback.
-fn reachable(listen: SocketAddr) -> SocketAddr {
-    let ip = match listen.ip() {
-        ip if !ip.is_unspecified() => ip,
-        std::net::IpAddr::V4(_) => std::net::Ipv4Addr::LOCALHOST.into(),
-        std::net::IpAddr::V6(_) => std::net::Ipv6Addr::LOCALHOST.into(),
-    };
-    SocketAddr::new(ip, listen.port())
 }
 
 fn start_mirror(

@@ -14,6 +14,7 @@ use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use wattle_fleet::AddressPlan;
 use wattle_model::Prefix;
+use wattle_store::give_to_owner_of;
 use wattle_wire::key::SecretKey;
 
 const ROOT_KEY: &str = "root.key";
@@ -259,6 +260,7 @@ fn write(directory: &Path, name: &str, content: &[u8]) -> Result<(), StateError>
             .mode(0o600)
             .open(&aside)?;
         file.write_all(content)?;
+        give_to_owner_of(directory, &file)?;
         file.sync_all()?;
         fs::rename(&aside, &path)?;
         File::open(directory)?.sync_all()
@@ -305,6 +307,32 @@ mod tests {
             hex(&read.fingerprint)
         );
         assert!(matches!(init(&path), Err(StateError::Exists(_))));
+    }
+
+    /// Run by root it is the story of `sudo wattle init`: the package made the directory for the coordinator's user.
+    #[test]
+    fn every_file_belongs_to_the_owner_of_the_directory() {
+        use std::os::unix::fs::MetadataExt as _;
+        const COORDINATOR: u32 = 65_534;
+        let parent = tempfile::tempdir().unwrap();
+        let path = parent.path().join("state");
+        make_directory(&path).unwrap();
+        if nix::unistd::Uid::effective().is_root() {
+            std::os::unix::fs::chown(&path, Some(COORDINATOR), Some(COORDINATOR)).unwrap();
+        }
+        let owner = path.metadata().unwrap().uid();
+        init(&path).unwrap();
+        let mut seen = 0;
+        for entry in fs::read_dir(&path).unwrap() {
+            let entry = entry.unwrap();
+            let file = entry.metadata().unwrap();
+            assert_eq!(file.uid(), owner, "{:?}", entry.file_name());
+            seen += 1;
+        }
+        assert_eq!(
+            seen, 6,
+            "root key, TLS key and certificate, fingerprint, token, network"
+        );
     }
 
     #[test]

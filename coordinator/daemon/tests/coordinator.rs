@@ -280,6 +280,96 @@ async fn operators_need_the_token_and_get_problems_with_hints() {
 }
 
 #[tokio::test]
+async fn every_refusal_of_the_api_is_a_problem_with_a_hint() {
+    let coordinator = Coordinator::start().await;
+    let cases = [
+        ("GET", "/api/v1/nodes?limit=many", "", 400),
+        ("GET", "/api/v1/events/stream?after=yesterday", "", 400),
+        ("GET", "/api/v1/nodes/%ff", "", 400),
+        ("GET", "/api/v1/nodes/nobody", "", 404),
+        ("DELETE", "/api/v1/nodes/nobody", "", 404),
+        ("DELETE", "/api/v1/tokens/00", "", 404),
+        ("GET", "/api/v1/mirror", "", 404),
+        ("GET", "/api/v1/no-such-thing", "", 404),
+        ("GET", "/api/v2", "", 404),
+        ("GET", "/", "", 404),
+        ("PUT", "/api/v1/nodes", "", 405),
+        ("POST", "/api/v1/tokens/00", "", 405),
+        ("DELETE", "/metrics", "", 405),
+        ("POST", "/api/v1/tokens", "", 400),
+        ("POST", "/api/v1/tokens", "[", 400),
+        ("POST", "/api/v1/tokens", "{\"ttl_s\":0}", 422),
+        ("POST", "/api/v1/tokens", "{\"nam\":1}", 422),
+        ("POST", "/api/v1/leaves", "{}", 422),
+    ];
+    for (method, path, body, status) in cases {
+        let problem = coordinator.problem(method, path, body).await;
+        assert_eq!(problem.status, status, "{method} {path}: {problem:?}");
+        let hint = problem.hint.unwrap_or_default();
+        assert!(!hint.is_empty(), "{method} {path} has no hint");
+        assert!(!problem.detail.is_empty() && problem.kind.starts_with("urn:wattle:problem:"));
+    }
+}
+
+#[tokio::test]
+async fn an_address_plan_that_cannot_work_makes_nothing() {
+    let home = tempfile::tempdir().unwrap();
+    let state = home.path().join("state");
+    for (flag, prefix, words) in [
+        (
+            "--ipv4",
+            "fd00::/64",
+            "`ipv4` is an IPv4 prefix, not fd00::/64",
+        ),
+        (
+            "--ipv6",
+            "10.0.0.0/16",
+            "`ipv6` is an IPv6 prefix, not 10.0.0.0/16",
+        ),
+        ("--ipv4", "10.0.0.0/32", "too few addresses"),
+        ("--ipv4", "127.0.0.0/8", "no node can have"),
+    ] {
+        let mut init = command();
+        init.args(["init", "--network", "lab", flag, prefix, "--state"]);
+        let output = init.arg(&state).output().unwrap();
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(words), "{said}");
+        assert!(!state.exists());
+    }
+}
+
+/// Who follows the README without `--advertise` gets an invitation that other hosts can use, or is told.
+#[tokio::test]
+async fn a_listener_on_every_address_invites_to_an_address_of_the_host() {
+    let home = tempfile::tempdir().unwrap();
+    let state = home.path().join("state");
+    let mut init = command();
+    init.args([
+        "init",
+        "--network",
+        "lab",
+        "--listen",
+        "0.0.0.0:5741",
+        "--state",
+    ]);
+    let made = init.arg(&state).output().unwrap();
+    assert!(made.status.success());
+    let mut create = command();
+    let made_token = create
+        .args(["token", "create", "--state"])
+        .arg(&state)
+        .output()
+        .unwrap();
+    assert!(made_token.status.success());
+    let token = String::from_utf8(made_token.stdout).unwrap();
+    let token: wattle_api::token::JoinToken = token.parse().unwrap();
+    let loopback = |address: &String| address.starts_with("127.") || address.starts_with("[::1]");
+    let told = String::from_utf8_lossy(&made_token.stderr).contains("public_addresses");
+    assert_eq!(token.addresses.iter().all(loopback), told, "{token:?}");
+}
+
+#[tokio::test]
 async fn a_second_coordinator_and_a_second_init_on_one_state_are_refused() {
     let mut coordinator = Coordinator::start().await;
     let again = coordinator.init();

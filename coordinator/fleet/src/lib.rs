@@ -7,11 +7,10 @@
 pub mod difference;
 pub mod membership;
 pub mod peer_set;
-pub mod plan;
 pub mod replica;
 pub mod topology;
 
 pub use difference::{Difference, Evidence, Stamp};
 pub use membership::{Applicant, Member, Membership, Refusal};
-pub use plan::AddressPlan;
 pub use topology::{Ingest, Topology};
+pub use wattle_api::plan::AddressPlan;

@@ -10,7 +10,7 @@ use wattle_wire::grant::{Grant, Holder, Peer, PeerSet, SignedGrant, leaf_id, rem
 use wattle_wire::key::{PublicKey, SecretKey};
 use wattle_wire::record::{Body, Record, RecordKey, RecordKind, RemovalBody};
 
-use crate::plan::AddressPlan;
+use crate::AddressPlan;
 
 /// How long a grant is good: ten years. Membership ends by removal, which works within seconds; the date only bounds
 /// what a forgotten copy of a peer set is worth.

@@ -157,8 +157,8 @@ mod tests {
     use wattle_wire::grant::Holder;
 
     use super::*;
+    use crate::AddressPlan;
     use crate::membership::{Applicant, Membership};
-    use crate::plan::AddressPlan;
 
     const NOW: UnixTime = UnixTime(1_795_385_280_000);
 

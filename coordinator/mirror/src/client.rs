@@ -1,5 +1,6 @@
 //! How clients of Kafka are made here, and what they complain of while they work.
 
+use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -9,7 +10,7 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{NoCustomPartitioner, ProducerContext};
-use wattle_api::stream::{Kafka, KafkaConfigError};
+use wattle_api::stream::{Kafka, KafkaConfigError, Secrets};
 
 use crate::error::{MirrorError, is_credentials};
 use crate::status::Board;
@@ -17,7 +18,7 @@ use crate::status::Board;
 /// Properties that every client shares. Reconnecting stays brisk, so that a broker is used as soon as it is back.
 pub(crate) fn base(kafka: &Kafka) -> Result<ClientConfig, KafkaConfigError> {
     let mut config = ClientConfig::new();
-    for (name, value) in kafka.properties(|path: &Path| std::fs::read_to_string(path))? {
+    for (name, value) in kafka.properties(&Files)? {
         config.set(name, value);
     }
     config
@@ -27,6 +28,19 @@ pub(crate) fn base(kafka: &Kafka) -> Result<ClientConfig, KafkaConfigError> {
         .set("socket.keepalive.enable", "true")
         .set_log_level(RDKafkaLogLevel::Warning);
     Ok(config)
+}
+
+/// Secrets as they stand in files.
+struct Files;
+
+impl Secrets for Files {
+    fn mode(&self, path: &Path) -> std::io::Result<u32> {
+        Ok(path.metadata()?.mode())
+    }
+
+    fn text(&self, path: &Path) -> std::io::Result<String> {
+        std::fs::read_to_string(path)
+    }
 }
 
 /// Remembers why a client cannot work, since its calls themselves only say that they timed out.
@@ -118,6 +132,36 @@ impl ProducerContext<NoCustomPartitioner> for Complaints {
         if let Err((error, _)) = result {
             let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
             failed.get_or_insert_with(|| error.clone());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt as _;
+
+    use wattle_api::stream::{Mechanism, Protocol, Sasl};
+
+    use super::*;
+
+    #[test]
+    fn a_password_that_others_can_read_is_not_used() {
+        let home = tempfile::tempdir().unwrap();
+        let password_file = home.path().join("password");
+        std::fs::write(&password_file, "hunter2").unwrap();
+        let kafka = Kafka {
+            protocol: Protocol::SaslPlaintext,
+            sasl: Some(Sasl {
+                mechanism: Mechanism::ScramSha512,
+                username: "wattle".into(),
+                password_file: password_file.clone(),
+            }),
+            ..Kafka::plaintext("k1:9092")
+        };
+        for (mode, accepted) in [(0o644, false), (0o604, false), (0o640, true), (0o600, true)] {
+            let permissions = std::fs::Permissions::from_mode(mode);
+            std::fs::set_permissions(&password_file, permissions).unwrap();
+            assert_eq!(base(&kafka).is_ok(), accepted, "{mode:o}");
         }
     }
 }

@@ -15,7 +15,7 @@ mod state;
 mod tokens;
 
 pub use change::{Change, Claim, Committed};
-pub use open::{Store, StoreError};
+pub use open::{Store, StoreError, give_to_owner_of};
 pub use outbox::OutboxRow;
 pub use state::State;
 pub use tokens::{TokenFound, Tokens};

@@ -2,11 +2,12 @@
 
 use std::fs::{File, OpenOptions, TryLockError};
 use std::io;
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, fchown};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
 };
@@ -69,9 +70,44 @@ pub enum StoreError {
         /// What is wrong with it.
         why: String,
     },
-    /// The tables cannot be brought to this version.
-    #[error("cannot bring the database's tables to this version: {0}")]
-    Migrate(#[from] sqlx::migrate::MigrateError),
+    /// The file is no database, or its pages are damaged.
+    #[error(
+        "cannot {doing}: the database is damaged ({source}); stop the coordinator, restore coordinator.db (without \
+         coordinator.db-wal and -shm) from a copy of the state directory, and start it again"
+    )]
+    Corrupt {
+        /// What was being done.
+        doing: &'static str,
+        /// What SQLite says.
+        source: sqlx::Error,
+    },
+    /// A later version wrote the database.
+    #[error(
+        "the database was written by a later version (its tables are of step {found}, this program knows {known}); \
+         install that version again, or restore a copy of the state directory from before it ran"
+    )]
+    Newer {
+        /// The newest step that was applied.
+        found: i64,
+        /// The newest step of this program.
+        known: i64,
+    },
+    /// The tables are not those of any version.
+    #[error(
+        "the database's tables are not as this program makes them ({0}); \
+         restore a copy of the state directory, or run the version that made it"
+    )]
+    Migrate(sqlx::migrate::MigrateError),
+    /// A file for the database cannot be made.
+    #[error(
+        "cannot make {path}: {source}; the state directory must be writable for the coordinator"
+    )]
+    Make {
+        /// The file.
+        path: PathBuf,
+        /// Why not.
+        source: io::Error,
+    },
     /// A statement failed.
     #[error("cannot {doing}: {source}")]
     Database {
@@ -89,11 +125,36 @@ pub(crate) trait Doing<T> {
 
 impl<T> Doing<T> for Result<T, sqlx::Error> {
     fn doing(self, what: &'static str) -> Result<T, StoreError> {
-        self.map_err(|source| StoreError::Database {
-            doing: what,
-            source,
-        })
+        self.map_err(|source| failed(what, source))
     }
+}
+
+fn failed(doing: &'static str, source: sqlx::Error) -> StoreError {
+    match is_damage(&source) {
+        true => StoreError::Corrupt { doing, source },
+        false => StoreError::Database { doing, source },
+    }
+}
+
+/// Whether SQLite says that the file is no database (26) or that its pages contradict each other (11). The lower
+/// eight bits are the code, those above say more.
+fn is_damage(error: &sqlx::Error) -> bool {
+    let code = error.as_database_error().and_then(|error| error.code());
+    let code = code.and_then(|code| code.parse::<u32>().ok());
+    matches!(code.map(|code| code & 0xff), Some(11 | 26))
+}
+
+/// Brings the tables to this version.
+pub(crate) async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
+    let migrator = sqlx::migrate!("./migrations");
+    let known = migrator.iter().map(|step| step.version).max().unwrap_or(0);
+    migrator.run(pool).await.map_err(|error| match error {
+        MigrateError::VersionMissing(found) => StoreError::Newer { found, known },
+        MigrateError::Execute(source) | MigrateError::ExecuteMigration(source, _) => {
+            failed("bring the tables to this version", source)
+        }
+        other => StoreError::Migrate(other),
+    })
 }
 
 /// The open database. Cheap to clone; all clones are one.
@@ -116,7 +177,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let lock = lock(path)?;
         let writer = connect(path).await?;
-        sqlx::migrate!("./migrations").run(&writer).await?;
+        migrate(&writer).await?;
         let (term, seq) = begin_term(&writer, network).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -157,6 +218,11 @@ impl Store {
 }
 
 pub(crate) async fn connect(path: &Path) -> Result<SqlitePool, StoreError> {
+    // SQLite gives its other files to whoever owns this one.
+    open_private(path).map_err(|source| StoreError::Make {
+        path: path.to_owned(),
+        source,
+    })?;
     SqlitePoolOptions::new()
         .max_connections(1)
         .connect_with(options(path))
@@ -181,13 +247,7 @@ fn lock(database: &Path) -> Result<File, StoreError> {
         path: path.clone(),
         source,
     };
-    let file = OpenOptions::new()
-        .create(true)
-        .truncate(false)
-        .write(true)
-        .mode(0o600)
-        .open(&path)
-        .map_err(failed)?;
+    let file = open_private(&path).map_err(failed)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
         Err(TryLockError::WouldBlock) => Err(StoreError::Locked(
@@ -195,6 +255,30 @@ fn lock(database: &Path) -> Result<File, StoreError> {
         )),
         Err(TryLockError::Error(source)) => Err(failed(source)),
     }
+}
+
+/// Opens a file, made with mode 0600 for the directory's owner when it is missing.
+fn open_private(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new()
+        .create(true)
+        .truncate(false)
+        .write(true)
+        .mode(0o600)
+        .open(path)?;
+    if let Some(directory) = path.parent() {
+        give_to_owner_of(directory, &file)?;
+    }
+    Ok(file)
+}
+
+/// The operator's commands run as root, the coordinator as the owner of the directory: root's files in it would be
+/// closed to the coordinator, so they are handed over.
+pub fn give_to_owner_of(directory: &Path, file: &File) -> io::Result<()> {
+    let owner = directory.metadata()?;
+    if file.metadata()?.uid() == 0 && owner.uid() != 0 {
+        fchown(file, Some(owner.uid()), Some(owner.gid()))?;
+    }
+    Ok(())
 }
 
 async fn begin_term(writer: &SqlitePool, network: NetworkId) -> Result<(u64, u64), StoreError> {

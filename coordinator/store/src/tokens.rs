@@ -6,7 +6,7 @@ use sqlx::sqlite::SqlitePool;
 use wattle_api::Timestamp;
 use wattle_api::token::{TokenRecord, TokenScope, TokenUse};
 
-use crate::open::{Doing, StoreError, connect};
+use crate::open::{Doing, StoreError, connect, migrate};
 
 /// The table of tokens. Several processes may have it open: the coordinator, and `token create` beside it.
 #[derive(Debug, Clone)]
@@ -33,7 +33,7 @@ impl Tokens {
     /// Opens the table of an existing database, beside a coordinator that may be running.
     pub async fn open(database: &Path) -> Result<Self, StoreError> {
         let pool = connect(database).await?;
-        sqlx::migrate!("./migrations").run(&pool).await?;
+        migrate(&pool).await?;
         Ok(Self { pool })
     }
 

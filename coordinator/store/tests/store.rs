@@ -244,6 +244,79 @@ async fn a_database_of_another_network_is_refused() {
 }
 
 #[tokio::test]
+async fn a_file_that_is_no_database_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    std::fs::write(directory.path().join("coordinator.db"), [b'x'; 8192]).unwrap();
+    let refusal = open(directory.path()).await.unwrap_err();
+    assert!(matches!(refusal, StoreError::Corrupt { .. }), "{refusal}");
+    let text = refusal.to_string();
+    assert!(
+        text.contains("is damaged") && text.contains("restore coordinator.db"),
+        "{text}"
+    );
+}
+
+#[tokio::test]
+async fn a_database_with_damaged_pages_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await.unwrap();
+    store.commit(&announce(0..100), NOW).await.unwrap();
+    store.close().await;
+    let path = directory.path().join("coordinator.db");
+    let mut bytes = std::fs::read(&path).unwrap();
+    // Everything below the schema's page.
+    bytes[4096..].fill(0xa5);
+    std::fs::write(&path, bytes).unwrap();
+    let refusal = open(directory.path()).await.unwrap_err();
+    assert!(matches!(refusal, StoreError::Corrupt { .. }), "{refusal}");
+}
+
+#[tokio::test]
+async fn a_database_of_a_later_version_is_refused_with_what_to_do() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("coordinator.db");
+    open(directory.path()).await.unwrap().close().await;
+    let options = sqlx::sqlite::SqliteConnectOptions::new().filename(&path);
+    let pool = sqlx::SqlitePool::connect_with(options).await.unwrap();
+    sqlx::query("INSERT INTO _sqlx_migrations VALUES (9999, 'later', 0, TRUE, x'00', 1)")
+        .execute(&pool)
+        .await
+        .unwrap();
+    pool.close().await;
+    for refusal in [
+        open(directory.path()).await.unwrap_err(),
+        wattle_store::Tokens::open(&path).await.unwrap_err(),
+    ] {
+        let text = refusal.to_string();
+        assert!(
+            text.contains("step 9999") && text.contains("install that version"),
+            "{text}"
+        );
+    }
+}
+
+/// Run by root it is the story of `sudo wattle-coordinator token create` before the first start.
+#[tokio::test]
+async fn every_file_belongs_to_the_owner_of_the_directory() {
+    use std::os::unix::fs::{MetadataExt as _, chown};
+    const COORDINATOR: u32 = 65_534;
+    let directory = tempfile::tempdir().unwrap();
+    if directory.path().metadata().unwrap().uid() == 0 {
+        chown(directory.path(), Some(COORDINATOR), Some(COORDINATOR)).unwrap();
+    }
+    let owner = directory.path().metadata().unwrap().uid();
+    let store = open(directory.path()).await.unwrap();
+    store.commit(&announce(0..1), NOW).await.unwrap();
+    let entries: Vec<_> = std::fs::read_dir(directory.path()).unwrap().collect();
+    assert!(entries.len() >= 3, "database, its log, lock");
+    for entry in entries {
+        let entry = entry.unwrap();
+        let file = entry.metadata().unwrap();
+        assert_eq!(file.uid(), owner, "{:?}", entry.file_name());
+    }
+}
+
+#[tokio::test]
 async fn trimmed_numbers_are_not_given_again_and_followers_are_woken() {
     let directory = tempfile::tempdir().unwrap();
     let store = open(directory.path()).await.unwrap();

@@ -30,11 +30,17 @@ const PROCESS_KILLS: u32 = 20;
 const BROKER_EVERY: u32 = 4;
 
 const NETWORK: NetworkId = NetworkId(0xc4a05);
+/// Set for the writer: broker, state directory and number of events.
 const WRITER: &str = "WATTLE_CHAOS_WRITER";
+const STORY: &str = "ten_thousand_events_survive_twenty_kills_of_the_mirror_and_five_of_the_broker";
 
 #[test]
 #[ignore = "needs a Kafka broker: run by tools/test kafka"]
 fn ten_thousand_events_survive_twenty_kills_of_the_mirror_and_five_of_the_broker() {
+    // The other process of this story runs the same program and the same test.
+    if let Ok(task) = std::env::var(WRITER) {
+        return write(&task);
+    }
     let mut broker = Broker::start(Access::Open).unwrap();
     let state = tempfile::tempdir().unwrap();
     let began = Instant::now();
@@ -108,7 +114,7 @@ fn spawn_writer(broker: &Broker, state: &Path, events: u64) -> Child {
     Command::new("setpriv")
         .args(["--pdeathsig", "KILL"])
         .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", "the_writer_is_a_process_of_its_own"])
+        .args(["--ignored", "--exact", STORY])
         .env(
             WRITER,
             format!("{}|{}|{events}", broker.bootstrap(), state.display()),
@@ -119,12 +125,7 @@ fn spawn_writer(broker: &Broker, state: &Path, events: u64) -> Child {
 }
 
 /// The other process: writes events up to the number it is told and mirrors them, then ends.
-#[test]
-#[ignore = "the second process of the story above"]
-fn the_writer_is_a_process_of_its_own() {
-    let Ok(task) = std::env::var(WRITER) else {
-        return;
-    };
+fn write(task: &str) {
     let parts: Vec<&str> = task.split('|').collect();
     let (bootstrap, state, events) = (parts[0], Path::new(parts[1]), parts[2].parse().unwrap());
     let runtime = tokio::runtime::Builder::new_multi_thread()

@@ -223,6 +223,8 @@ fn wrong_credentials_are_told_and_nothing_is_lost() {
     let password = secrets.path().join("password");
     let kafka = |user: &str, secret: &str| {
         std::fs::write(&password, secret).unwrap();
+        let private = std::os::unix::fs::PermissionsExt::from_mode(0o600);
+        std::fs::set_permissions(&password, private).unwrap();
         Kafka {
             protocol: Protocol::SaslPlaintext,
             sasl: Some(Sasl {

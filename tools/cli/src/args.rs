@@ -1,9 +1,10 @@
 //! The command line: verbs and their arguments, with the help that people read.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use wattle_model::{NodeName, Prefix};
+use wattle_model::{NodeName, Prefix, WgKey};
 
 /// Exit codes, as the help and the manual show them.
 pub(crate) const EXIT_CODES: &str = "\
@@ -66,9 +67,12 @@ pub(crate) enum Verb {
     /// Show or remove the nodes that the coordinator knows
     #[command(subcommand)]
     Nodes(NodesVerb),
-    /// Make and list join tokens
+    /// Make, list and withdraw join tokens
     #[command(subcommand)]
     Tokens(TokensVerb),
+    /// Attach stock WireGuard devices to a node
+    #[command(subcommand)]
+    Leaves(LeavesVerb),
     /// Show the versions of this program and of the agent
     Version,
     /// Print the completion script of a shell
@@ -90,7 +94,7 @@ pub(crate) struct InitArgs {
     /// Name of the network
     #[arg(long, default_value = "wattle")]
     pub(crate) name: NodeName,
-    /// Where nodes reach the coordinator, `host:port`; may be given several times
+    /// Where nodes reach the coordinator, `host:port`; may be given several times [default: this host's addresses]
     #[arg(long, value_name = "HOST:PORT")]
     pub(crate) advertise: Vec<String>,
     /// Where the coordinator listens; every address, port 5741, unless given
@@ -108,6 +112,9 @@ pub(crate) struct InitArgs {
     /// Do not make this host a node of the network
     #[arg(long)]
     pub(crate) no_join: bool,
+    /// Check the arguments, say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Arguments of `join`.
@@ -127,6 +134,9 @@ pub(crate) struct JoinArgs {
     /// Do not start the agent afterwards
     #[arg(long)]
     pub(crate) no_start: bool,
+    /// Check token, state and settings without asking the coordinator, say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Arguments of `leave`.
@@ -285,11 +295,24 @@ pub(crate) enum TopologyVerb {
 /// Where the topology stream is read.
 #[derive(Debug, Args)]
 pub(crate) struct StreamArgs {
-    /// Read from these Kafka brokers
-    #[arg(long, value_name = "HOST:PORT", conflicts_with = "coordinator")]
+    /// Read from these Kafka brokers, which want no credentials
+    #[arg(
+        long,
+        value_name = "HOST:PORT",
+        conflicts_with = "coordinator",
+        group = "brokers"
+    )]
     pub(crate) kafka: Option<String>,
+    /// Read from the Kafka brokers of the [kafka] table in this file, as coordinator.toml has it
+    #[arg(
+        long,
+        value_name = "FILE",
+        conflicts_with = "coordinator",
+        group = "brokers"
+    )]
+    pub(crate) kafka_config: Option<PathBuf>,
     /// What the topics' names begin with
-    #[arg(long, value_name = "PREFIX", requires = "kafka")]
+    #[arg(long, value_name = "PREFIX", requires = "brokers")]
     pub(crate) prefix: Option<String>,
     #[command(flatten)]
     pub(crate) coordinator: CoordinatorArgs,
@@ -338,6 +361,9 @@ pub(crate) enum NodesVerb {
     Remove {
         /// Name or id
         node: String,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         coordinator: CoordinatorArgs,
     },
@@ -363,6 +389,19 @@ pub(crate) enum TokensVerb {
         /// For how many seconds it is good
         #[arg(long, value_name = "SECONDS")]
         ttl: Option<u64>,
+        /// Ask the coordinator whether it lets us in, say what would be made, and make nothing
+        #[arg(long)]
+        dry_run: bool,
+        #[command(flatten)]
+        coordinator: CoordinatorArgs,
+    },
+    /// Withdraw a token that is not used yet
+    Revoke {
+        /// The token's id, as `wattle tokens list` shows it
+        id: String,
+        /// Say what would be done, and do nothing
+        #[arg(long)]
+        dry_run: bool,
         #[command(flatten)]
         coordinator: CoordinatorArgs,
     },
@@ -371,6 +410,37 @@ pub(crate) enum TokensVerb {
         #[command(flatten)]
         coordinator: CoordinatorArgs,
     },
+}
+
+/// Verbs of `leaves`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum LeavesVerb {
+    /// Attach a device and print its settings for wg-quick
+    Add(LeafArgs),
+}
+
+/// Arguments of `leaves add`.
+#[derive(Debug, Args)]
+pub(crate) struct LeafArgs {
+    /// The name that the device gets
+    pub(crate) name: NodeName,
+    /// The node that it is attached to, by name
+    #[arg(long, value_name = "NODE")]
+    pub(crate) host: NodeName,
+    /// Its WireGuard public key; without one a key pair is made here, and the private key stands in the settings alone
+    #[arg(long, value_name = "KEY")]
+    pub(crate) public_key: Option<WgKey>,
+    /// Its address, instead of free ones of the network; may be given several times
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) address: Vec<IpAddr>,
+    /// A network behind it; may be given several times
+    #[arg(long, value_name = "PREFIX")]
+    pub(crate) announce: Vec<Prefix>,
+    /// Write the settings to this new file, for its owner alone
+    #[arg(long, value_name = "FILE")]
+    pub(crate) output: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) coordinator: CoordinatorArgs,
 }
 
 #[cfg(test)]
@@ -396,6 +466,11 @@ mod tests {
             "wattle ping r3 -c 0",
             "wattle topology tail --prefix p",
             "wattle topology tail --kafka k:9092 --coordinator c:5741",
+            "wattle topology tail --kafka k:9092 --kafka-config f",
+            "wattle topology show --kafka-config f --coordinator c:5741",
+            "wattle leaves add phone",
+            "wattle leaves add phone --host r1 --public-key short",
+            "wattle tokens revoke",
             "wattle join token --name Not_A_Name",
             "wattle network create --nodes n.toml",
         ] {
@@ -413,5 +488,92 @@ mod tests {
             let cli = Cli::try_parse_from(line.split(' ')).expect(line);
             assert!(cli.json && cli.socket.as_os_str() == "/s");
         }
+    }
+
+    /// A hint that names a verb or an option that is not there helps nobody.
+    #[test]
+    fn commands_that_sources_and_documents_show_can_be_typed() {
+        let top = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../..");
+        let mut seen = 0;
+        let mut complaints = Vec::new();
+        for folder in ["agent", "coordinator", "tools", "docs", "README.md"] {
+            for file in files_below(&top.join(folder)) {
+                let text = std::fs::read_to_string(&file).unwrap();
+                for (number, line) in text.lines().enumerate() {
+                    for shown in shown_commands(line) {
+                        seen += 1;
+                        if let Err(why) = can_be_typed(shown) {
+                            let (file, line) = (file.display(), number + 1);
+                            complaints.push(format!("{file}:{line}: `wattle {shown}`: {why}"));
+                        }
+                    }
+                }
+            }
+        }
+        assert!(seen > 50, "only {seen} commands were found");
+        assert!(complaints.is_empty(), "{}", complaints.join("\n"));
+    }
+
+    #[test]
+    fn a_command_that_cannot_be_typed_is_found_out() {
+        let line = "\"see `wattle nodes fly` or `wattle tokens create --prefix P` or `wattle nodes list`\"";
+        let wrong: Vec<_> = shown_commands(line)
+            .into_iter()
+            .filter(|shown| can_be_typed(shown).is_err())
+            .collect();
+        assert_eq!(wrong, ["nodes fly", "tokens create --prefix P"]);
+    }
+
+    fn files_below(path: &std::path::Path) -> Vec<PathBuf> {
+        if !path.is_dir() {
+            return vec![path.to_owned()];
+        }
+        let entries = std::fs::read_dir(path).unwrap();
+        let below = entries.flat_map(|entry| files_below(&entry.unwrap().path()));
+        let is_text = |file: &PathBuf| {
+            let ending = file.extension().and_then(|ending| ending.to_str());
+            matches!(ending, Some("rs" | "md"))
+        };
+        // These tests show commands that cannot be typed.
+        below
+            .filter(|file| is_text(file) && !file.ends_with("cli/src/args.rs"))
+            .collect()
+    }
+
+    /// What stands between backticks and begins with `wattle `, without that word.
+    fn shown_commands(line: &str) -> Vec<&str> {
+        let quoted = line.split('`').skip(1).step_by(2);
+        let commands = quoted.filter_map(|text| {
+            let text = text.strip_prefix("sudo ").unwrap_or(text);
+            text.strip_prefix("wattle ")
+        });
+        commands.collect()
+    }
+
+    fn can_be_typed(shown: &str) -> Result<(), String> {
+        let mut command = Cli::command();
+        command.build();
+        let mut command = &command;
+        for word in shown.split_whitespace() {
+            if let Some(option) = word.strip_prefix("--") {
+                let option = option.split('=').next().unwrap_or_default();
+                let known = |arg: &clap::Arg| arg.get_long() == Some(option);
+                if !command.get_arguments().any(known) {
+                    return Err(format!("there is no --{option}"));
+                }
+                continue;
+            }
+            let is_verb = word.chars().all(|c| c.is_ascii_lowercase());
+            if !is_verb || !command.has_subcommands() {
+                continue;
+            }
+            match command.find_subcommand(word) {
+                Some(found) => command = found,
+                // `links NODE` takes a name in the place of a verb.
+                None if command.get_positionals().next().is_some() => {}
+                None => return Err(format!("there is no {word}")),
+            }
+        }
+        Ok(())
     }
 }

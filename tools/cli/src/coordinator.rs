@@ -182,7 +182,7 @@ fn refusal(status: StatusCode, body: &[u8]) -> Failure {
 }
 
 /// `host:port`, with or without a scheme in front.
-fn address(given: &str) -> String {
+pub(crate) fn address(given: &str) -> String {
     let given = given.trim_start_matches("https://").trim_end_matches('/');
     let has_port = match given.strip_prefix('[') {
         Some(v6) => !v6.ends_with(']'),

@@ -12,6 +12,7 @@ mod human;
 mod output;
 mod pinned;
 mod plan;
+mod settings;
 mod table;
 mod verb;
 

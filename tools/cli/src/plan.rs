@@ -4,16 +4,16 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::net::{IpAddr, SocketAddr};
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use toml::Spanned;
+use wattle_agent::config::{Config, ConfigError};
+use wattle_api::plan::{AddressPlan, Family, is_usable};
+use wattle_api::settings;
 use wattle_model::{NetworkId, NodeIndex, NodeName, Prefix, WgKey};
-
-/// Addresses of nodes when the file names none: a part of the range for carriers (RFC 6598) that hosts seldom see.
-const DEFAULT_IPV4: &str = "100.72.0.0/16";
 
 /// A network as planned.
 #[derive(Debug, Clone, PartialEq, Eq, Deserialize)]
@@ -64,7 +64,7 @@ pub(crate) struct NodePlan {
     neighbours: Option<Vec<Spanned<NodeName>>>,
     /// Name of its TUN device.
     #[serde(default)]
-    pub(crate) interface: Option<String>,
+    interface: Option<Spanned<String>>,
     /// Tags, for policy.
     #[serde(default)]
     pub(crate) tags: Vec<NodeName>,
@@ -144,21 +144,14 @@ impl Plan {
         Ok(plan)
     }
 
-    /// The prefix that IPv4 addresses are taken from.
-    pub(crate) fn ipv4(&self) -> Prefix {
-        let given = self.network.ipv4.as_ref().map(|prefix| *prefix.get_ref());
-        given.unwrap_or_else(|| DEFAULT_IPV4.parse().expect("the default is a prefix"))
-    }
-
-    /// The prefix that IPv6 addresses are taken from: by default unique local (RFC 4193), its random part being that
-    /// of the network's id.
-    pub(crate) fn ipv6(&self, network: NetworkId) -> Prefix {
-        let given = self.network.ipv6.as_ref().map(|prefix| *prefix.get_ref());
-        given.unwrap_or_else(|| {
-            let top = 0xfd57 << 48 | network.0 >> 16;
-            Prefix::new(IpAddr::V6(Ipv6Addr::from_bits(u128::from(top) << 64)), 64)
-                .expect("the lower half is zero")
-        })
+    /// The prefixes that addresses are taken from: what the file says, else what every network has by default.
+    pub(crate) fn prefixes(&self, network: NetworkId) -> AddressPlan {
+        let default = AddressPlan::default_of(network);
+        let given = |prefix: &Option<Spanned<Prefix>>| prefix.as_ref().map(|p| *p.get_ref());
+        AddressPlan {
+            ipv4: given(&self.network.ipv4).or(default.ipv4),
+            ipv6: given(&self.network.ipv6).or(default.ipv6),
+        }
     }
 
     /// The index of the node at `position`; leaves count on after the nodes. 0 is nobody's.
@@ -176,10 +169,7 @@ impl Plan {
         if !own.is_empty() {
             return values(own);
         }
-        [self.ipv4(), self.ipv6(network)]
-            .iter()
-            .filter_map(|plan| nth(*plan, index))
-            .collect()
+        self.prefixes(network).addresses(index)
     }
 
     /// Things that are allowed but hardly meant.
@@ -205,6 +195,7 @@ impl Plan {
         self.check_sizes()?;
         self.check_names()?;
         self.check_endpoints()?;
+        self.check_interfaces()?;
         self.check_neighbours()?;
         self.check_leaves()?;
         self.check_addresses()
@@ -217,18 +208,6 @@ impl Plan {
                 "there is no node; add [[node]] tables with a `name` each".to_owned(),
             ));
         }
-        let families = [
-            (&self.network.ipv4, "an IPv4", 4),
-            (&self.network.ipv6, "an IPv6", 6),
-        ];
-        for (given, kind, family) in families {
-            if let Some(given) = given
-                && given.get_ref().is_ipv6() != (family == 6)
-            {
-                let message = format!("`ipv{family}` is {kind} prefix, not {}", given.get_ref());
-                return Err(found(given, message));
-            }
-        }
         let members = self.nodes.len() + self.leaves.len();
         if members >= usize::from(u16::MAX) {
             return Err((
@@ -236,23 +215,15 @@ impl Plan {
                 format!("{members} nodes are more than a network holds (65534)"),
             ));
         }
-        let plans = [
-            Some(self.ipv4()),
-            self.network.ipv6.as_ref().map(|given| *given.get_ref()),
-        ];
-        for (plan, at) in plans
-            .into_iter()
-            .zip([&self.network.ipv4, &self.network.ipv6])
-        {
-            if plan.is_some_and(|plan| nth(plan, Self::index(members)).is_none()) {
-                let at = at.as_ref().map_or(0..0, Spanned::span);
-                return Err((
-                    at,
-                    format!("the prefix has too few addresses for {members} nodes"),
-                ));
-            }
-        }
-        Ok(())
+        let checked = self.prefixes(NetworkId::default()).check(members);
+        checked.map_err(|error| {
+            let given = match error.family() {
+                Family::Ipv4 => &self.network.ipv4,
+                Family::Ipv6 => &self.network.ipv6,
+            };
+            let at = given.as_ref().map_or(0..0, Spanned::span);
+            (at, error.to_string())
+        })
     }
 
     fn check_names(&self) -> Result<(), Found> {
@@ -289,6 +260,17 @@ impl Plan {
                         format!("{address} is an endpoint of {first} too"),
                     ));
                 }
+            }
+        }
+        Ok(())
+    }
+
+    /// By the agent's own rule: the name ends up in its configuration.
+    fn check_interfaces(&self) -> Result<(), Found> {
+        for interface in self.nodes.iter().filter_map(|node| node.interface.as_ref()) {
+            let text = setting("interface", interface.get_ref());
+            if let Err(ConfigError::Content(complaint)) = Config::parse(&text, Path::new("")) {
+                return Err(found(interface, complaint.message.clone()));
             }
         }
         Ok(())
@@ -339,12 +321,7 @@ impl Plan {
     /// No address twice, no prefix inside one of another node or of the plan that addresses are taken from.
     fn check_addresses(&self) -> Result<(), Found> {
         let mut claims: Vec<(Prefix, &NodeName)> = Vec::new();
-        let planned: Vec<Prefix> = [&self.network.ipv4, &self.network.ipv6]
-            .into_iter()
-            .flatten()
-            .map(|given| *given.get_ref())
-            .chain(self.network.ipv4.is_none().then(|| self.ipv4()))
-            .collect();
+        let planned = self.known_prefixes();
         for (name, addresses, prefixes) in self.claimants() {
             for address in addresses {
                 if !is_usable(*address.get_ref()) {
@@ -373,13 +350,13 @@ impl Plan {
 
     /// Addresses from the plan go by index; an address given by hand may stand in the way.
     fn check_planned(&self, claims: &[(Prefix, &NodeName)]) -> Result<(), Found> {
-        for (position, (name, addresses, _)) in self.claimants().enumerate() {
-            let ipv6 = self.network.ipv6.as_ref().map(|given| *given.get_ref());
-            for plan in [Some(self.ipv4()), ipv6].into_iter().flatten() {
-                let planned = nth(plan, Self::index(position)).filter(|_| addresses.is_empty());
-                let taken =
-                    planned.and_then(|address| claims.iter().find(|(p, _)| p.contains(address)));
-                if let (Some(address), Some((_, first))) = (planned, taken) {
+        let plan = self.known();
+        for (position, (name, own, _)) in self.claimants().enumerate() {
+            if !own.is_empty() {
+                continue;
+            }
+            for address in plan.addresses(Self::index(position)) {
+                if let Some((_, first)) = claims.iter().find(|(p, _)| p.contains(address)) {
                     let message =
                         format!("{} would get {address}, which {first} has", name.get_ref());
                     return Err(found(name, message));
@@ -387,6 +364,20 @@ impl Plan {
             }
         }
         Ok(())
+    }
+
+    /// The plan as far as it does not depend on the network's id, which comes with its root key.
+    fn known(&self) -> AddressPlan {
+        let all = self.prefixes(NetworkId::default());
+        AddressPlan {
+            ipv6: all.ipv6.filter(|_| self.network.ipv6.is_some()),
+            ..all
+        }
+    }
+
+    fn known_prefixes(&self) -> Vec<Prefix> {
+        let AddressPlan { ipv4, ipv6 } = self.known();
+        [ipv4, ipv6].into_iter().flatten().collect()
     }
 
     fn claimants(
@@ -421,6 +412,11 @@ impl NodePlan {
     /// Where others dial it.
     pub(crate) fn endpoints(&self) -> Vec<SocketAddr> {
         values(&self.endpoints)
+    }
+
+    /// Name of its TUN device.
+    pub(crate) fn interface(&self) -> Option<&str> {
+        self.interface.as_ref().map(|name| name.get_ref().as_str())
     }
 
     /// What it announces.
@@ -463,40 +459,19 @@ fn claim<'a>(
     Ok(())
 }
 
-fn is_usable(address: IpAddr) -> bool {
-    let link_local = match address {
-        IpAddr::V4(v4) => v4.is_link_local() || v4.is_broadcast(),
-        IpAddr::V6(v6) => v6.is_unicast_link_local(),
-    };
-    !(address.is_unspecified() || address.is_multicast() || address.is_loopback() || link_local)
-}
-
-/// The address number `index` of a prefix; the last one of IPv4, a broadcast address to many, is left out.
-fn nth(plan: Prefix, index: NodeIndex) -> Option<IpAddr> {
-    let index = index.0;
-    match plan.address() {
-        IpAddr::V4(first) => {
-            let room = 1_u64 << (32 - plan.length());
-            let fits = u64::from(index) + 1 < room;
-            fits.then(|| Ipv4Addr::from_bits(first.to_bits() + u32::from(index)).into())
-        }
-        IpAddr::V6(first) => {
-            let fits = plan.length() <= 112 || u32::from(index) < 1 << (128 - plan.length());
-            fits.then(|| Ipv6Addr::from_bits(first.to_bits() + u128::from(index)).into())
-        }
-    }
+/// A line of a configuration, its value escaped.
+pub(crate) fn setting(key: &str, value: &str) -> String {
+    format!("{key} = {}\n", toml::Value::from(value))
 }
 
 fn complain(text: &str, path: &Path, (at, message): Found) -> Complaint {
-    let before = &text[..text.floor_char_boundary(at.start)];
-    let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-    let excerpt = text[line_start..].lines().next().unwrap_or_default();
+    let complaint = settings::Complaint::at(text, at, message);
     Complaint {
         path: path.to_owned(),
-        line: before.matches('\n').count() + 1,
-        column: before[line_start..].chars().count() + 1,
-        message,
-        excerpt: crate::human::clean(excerpt),
+        line: complaint.line,
+        column: complaint.column,
+        excerpt: crate::human::clean(complaint.excerpt(text)),
+        message: complaint.message,
     }
 }
 
@@ -582,6 +557,14 @@ mod tests {
             ),
             ("[[node]]\nname='a'\nlisten_port=70000", "6:13: "),
             (
+                "[[node]]\nname='a'\ninterface='a name that is too long'",
+                "6:11: \"a name that is too long\" is not an interface name: 1 to 15 characters",
+            ),
+            (
+                "[[node]]\nname='a'\ninterface=\"w\\nmtu = 9\"",
+                "6:11: \"w\\nmtu = 9\" is not an interface name",
+            ),
+            (
                 "[[node]]\nname='a'\nneighbours=['b']",
                 "6:13: there is no node b",
             ),
@@ -627,11 +610,17 @@ mod tests {
                 .contains(":3:6: `ipv4` is an IPv4 prefix")
         );
         assert!(
-            plan("ipv4='10.0.0.0/30'")
+            plan("ipv4='10.0.0.0/31'")
                 .unwrap_err()
                 .contains("too few addresses for 2 nodes")
         );
+        assert!(plan("ipv4='10.0.0.0/30'\n[[node]]\nname='c'").is_err());
         assert!(plan("ipv4='10.0.0.0/29'").is_ok());
+        assert!(
+            plan("ipv4='127.0.0.0/16'")
+                .unwrap_err()
+                .contains(":3:6: 127.0.0.0/16 holds addresses that no node can have")
+        );
         assert!(
             plan("ipv6='fd00::/127'")
                 .unwrap_err()

@@ -1,13 +1,15 @@
 //! Where a network's topics are, and what they are like.
 
 use std::collections::BTreeMap;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::Path;
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use wattle_api::stream::{Kafka, Topics};
+use wattle_api::stream::{Kafka, Secrets, Topics};
 
 use crate::error::TopologyError;
 
@@ -111,13 +113,26 @@ pub fn describe_topics(
 /// Properties of every client here.
 pub(crate) fn client(kafka: &Kafka) -> Result<ClientConfig, TopologyError> {
     let mut config = ClientConfig::new();
-    for (name, value) in kafka.properties(|path| std::fs::read_to_string(path))? {
+    for (name, value) in kafka.properties(&Files)? {
         config.set(name, value);
     }
     config
         .set("client.id", "wattle-topology")
         .set_log_level(RDKafkaLogLevel::Emerg);
     Ok(config)
+}
+
+/// Secrets as they stand in files.
+struct Files;
+
+impl Secrets for Files {
+    fn mode(&self, path: &Path) -> std::io::Result<u32> {
+        Ok(path.metadata()?.mode())
+    }
+
+    fn text(&self, path: &Path) -> std::io::Result<String> {
+        std::fs::read_to_string(path)
+    }
 }
 
 fn partition_counts(kafka: &Kafka) -> Result<BTreeMap<String, usize>, TopologyError> {

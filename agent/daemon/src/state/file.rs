@@ -104,7 +104,7 @@ pub(super) fn sync_directory(directory: &Path) -> io::Result<()> {
 }
 
 /// The operator's `wattle join` runs as root, the agent as the directory's owner: what root writes, it hands over.
-fn give_to_owner_of(directory: &Path, file: &File) -> io::Result<()> {
+pub(super) fn give_to_owner_of(directory: &Path, file: &File) -> io::Result<()> {
     let owner = directory.metadata()?;
     if Uid::effective().is_root() && owner.uid() != 0 {
         std::os::unix::fs::fchown(file, Some(owner.uid()), Some(owner.gid()))?;

@@ -245,6 +245,7 @@ fn refuse_exposed_directory(path: &Path) -> Result<(), StateError> {
 fn lock(directory: &Path) -> Result<Flock<File>, StateError> {
     let path = directory.join("lock");
     let file = file::open_private(&path).map_err(StateError::io("open", &path))?;
+    file::give_to_owner_of(directory, &file).map_err(StateError::io("hand over", &path))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
         Errno::EWOULDBLOCK => StateError::InUse {
             path: directory.to_owned(),
@@ -329,6 +330,30 @@ mod tests {
             StateDir::create(&path),
             Err(StateError::Exists { .. })
         ));
+    }
+
+    /// Run by root it is the story of `sudo wattle join`: the package made the directory for the agent's user.
+    #[test]
+    fn every_file_belongs_to_the_owner_of_the_directory() {
+        const AGENT: u32 = 65_534;
+        let (_parent, path) = new_directory();
+        make_directory(&path).unwrap();
+        if nix::unistd::Uid::effective().is_root() {
+            std::os::unix::fs::chown(&path, Some(AGENT), Some(AGENT)).unwrap();
+        }
+        let directory = path.metadata().unwrap();
+        let state = StateDir::open(&path).unwrap();
+        state.keys().unwrap();
+        state.store_network(&network::example()).unwrap();
+        state.store_peers(b"one").unwrap();
+        let mut seen = 0;
+        for entry in std::fs::read_dir(&path).unwrap() {
+            let entry = entry.unwrap();
+            let file = entry.metadata().unwrap();
+            assert_eq!(file.uid(), directory.uid(), "{:?}", entry.file_name());
+            seen += 1;
+        }
+        assert_eq!(seen, 5, "two keys, network, peer set, lock");
     }
 
     #[test]

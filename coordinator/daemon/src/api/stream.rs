@@ -6,7 +6,7 @@ use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{Query, State};
+use axum::extract::State;
 use axum::http::HeaderMap;
 use axum::response::sse::{Event, KeepAlive, Sse};
 use futures_util::stream::{self, Stream};
@@ -16,7 +16,7 @@ use wattle_api::rest::{SSE_EVENT, SSE_SNAPSHOT_BEGIN, SSE_SNAPSHOT_END, Topology
 use wattle_api::topology::{Cause, Entity, EventId, Op, Source, TopologyEvent};
 use wattle_store::{OutboxRow, StoreError};
 
-use super::{Api, Failure, Shared, broken, last_event_id, now, view};
+use super::{Api, Failure, Query, Shared, broken, last_event_id, now, view};
 
 /// Events that one reader holds in memory.
 const CHUNK: u32 = 500;

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use wattle_api::Timestamp;
 use wattle_api::agent::{ErrorCode, Join, ToAgent};
-use wattle_api::rest::{LeafCreated, LeafRequest, Node, Problem};
+use wattle_api::rest::{LeafCreated, LeafRequest, Node, PRIVATE_KEY, Problem};
 use wattle_api::token::{JoinToken, TokenScope};
 use wattle_api::topology::{Entity, EntityKey};
 use wattle_fleet::{Applicant, Member, Refusal};
@@ -136,13 +136,13 @@ impl From<Refusal> for Refused {
                 ErrorCode::TokenScope,
                 403,
                 "prefix-not-allowed",
-                "make a token that allows it with `wattle tokens create --prefix`",
+                "make a token that allows it with `wattle tokens create --announce PREFIX`",
             ),
             Refusal::NoSuchNode(_) => (
                 ErrorCode::NotAMember,
                 404,
                 "no-such-node",
-                "see `wattle nodes`",
+                "see `wattle nodes list`",
             ),
             Refusal::HostIsLeaf(_) => (
                 ErrorCode::Malformed,
@@ -377,7 +377,7 @@ impl Engine {
             None => "# Endpoint = the host's address and UDP port\n".to_owned(),
         };
         format!(
-            "[Interface]\nPrivateKey = THE_KEY_OF_THIS_DEVICE\nAddress = {}\nMTU = 1360\n\n[Peer]\n\
+            "[Interface]\nPrivateKey = {PRIVATE_KEY}\nAddress = {}\nMTU = 1360\n\n[Peer]\n\
              PublicKey = {}\nAllowedIPs = {}\n{endpoint}PersistentKeepalive = 25\n",
             addresses.join(", "),
             host.grant.grant().wireguard,

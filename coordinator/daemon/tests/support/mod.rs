@@ -25,6 +25,7 @@ use tokio_rustls::client::TlsStream;
 use wattle_agent::coordinator::{Connection, ConnectionError};
 use wattle_agent::state::Fingerprint;
 use wattle_api::agent::{ErrorCode, Join, PROTOCOL, PeerSetUpdate, ToAgent, ToCoordinator};
+use wattle_api::rest::Problem;
 use wattle_api::token::JoinToken;
 use wattle_model::{Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey};
 use wattle_wire::grant::PeerSet;
@@ -182,16 +183,35 @@ impl Coordinator {
         Ok(stream)
     }
 
+    /// A whole answer, headers included.
+    async fn answer(&self, method: &str, path: &str, body: &str) -> std::io::Result<String> {
+        let mut stream = self.request(method, path, "", body).await?;
+        let mut answer = Vec::new();
+        let _ = stream.read_to_end(&mut answer).await;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    }
+
+    /// The problem that a request is refused with; fails if it is none.
+    pub(crate) async fn problem(&self, method: &str, path: &str, body: &str) -> Problem {
+        let answer = self.answer(method, path, body).await.unwrap();
+        let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+        assert!(
+            head.contains("content-type: application/problem+json"),
+            "{method} {path}: {answer}"
+        );
+        let problem: Problem = serde_json::from_str(body).unwrap();
+        let status = format!("HTTP/1.1 {} ", problem.status);
+        assert!(head.starts_with(&status), "{answer}");
+        problem
+    }
+
     async fn try_http(
         &self,
         method: &str,
         path: &str,
         body: &str,
     ) -> std::io::Result<(u16, String)> {
-        let mut stream = self.request(method, path, "", body).await?;
-        let mut answer = Vec::new();
-        let _ = stream.read_to_end(&mut answer).await;
-        let answer = String::from_utf8_lossy(&answer).into_owned();
+        let answer = self.answer(method, path, body).await?;
         let status = answer
             .split(' ')
             .nth(1)

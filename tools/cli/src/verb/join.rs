@@ -5,6 +5,7 @@ use std::path::Path;
 use std::process::Command;
 
 use serde::Serialize;
+use wattle_agent::config::CONFIG_FILE;
 use wattle_agent::coordinator::{ConnectionError, JoinError, JoinRequest, Joined};
 use wattle_agent::state::{DEFAULT_STATE, StateDir, StateError};
 use wattle_api::token::JoinToken;
@@ -14,6 +15,7 @@ use crate::args::JoinArgs;
 use crate::coordinator::block_on;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
+use crate::settings::{self, Settings};
 
 /// What the host has become.
 #[derive(Debug, Serialize)]
@@ -28,6 +30,14 @@ struct Membership {
 /// Joins with the token and starts the agent.
 pub(crate) fn run(args: &JoinArgs, output: &mut Output) -> Outcome {
     let token = token(&args.token)?;
+    // Before the token is used up: settings that the agent refuses would leave half a node.
+    let settings = match args.announce.is_empty() {
+        true => None,
+        false => Some(settings::announcing(&args.state, &args.announce)?),
+    };
+    if args.dry_run {
+        return would_join(args, &token, output);
+    }
     let state = StateDir::open(&args.state).map_err(state_failure)?;
     refuse_member(&state)?;
     let request = JoinRequest {
@@ -38,6 +48,9 @@ pub(crate) fn run(args: &JoinArgs, output: &mut Output) -> Outcome {
     };
     let joined = block_on(async { Ok(wattle_agent::coordinator::join(&state, request).await) })?;
     let joined = joined.map_err(join_failure)?;
+    if let Some(settings) = &settings {
+        store_settings(&state, settings, output)?;
+    }
     // The agent takes the lock of the directory.
     drop(state);
     let started = !args.no_start && args.state == Path::new(DEFAULT_STATE) && start_agent(output);
@@ -50,6 +63,59 @@ pub(crate) fn run(args: &JoinArgs, output: &mut Output) -> Outcome {
         ));
     }
     Ok(())
+}
+
+/// What the agent announces is what its settings say.
+fn store_settings(state: &StateDir, settings: &Settings, output: &mut Output) -> Outcome {
+    state
+        .store_file(CONFIG_FILE, settings.text.as_bytes())
+        .map_err(|error| {
+            let what = "this host has joined, but what it announces could not be stored";
+            let next = "list the networks as `prefixes` in its wattled.toml, then systemctl restart wattled";
+            Failure::new(Exit::Failure, what, error, next)
+        })?;
+    if let Some(system) = &settings.copied_from {
+        output.note(&format!(
+            "{} is made from {}, with what is announced; the agent reads it alone",
+            state.path().join(CONFIG_FILE).display(),
+            system.display()
+        ));
+    }
+    Ok(())
+}
+
+/// What a join would be.
+#[derive(Debug, Serialize)]
+struct Intended {
+    network: wattle_model::NetworkId,
+    coordinators: Vec<String>,
+    name: Option<NodeName>,
+    announce: Vec<wattle_model::Prefix>,
+    state: std::path::PathBuf,
+    dry_run: bool,
+}
+
+/// The coordinator is not asked: looking a token up is joining with it.
+fn would_join(args: &JoinArgs, token: &JoinToken, output: &mut Output) -> Outcome {
+    if wattle_agent::state::has_network(&args.state) {
+        return Err(member("a network", &args.state));
+    }
+    let intended = Intended {
+        network: token.network,
+        coordinators: token.addresses.clone(),
+        name: args.name.clone().or_else(host_name),
+        announce: args.announce.clone(),
+        state: args.state.clone(),
+        dry_run: true,
+    };
+    output.answer("join_dry_run", &intended, |intended| {
+        format!(
+            "would join the network {} at {}, with state in {}; the coordinator was not asked, nothing was changed",
+            intended.network,
+            intended.coordinators.join(", "),
+            intended.state.display()
+        )
+    })
 }
 
 fn token(given: &str) -> Outcome<JoinToken> {
@@ -81,14 +147,17 @@ fn refuse_member(state: &StateDir) -> Outcome {
     let Some(network) = state.network().map_err(state_failure)? else {
         return Ok(());
     };
-    let what = format!("this node is in the network {} already", network.name);
-    let why = format!("{} holds its state", state.path().display());
-    Err(Failure::new(
-        Exit::Failure,
-        what,
-        why,
-        "wattle leave, or another directory: --state DIR",
+    Err(member(
+        &format!("the network {}", network.name),
+        state.path(),
     ))
+}
+
+fn member(network: &str, state: &Path) -> Failure {
+    let what = format!("this node is in {network} already");
+    let why = format!("{} holds its state", state.display());
+    let next = "wattle leave, or another directory: --state DIR";
+    Failure::new(Exit::Failure, what, why, next)
 }
 
 /// The first label of the host's name, if it can be a node's name.
@@ -137,7 +206,7 @@ fn join_failure(error: JoinError) -> Failure {
 }
 
 /// Whether systemd runs the agent now.
-fn start_agent(output: &mut Output) -> bool {
+pub(super) fn start_agent(output: &mut Output) -> bool {
     if !Path::new("/run/systemd/system").exists() {
         return false;
     }
@@ -188,6 +257,7 @@ fn show(membership: &Membership) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::output::tests::captured;
 
     #[test]
     fn a_damaged_token_is_a_usage_error_that_says_how_to_get_another() {
@@ -214,6 +284,46 @@ mod tests {
             join_failure(JoinError::Connection(away)).exit,
             Exit::Timeout
         );
+    }
+
+    #[test]
+    fn a_dry_run_joins_nothing_and_makes_nothing() {
+        let home = tempfile::tempdir().unwrap();
+        let state = home.path().join("s");
+        let token = JoinToken {
+            network: wattle_model::NetworkId(7),
+            fingerprint: [0; 32],
+            secret: wattle_api::token::Secret::new([0; 32]),
+            // Nobody listens there: who asked would fail.
+            addresses: vec!["127.0.0.1:1".into()],
+        };
+        let args = JoinArgs {
+            token: token.to_string(),
+            state: state.clone(),
+            name: None,
+            announce: vec!["10.1.0.0/16".parse().unwrap()],
+            no_start: false,
+            dry_run: true,
+        };
+        let (mut output, written) = captured(true);
+        run(&args, &mut output).unwrap();
+        assert!(
+            written().contains(r#""announce":["10.1.0.0/16"]"#),
+            "{}",
+            written()
+        );
+        assert!(!state.exists());
+    }
+
+    #[test]
+    fn what_is_announced_is_stored_where_the_agent_reads_it() {
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("s");
+        let state = StateDir::open(&path).unwrap();
+        let announced = settings::announcing(&path, &["10.1.0.0/16".parse().unwrap()]).unwrap();
+        store_settings(&state, &announced, &mut captured(true).0).unwrap();
+        let config = wattle_agent::config::Config::load(None, &path).unwrap();
+        assert_eq!(config.prefixes, ["10.1.0.0/16".parse().unwrap()]);
     }
 
     #[test]

@@ -6,12 +6,15 @@ use std::time::Duration;
 
 use serde::Serialize;
 use wattle_agent::state::{Network, StateDir, StateError};
-use wattle_control::{Client, ClientError};
+use wattle_control::{Client, ClientError, CoordinatorState};
 
 use crate::agent::PATIENCE;
 use crate::args::LeaveArgs;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
+
+/// What the operator does in the node's place.
+const NOBODY_TOLD: &str = "so nobody is told: wattle nodes remove NAME, on the coordinator's host";
 
 #[derive(Debug, Serialize)]
 struct Left {
@@ -23,21 +26,26 @@ struct Left {
 /// Leaves the network.
 pub(crate) fn run(socket: &Path, args: &LeaveArgs, output: &mut Output) -> Outcome {
     let left = match Client::connect(socket, PATIENCE) {
-        Ok(agent) => with_agent(agent, args)?,
+        Ok(agent) => with_agent(agent, args, output)?,
         Err(ClientError::Unreachable { .. }) => without_agent(args, output)?,
         Err(other) => return Err(other.into()),
     };
     output.answer("leave", &left, show)
 }
 
-fn with_agent(mut agent: Client, args: &LeaveArgs) -> Outcome<Left> {
-    let network = agent.whoami()?.network.name;
+/// The coordinator tells the others; an agent that does not have it at hand leaves without a word.
+fn with_agent(mut agent: Client, args: &LeaveArgs, output: &mut Output) -> Outcome<Left> {
+    let status = agent.status()?;
+    let coordinator = status.coordinator.as_ref().map(|report| report.state);
+    if coordinator.is_some_and(|state| state != CoordinatorState::Connected) {
+        output.warn(format!("the coordinator is away, {NOBODY_TOLD}"));
+    }
     if !args.dry_run {
         agent.leave()?;
     }
     Ok(Left {
-        network: Some(network),
-        told_the_others: true,
+        network: Some(status.network.name),
+        told_the_others: coordinator == Some(CoordinatorState::Connected),
         dry_run: args.dry_run,
     })
 }
@@ -49,9 +57,7 @@ fn without_agent(args: &LeaveArgs, output: &mut Output) -> Outcome<Left> {
         .as_ref()
         .is_some_and(|network| network.coordinator.is_some())
     {
-        output.warn(
-            "no agent runs, so nobody is told: wattle nodes remove NAME, on the coordinator's host",
-        );
+        output.warn(format!("no agent runs, {NOBODY_TOLD}"));
     }
     if !args.dry_run {
         state.forget_network().map_err(failure)?;
@@ -103,8 +109,14 @@ fn show(left: &Left) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::io::{BufRead as _, BufReader, Write as _};
+    use std::os::unix::net::UnixListener;
+
+    use wattle_control::{CoordinatorReport, Reply, StatusReport};
+
     use super::*;
     use crate::output::tests::captured;
+    use crate::verb::sample;
 
     #[test]
     fn a_host_that_is_no_node_is_told_so() {
@@ -115,6 +127,56 @@ mod tests {
         };
         let failure = run(&home.path().join("socket"), &args, &mut captured(false).0).unwrap_err();
         assert_eq!(failure.exit, Exit::NotFound);
+    }
+
+    #[test]
+    fn the_others_are_told_only_if_the_coordinator_is_there() {
+        let report = |state| CoordinatorReport {
+            url: "https://c:5741".into(),
+            state,
+            last_heard_ms: None,
+            last_error: None,
+        };
+        let cases = [
+            (None, false, false),
+            (Some(CoordinatorState::Connected), true, false),
+            (Some(CoordinatorState::Connecting), false, true),
+            (Some(CoordinatorState::Away), false, true),
+        ];
+        for (state, told, warned) in cases {
+            let status = StatusReport {
+                coordinator: state.map(report),
+                ..sample::status()
+            };
+            let (home, socket) = agent(vec![Reply::Status(Box::new(status)), Reply::Done]);
+            let (mut output, written) = captured(true);
+            let args = LeaveArgs {
+                state: home.path().join("s"),
+                dry_run: false,
+            };
+            run(&socket, &args, &mut output).unwrap();
+            let envelope: serde_json::Value = serde_json::from_str(&written()).unwrap();
+            assert_eq!(envelope["data"]["told_the_others"], told, "{state:?}");
+            let warnings = envelope["warnings"].to_string();
+            assert_eq!(warnings.contains("nobody is told"), warned, "{warnings}");
+        }
+    }
+
+    /// Answers each request of one client with the next of `replies`.
+    fn agent(replies: Vec<Reply>) -> (tempfile::TempDir, std::path::PathBuf) {
+        let home = tempfile::tempdir().unwrap();
+        let socket = home.path().join("socket");
+        let listener = UnixListener::bind(&socket).unwrap();
+        std::thread::spawn(move || {
+            let (mut stream, _) = listener.accept().unwrap();
+            let requests = BufReader::new(stream.try_clone().unwrap()).lines();
+            for (_, reply) in requests.zip(replies) {
+                stream
+                    .write_all(&wattle_control::encode(&reply).unwrap())
+                    .unwrap();
+            }
+        });
+        (home, socket)
     }
 
     #[test]

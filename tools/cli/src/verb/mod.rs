@@ -5,6 +5,7 @@ mod explain;
 mod init;
 mod join;
 mod leave;
+mod leaves;
 mod links;
 mod manual;
 mod network;
@@ -51,6 +52,7 @@ pub(crate) fn run(cli: Cli, output: &mut Output) -> Outcome {
         }
         Verb::Nodes(verb) => nodes::run(verb, output),
         Verb::Tokens(verb) => tokens::run(verb, output),
+        Verb::Leaves(verb) => leaves::run(verb, output),
         Verb::Version => version::run(socket, output),
         Verb::Completion { shell } => manual::completion(shell, output),
         Verb::Man { directory } => manual::man(directory.as_deref(), output),

@@ -8,8 +8,9 @@ use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
-use wattle_agent::config::CONFIG_FILE;
+use wattle_agent::config::{CONFIG_FILE, Config};
 use wattle_agent::state::{Keys, Network, StateDir, StateError};
+use wattle_api::plan::AddressPlan;
 use wattle_model::{NodeId, NodeIndex, NodeName, Prefix, UnixTime, WgKey};
 use wattle_wire::grant::{Grant, Holder, Peer, PeerSet, SignedGrant, leaf_id};
 use wattle_wire::key::SecretKey;
@@ -29,8 +30,8 @@ const NEVER: UnixTime = UnixTime(253_402_300_799_000);
 struct Created {
     directory: PathBuf,
     network: wattle_control::NetworkRef,
-    ipv4: Prefix,
-    ipv6: Prefix,
+    ipv4: Option<Prefix>,
+    ipv6: Option<Prefix>,
     nodes: Vec<CreatedNode>,
     leaves: Vec<CreatedNode>,
 }
@@ -46,6 +47,7 @@ struct CreatedNode {
 /// Makes the network that the file plans below `directory`.
 pub(crate) fn create(directory: &Path, nodes: &Path, output: &mut Output) -> Outcome {
     let plan = read(nodes)?;
+    check_settings(&plan)?;
     for warning in plan.warnings() {
         output.warn(warning);
     }
@@ -71,6 +73,18 @@ fn read(path: &Path) -> Outcome<Plan> {
             "correct the line and try again",
         )
     })
+}
+
+/// What is written for an agent is read as the agent will read it, before anything is made.
+fn check_settings(plan: &Plan) -> Outcome {
+    for node in &plan.nodes {
+        let path = Path::new(node.name.get_ref().as_str()).join(CONFIG_FILE);
+        Config::parse(&config(node), &path).map_err(|complaint| {
+            let what = "an agent would refuse its settings";
+            Failure::new(Exit::Usage, what, complaint, "correct the node in the plan")
+        })?;
+    }
+    Ok(())
 }
 
 fn refuse_existing(directory: &Path) -> Outcome {
@@ -278,6 +292,15 @@ impl<'a> Maker<'a> {
         self.root.public().network_id()
     }
 
+    fn prefixes(&self) -> AddressPlan {
+        self.plan.prefixes(self.network())
+    }
+
+    fn planned(&self) -> Vec<Prefix> {
+        let AddressPlan { ipv4, ipv6 } = self.prefixes();
+        [ipv4, ipv6].into_iter().flatten().collect()
+    }
+
     /// The signed set; reading it as an agent would proves that agents will take it.
     fn peer_set(&self, nodes: &[Peer], leaves: &[Peer]) -> Outcome<Vec<u8>> {
         let peers = nodes
@@ -306,16 +329,17 @@ impl<'a> Maker<'a> {
     }
 
     fn store(&self, member: &Member<'_>, set: &[u8]) -> Result<(), StateError> {
-        let Member { plan, state, .. } = member;
-        state.store_file(CONFIG_FILE, config(plan).as_bytes())?;
+        let state = &member.state;
+        let plan = self.prefixes();
+        state.store_file(CONFIG_FILE, config(member.plan).as_bytes())?;
         state.store_peers(set)?;
         state.store_network(&Network {
             network: self.network(),
             name: self.plan.network.name.to_string(),
             root: self.root.public(),
             coordinator: None,
-            ipv4: Some(self.plan.ipv4()),
-            ipv6: Some(self.plan.ipv6(self.network())),
+            ipv4: plan.ipv4,
+            ipv6: plan.ipv6,
         })
     }
 
@@ -338,7 +362,7 @@ impl<'a> Maker<'a> {
             .first()
             .map(|endpoint| format!("Endpoint = {endpoint}\n"));
         let others = nodes.iter().flat_map(|node| node.grant.grant().owned());
-        let plan = [self.plan.ipv4(), self.plan.ipv6(self.network())];
+        let plan: Vec<Prefix> = self.planned();
         let outside: Vec<Prefix> = others
             .filter(|own| !plan.iter().any(|plan| plan.overlaps(own)))
             .collect();
@@ -350,11 +374,12 @@ impl<'a> Maker<'a> {
         let addresses: Vec<_> = grant.addresses.iter().map(ToString::to_string).collect();
         format!(
             "# {name}, attached to {host}. The private key is made on the device and stays there.\n\
-             [Interface]\n# PrivateKey = \nAddress = {addresses}\n\n\
+             [Interface]\n# PrivateKey = \nAddress = {addresses}\nMTU = {mtu}\n\n\
              [Peer]\nPublicKey = {key}\n{endpoint}AllowedIPs = {allowed}\nPersistentKeepalive = 25\n",
             name = grant.name,
             host = host.grant.grant().name,
             addresses = addresses.join(", "),
+            mtu = Config::default().mtu,
             key = host.grant.grant().wireguard,
             endpoint = endpoint.unwrap_or_default(),
             allowed = allowed.join(", "),
@@ -382,8 +407,8 @@ impl<'a> Maker<'a> {
                 id: self.network(),
                 name: self.plan.network.name.to_string(),
             },
-            ipv4: self.plan.ipv4(),
-            ipv6: self.plan.ipv6(self.network()),
+            ipv4: self.prefixes().ipv4,
+            ipv6: self.prefixes().ipv6,
             nodes: nodes.iter().map(|node| describe(node, "")).collect(),
             leaves: leaves.iter().map(|leaf| describe(leaf, ".conf")).collect(),
         }
@@ -410,9 +435,8 @@ fn config(plan: &NodePlan) -> String {
     let settings = [
         (
             "interface",
-            plan.interface
-                .as_ref()
-                .map(|name| toml::Value::from(name.as_str()).to_string()),
+            plan.interface()
+                .map(|name| toml::Value::from(name).to_string()),
         ),
         ("listen_port", plan.listen_port.map(|port| port.to_string())),
         (
@@ -557,6 +581,8 @@ addresses = ["10.77.1.9"]
             "Address = 10.77.1.9",
             &format!("PublicKey = {key}"),
             "Endpoint = 10.1.1.1:51820",
+            // Packets from elsewhere cross relays, whose headers take room.
+            "MTU = 1360",
         ] {
             assert!(text.lines().any(|found| found == line), "{line} in\n{text}");
         }

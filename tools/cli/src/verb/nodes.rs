@@ -1,8 +1,10 @@
 //! `wattle nodes`: the members that the coordinator knows.
 
+use serde::Serialize;
 use wattle_api::rest::Node;
+use wattle_model::NodeId;
 
-use crate::args::NodesVerb;
+use crate::args::{CoordinatorArgs, NodesVerb};
 use crate::coordinator::{Coordinator, block_on};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::human::{clean, list, or_unknown};
@@ -33,20 +35,44 @@ pub(crate) fn run(verb: NodesVerb, output: &mut Output) -> Outcome {
             let coloured = output.is_coloured();
             output.answer("nodes", &nodes, |nodes| table(nodes, coloured))
         }
-        NodesVerb::Remove { node, coordinator } => {
-            let removed = block_on(async {
-                let mut coordinator = Coordinator::connect(&coordinator).await?;
-                let nodes: Vec<Node> = coordinator.list("/nodes").await?;
-                let found = find(&nodes, &node)?;
-                coordinator
-                    .delete(&format!("/nodes/{}", found.entity.id))
-                    .await?;
-                Ok(found.entity.name.to_string())
-            })?;
-            output.answer("node_removed", &removed, |name| {
-                format!("{name} is removed; every node is told to end its sessions with it")
-            })
+        NodesVerb::Remove {
+            node,
+            dry_run,
+            coordinator,
+        } => {
+            let removed = block_on(remove(&node, dry_run, &coordinator))?;
+            output.answer("node_removed", &removed, show_removed)
         }
+    }
+}
+
+/// A node that was removed, or would be.
+#[derive(Debug, Serialize)]
+struct Removed {
+    id: NodeId,
+    name: String,
+    dry_run: bool,
+}
+
+async fn remove(node: &str, dry_run: bool, coordinator: &CoordinatorArgs) -> Outcome<Removed> {
+    let mut coordinator = Coordinator::connect(coordinator).await?;
+    let nodes: Vec<Node> = coordinator.list("/nodes").await?;
+    let found = &find(&nodes, node)?.entity;
+    if !dry_run {
+        coordinator.delete(&format!("/nodes/{}", found.id)).await?;
+    }
+    Ok(Removed {
+        id: found.id,
+        name: found.name.to_string(),
+        dry_run,
+    })
+}
+
+fn show_removed(removed: &Removed) -> String {
+    let Removed { id, name, dry_run } = removed;
+    match dry_run {
+        true => format!("would remove {name} ({id}) for good; nothing was changed"),
+        false => format!("{name} is removed; every node is told to end its sessions with it"),
     }
 }
 

@@ -1,13 +1,14 @@
 //! `wattle tokens`: invitations to the network.
 
+use serde::Serialize;
 use wattle_api::Timestamp;
-use wattle_api::rest::{TokenCreated, TokenRequest};
-use wattle_api::token::TokenRecord;
+use wattle_api::rest::{Network, TokenCreated, TokenRequest};
+use wattle_api::token::{DEFAULT_TTL_S, FOR_THIS_HOST_ONLY, JoinToken, TokenRecord};
 
-use crate::args::TokensVerb;
+use crate::args::{CoordinatorArgs, TokensVerb};
 use crate::coordinator::{Coordinator, block_on};
-use crate::failure::Outcome;
-use crate::human::{UNKNOWN, list, or_unknown};
+use crate::failure::{Exit, Failure, Outcome};
+use crate::human::{UNKNOWN, clean, list, or_unknown};
 use crate::output::{Output, wall_clock};
 use crate::table::{Columns, Side};
 
@@ -21,7 +22,7 @@ const HEADINGS: [(&str, Side); 7] = [
     ("USED BY", Side::Left),
 ];
 
-/// Makes or lists tokens.
+/// Makes, lists or withdraws tokens.
 pub(crate) fn run(verb: TokensVerb, output: &mut Output) -> Outcome {
     match verb {
         TokensVerb::Create {
@@ -30,6 +31,7 @@ pub(crate) fn run(verb: TokensVerb, output: &mut Output) -> Outcome {
             tag,
             site,
             ttl,
+            dry_run,
             coordinator,
         } => {
             let request = TokenRequest {
@@ -39,12 +41,16 @@ pub(crate) fn run(verb: TokensVerb, output: &mut Output) -> Outcome {
                 site,
                 ttl_s: ttl,
             };
+            if dry_run {
+                return would_create(&request, &coordinator, output);
+            }
             let created: TokenCreated = block_on(async {
                 Coordinator::connect(&coordinator)
                     .await?
                     .post("/tokens", &request)
                     .await
             })?;
+            warn_of_loopback(&created.token, output);
             output.note(&format!("good once, until {}", created.record.expires_at));
             output.answer("token", &created, |created| {
                 format!("wattle join {}", created.token)
@@ -60,6 +66,92 @@ pub(crate) fn run(verb: TokensVerb, output: &mut Output) -> Outcome {
             let now = wall_clock();
             output.answer("tokens", &tokens, |tokens| table(tokens, now))
         }
+        TokensVerb::Revoke {
+            id,
+            dry_run,
+            coordinator,
+        } => {
+            let revoked = block_on(revoke(&id, dry_run, &coordinator))?;
+            output.answer("token_revoked", &revoked, show_revoked)
+        }
+    }
+}
+
+/// An invitation to a loopback address is of no use on the next host.
+pub(super) fn warn_of_loopback(token: &str, output: &mut Output) {
+    let token = token.parse::<JoinToken>();
+    if token.is_ok_and(|token| token.is_for_this_host_only()) {
+        output.warn(FOR_THIS_HOST_ONLY);
+    }
+}
+
+/// Finds out whether the coordinator would take the request from us, which reading its network shows.
+fn would_create(
+    request: &TokenRequest,
+    coordinator: &CoordinatorArgs,
+    output: &mut Output,
+) -> Outcome {
+    let network: Network = block_on(async {
+        let mut coordinator = Coordinator::connect(coordinator).await?;
+        coordinator.get("/network").await
+    })?;
+    output.answer("token_dry_run", request, |request| {
+        let name = request.name.as_ref().map(|name| format!(" as {name}"));
+        format!(
+            "would make a token that lets one host join {}{} within {} s; nothing was changed",
+            network.name,
+            name.unwrap_or_default(),
+            request.ttl_s.unwrap_or(DEFAULT_TTL_S),
+        )
+    })
+}
+
+/// A token that was withdrawn, or would be.
+#[derive(Debug, Serialize)]
+struct Revoked {
+    id: String,
+    dry_run: bool,
+}
+
+async fn revoke(id: &str, dry_run: bool, coordinator: &CoordinatorArgs) -> Outcome<Revoked> {
+    let mut coordinator = Coordinator::connect(coordinator).await?;
+    let tokens: Vec<TokenRecord> = coordinator.list("/tokens").await?;
+    let found = find(&tokens, id)?;
+    if !dry_run {
+        coordinator.delete(&format!("/tokens/{}", found.id)).await?;
+    }
+    Ok(Revoked {
+        id: found.id.clone(),
+        dry_run,
+    })
+}
+
+fn find<'a>(tokens: &'a [TokenRecord], id: &str) -> Outcome<&'a TokenRecord> {
+    let what = format!("no open token `{}`", clean(id));
+    let Some(found) = tokens.iter().find(|token| token.id == id) else {
+        let why = "the coordinator has none of this id";
+        return Err(Failure::new(
+            Exit::NotFound,
+            what,
+            why,
+            "wattle tokens list",
+        ));
+    };
+    match &found.used {
+        None => Ok(found),
+        Some(used) => {
+            let why = format!("node {} has joined with it", used.node);
+            let next = format!("wattle nodes remove {}", used.node);
+            Err(Failure::new(Exit::Failure, what, why, next))
+        }
+    }
+}
+
+fn show_revoked(revoked: &Revoked) -> String {
+    let Revoked { id, dry_run } = revoked;
+    match dry_run {
+        true => format!("would withdraw the token {id}; nothing was changed"),
+        false => format!("the token {id} is withdrawn: nobody can join with it"),
     }
 }
 
@@ -118,5 +210,9 @@ mod tests {
             ..open
         };
         assert_eq!(state(&used, at(700_000)), "used");
+        let tokens = [used];
+        let used = find(&tokens, "00ff").unwrap_err();
+        assert_eq!(used.next, "wattle nodes remove 0000000000000001");
+        assert_eq!(find(&tokens, "00").unwrap_err().exit, Exit::NotFound);
     }
 }

@@ -1,9 +1,12 @@
 //! `wattle topology`: the network's stream, from Kafka or from the coordinator.
 
+use std::path::Path;
+
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use serde::Serialize;
 use wattle_api::rest::Topology;
+use wattle_api::settings::{Complaint, text_of};
 use wattle_api::stream::Kafka;
 use wattle_api::topology::{Entity, Op, TopologyEvent};
 use wattle_topology::{
@@ -32,7 +35,7 @@ pub(crate) fn run(verb: TopologyVerb, output: &mut Output) -> Outcome {
 }
 
 async fn tail(source: &StreamArgs, from_start: bool, max: u64, output: &mut Output) -> Outcome {
-    match kafka(source) {
+    match kafka(source)? {
         Some(kafka) => tail_kafka(kafka, from_start, max, output).await,
         None => tail_coordinator(source, from_start, max, output).await,
     }
@@ -143,7 +146,7 @@ impl Messages {
 }
 
 async fn show(source: &StreamArgs, output: &mut Output) -> Outcome {
-    if let Some(kafka) = kafka(source) {
+    if let Some(kafka) = kafka(source)? {
         let source = Source::find(kafka).await.map_err(failure)?;
         let graph = wattle_topology::graph(&source).await.map_err(failure)?;
         return output.answer("topology", &picture::document(&graph), |_| {
@@ -179,13 +182,13 @@ fn graph(topology: Topology) -> Graph {
 }
 
 async fn verify(source: &StreamArgs, output: &mut Output) -> Outcome {
-    let Some(kafka) = kafka(source) else {
+    let Some(kafka) = kafka(source)? else {
         let why = "the coordinator's own stream is one ordered table";
         return Err(Failure::new(
             Exit::Usage,
             "there is nothing to verify",
             why,
-            "wattle topology verify --kafka HOST:PORT",
+            "wattle topology verify --kafka HOST:PORT, or --kafka-config FILE",
         ));
     };
     let source = Source::find(kafka).await.map_err(failure)?;
@@ -202,12 +205,67 @@ async fn verify(source: &StreamArgs, output: &mut Output) -> Outcome {
     ))
 }
 
-fn kafka(source: &StreamArgs) -> Option<Kafka> {
-    let brokers = source.kafka.as_ref()?;
-    let mut kafka = Kafka::plaintext(brokers);
-    kafka.brokers = brokers.split(',').map(str::to_owned).collect();
-    kafka.topic_prefix.clone_from(&source.prefix);
-    Some(kafka)
+/// The cluster that the command line names; none if the coordinator is to be asked.
+fn kafka(source: &StreamArgs) -> Outcome<Option<Kafka>> {
+    let mut kafka = match (&source.kafka_config, &source.kafka) {
+        (Some(file), _) => read_kafka(file)?,
+        (None, Some(brokers)) => Kafka {
+            brokers: brokers.split(',').map(str::to_owned).collect(),
+            ..Kafka::plaintext(brokers)
+        },
+        (None, None) => return Ok(None),
+    };
+    if source.prefix.is_some() {
+        kafka.topic_prefix.clone_from(&source.prefix);
+    }
+    Ok(Some(kafka))
+}
+
+/// `[kafka]` of a file; what else is in it is the coordinator's.
+fn read_kafka(path: &Path) -> Outcome<Kafka> {
+    #[derive(serde::Deserialize)]
+    struct File {
+        kafka: Option<Kafka>,
+    }
+    let bytes = std::fs::read(path).map_err(|error| {
+        let what = format!("cannot read {}", path.display());
+        Failure::file(
+            what,
+            &error,
+            "name a file that you may read: --kafka-config FILE",
+        )
+    })?;
+    let refused = |complaint: Complaint| {
+        let Complaint {
+            line,
+            column,
+            message,
+            ..
+        } = complaint;
+        let what = "the description of the Kafka cluster is not valid";
+        let why = format!("{}:{line}:{column}: {message}", path.display());
+        Failure::new(
+            Exit::Usage,
+            what,
+            why,
+            "correct the line; docs/kafka.md shows all keys",
+        )
+    };
+    let text = text_of(&bytes).map_err(refused)?;
+    let file: File =
+        toml::from_str(text).map_err(|error| refused(Complaint::of_toml(text, &error)))?;
+    let Some(kafka) = file.kafka else {
+        return Err(refused(Complaint::at(
+            text,
+            0..0,
+            "there is no table [kafka]",
+        )));
+    };
+    kafka.check().map_err(|error| {
+        let key: Vec<&str> = ["kafka"].iter().chain(error.key()).copied().collect();
+        refused(Complaint::of_key(text, &key, error.to_string()))
+    })?;
+    Ok(kafka)
 }
 
 fn failure(error: TopologyError) -> Failure {
@@ -225,7 +283,7 @@ fn failure(error: TopologyError) -> Failure {
         exit,
         "the topology stream cannot be read",
         error,
-        "name the brokers: --kafka HOST:PORT --prefix PREFIX",
+        "name the brokers: --kafka HOST:PORT --prefix PREFIX, or --kafka-config FILE if they want credentials",
     )
 }
 
@@ -302,10 +360,61 @@ mod tests {
         let crate::args::Verb::Topology(TopologyVerb::Tail { source, .. }) = cli.verb else {
             panic!()
         };
-        let kafka = kafka(&source).unwrap();
+        let kafka = kafka(&source).unwrap().unwrap();
         assert_eq!(
             (kafka.brokers, kafka.topic_prefix),
             (vec!["a:1".into(), "b:2".into()], Some("x".into()))
         );
+    }
+
+    #[test]
+    fn credentials_come_from_a_file_like_the_coordinator_s() {
+        use clap::Parser as _;
+        let home = tempfile::tempdir().unwrap();
+        let path = home.path().join("kafka.toml");
+        let read = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            let path = path.to_str().unwrap();
+            let line = [
+                "wattle",
+                "topology",
+                "show",
+                "--kafka-config",
+                path,
+                "--prefix",
+                "x",
+            ];
+            let cli = crate::args::Cli::try_parse_from(line).unwrap();
+            let crate::args::Verb::Topology(TopologyVerb::Show { source }) = cli.verb else {
+                panic!()
+            };
+            kafka(&source)
+        };
+        let text = "listen = \"[::]:5741\"\n[kafka]\nbrokers = [\"k:9093\"]\nprotocol = \"sasl_ssl\"\n\
+                    topic_prefix = \"y\"\n[kafka.sasl]\nusername = \"u\"\npassword_file = \"/p\"\n";
+        let found = read(text).unwrap().unwrap();
+        assert_eq!(found.sasl.unwrap().username, "u");
+        assert_eq!(
+            found.topic_prefix,
+            Some("x".into()),
+            "the command line wins"
+        );
+        let cases = [
+            ("", "kafka.toml:1:1: there is no table [kafka]"),
+            (
+                "[kafka]\nbroker = []",
+                "kafka.toml:2:1: unknown field `broker`",
+            ),
+            (
+                "[kafka]\nbrokers = [\"k\"]",
+                "kafka.toml:2:11: kafka.brokers: `k` is not host:port",
+            ),
+            ("[kafka", "kafka.toml:1:"),
+        ];
+        for (text, words) in cases {
+            let failure = read(text).unwrap_err();
+            assert_eq!(failure.exit, Exit::Usage);
+            assert!(failure.why.contains(words), "{}", failure.why);
+        }
     }
 }

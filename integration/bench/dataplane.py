@@ -75,9 +75,9 @@ RELAY_BESIDE = {"tcp1_relay_gbps": "tcp1_direct_gbps", "tcp4_relay_gbps": "tcp4_
                 "udp1372_relay_lossfree_kpps": "udp1372_lossfree_kpps", "rtt_relay_p50_us": "rtt_idle_p50_us",
                 "rtt_relay_p99_us": "rtt_idle_p99_us"}
 # Measurements in the order in which a bed goes through them, and what each takes besides `seconds` of load.
-MEASUREMENTS = {"rtt": 3, "tcp1": 0.7, "loaded": 3, "tcp4": 0.7, "udp1372": 7, "udp200": 7, "rss": 0}
+MEASUREMENTS = {"rtt": 3, "tcp1": 0.7, "loaded": 5, "tcp4": 0.7, "udp1372": 8, "udp200": 8, "rss": 0}
 # Figures of things that an agent may lack; without them the bench is whole.
-OPTIONAL = {"wireguard", "quic"}
+OPTIONAL = {"wireguard": ours.WattleOverWireguard, "quic": ours.WattleOverQuic}
 
 
 @dataclass(frozen=True)
@@ -155,6 +155,7 @@ def able(asked, build):
 
 def plan(figures, taking_part, results):
     """Steps of one round: for each kind of bed its contestants, with what the figures need of them."""
+    figures = [figure for figure in figures if can_be_measured(figure, results)]
     needed = {}
     for figure in figures:
         needed.setdefault(figure.kind, set()).add(figure.measurement)
@@ -163,25 +164,26 @@ def plan(figures, taking_part, results):
     steps = []
     for contestant in taking_part:
         wanted = set(needed.get("direct", ()))
-        if contestant is limits.Shuttle or (contestant is not ours.Wattle and OPTIONAL & set(needed)):
+        if contestant is limits.Shuttle or (contestant is not ours.Wattle and set(OPTIONAL) & set(needed)):
             wanted |= compared
         add(steps, "direct", contestant, wanted)
     for contestant in taking_part:
         # Sealing at the ends of a chain is in the direct bed already.
         if "relay" in contestant.kinds and contestant not in (limits.ShuttleChaCha, limits.ShuttleAes):
             add(steps, "relay", contestant, needed.get("relay", ()))
-    for kind, contestant in (("wireguard", ours.WattleOverWireguard), ("quic", ours.WattleOverQuic)):
-        if kind in needed:
-            reason = contestant().missing()
-            if reason:
-                for figure in figures:
-                    if figure.kind == kind:
-                        results.explain(figure.id, reason)
-                        results.lacking.add(figure.id)
-                        say(f"{figure.id} cannot be measured: {reason}")
-            else:
-                add(steps, kind, contestant, needed[kind])
+    for kind, contestant in OPTIONAL.items():
+        add(steps, kind, contestant, needed.get(kind, ()))
     return steps
+
+
+def can_be_measured(figure, results):
+    """False, and told, when the agent has no such thing."""
+    reason = OPTIONAL[figure.kind]().missing() if figure.kind in OPTIONAL else None
+    if reason:
+        results.explain(figure.id, reason)
+        results.lacking.add(figure.id)
+        say(f"{figure.id} cannot be measured: {reason}")
+    return not reason
 
 
 def add(steps, kind, contestant, wanted):

@@ -104,14 +104,17 @@ class Search:
         return Rate(0.0, False, self.trials)
 
     def attempt(self, rate):
-        """The trial when it passed, None when the rate is believed to lose."""
+        """The trial when it passed, None when the rate is believed to lose. A sender that was late gets another chance, too."""
+        passed = None
         for _ in range(ATTEMPTS):
             tried = self.once(rate)
             if tried.is_lossfree():
-                return tried
-            if tried.is_beyond_doubt():
+                passed = tried
+                if tried.is_kept():
+                    break
+            elif tried.is_beyond_doubt():
                 break
-        return None
+        return passed
 
     def once(self, rate):
         self.trials += 1

@@ -50,7 +50,8 @@ class Figure:
 
 
 def rounded(value):
-    return None if value is None else float(f"{value:.5g}")
+    """Five digits; counts stay what they are."""
+    return value if value is None or isinstance(value, int) else float(f"{value:.5g}")
 
 
 class Results:

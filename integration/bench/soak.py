@@ -35,7 +35,7 @@ TELLING = ("handshake", "roll", "rekey")
 FIGURES = (
     Figure("soak_stalls", "", "Times that one stream of four received nothing for 100 ms or more", more_is_better=False, targets=(Target(0),)),
     Figure("soak_tunnel_stalls", "", "Times that all four streams did", more_is_better=False, targets=(Target(0),)),
-    Figure("soak_longest_stall_ms", "ms", "Longest time without a byte of one stream", more_is_better=False, targets=(Target(100),)),
+    Figure("soak_longest_stall_ms", "ms", "Longest time without a byte of one stream", more_is_better=False),
     Figure("soak_gbps", "Gbit/s", "TCP, four streams, over the whole time"),
     Figure("soak_handshakes", "", "Handshakes during that time, both nodes"),
     Figure("soak_rss_mib", "MiB", "Largest memory of one node during that time", more_is_better=False),

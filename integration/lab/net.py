@@ -201,6 +201,10 @@ class Link:
     def lose(self, percent):
         self._rule(f"numgen random mod 1000 < {int(percent * 10)} drop")
 
+    def only_udp(self, port):
+        """Lets no UDP pass but from and to one port, as some networks do."""
+        self._rule(f"meta l4proto udp udp sport != {port} udp dport != {port} drop")
+
     def restore(self):
         for host, _, _ in self.ends:
             host.run(["nft", "delete", "table", "netdev", "lab"], check=False)

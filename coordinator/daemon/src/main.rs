@@ -120,7 +120,7 @@ fn main() -> ExitCode {
     // SQLite makes its files by the process's mask: nothing of the state is for others.
     umask(Mode::from_bits_truncate(0o077));
     let outcome = match Cli::parse().verb {
-        Verb::Init(init) => make_network(init),
+        Verb::Init(init) => make_network(&init),
         Verb::Serve(serve) => run(&serve),
         Verb::Token(Token::Create(create)) => create_token(create),
     };
@@ -156,7 +156,7 @@ impl Init {
     }
 }
 
-fn make_network(init: Init) -> Result<(), Report> {
+fn make_network(init: &Init) -> Result<(), Report> {
     if let Err(error) = init.plan(NetworkId::default()).check(FEWEST_NODES) {
         Cli::command()
             .error(ErrorKind::ValueValidation, error)

@@ -139,8 +139,10 @@ fn failed(doing: &'static str, source: sqlx::Error) -> StoreError {
 /// Whether SQLite says that the file is no database (26) or that its pages contradict each other (11). The lower
 /// eight bits are the code, those above say more.
 fn is_damage(error: &sqlx::Error) -> bool {
-    let code = error.as_database_error().and_then(|error| error.code());
-    let code = code.and_then(|code| code.parse::<u32>().ok());
+    let Some(error) = error.as_database_error() else {
+        return false;
+    };
+    let code = error.code().and_then(|code| code.parse::<u32>().ok());
     matches!(code.map(|code| code & 0xff), Some(11 | 26))
 }
 

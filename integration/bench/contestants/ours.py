@@ -55,6 +55,11 @@ class WattleOverWireguard(Wattle):
 
 
 class WattleOverQuic(Wattle):
-    """Over the QUIC carrier only."""
+    """Over the QUIC carrier: the links let no other UDP pass, so nothing else can be what is measured."""
 
-    options = {"carriers": ["quic"]}
+    options = {"quic_port": 443}
+
+    def start(self, bed):
+        for link in bed.lab.links.values():
+            link.only_udp(self.options["quic_port"])
+        super().start(bed)

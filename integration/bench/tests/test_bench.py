@@ -5,6 +5,7 @@ import sys
 import types
 import unittest
 import xml.etree.ElementTree as xml
+from unittest import mock
 
 HERE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [HERE, os.path.dirname(HERE), os.path.join(HERE, "contestants")]
@@ -24,16 +25,15 @@ ASKED_FOR = """tcp1_direct_gbps tcp4_direct_gbps tcp1_relay_gbps tcp4_relay_gbps
     rtt_idle_p99_us rtt_loaded_p99_ms cpu_s_per_gb_direct cpu_s_per_gb_relay rss_mib tcp1_quic_gbps""".split()
 
 
-def steps_of(*words):
-    """Steps by bed and contestant; agents have every option, so that no program is asked."""
-    figures = dataplane.chosen(list(words))
-    able = type("Able", (ours.Wattle,), {"missing": lambda self: None})
-    known = ours.WattleOverQuic, ours.WattleOverWireguard
-    ours.WattleOverQuic = ours.WattleOverWireguard = able
-    try:
-        steps = dataplane.plan(figures, ALL, Results())
-    finally:
-        ours.WattleOverQuic, ours.WattleOverWireguard = known
+def agent(reason):
+    """Our agent, which has every option, or none for the reason given."""
+    return type("Agent", (ours.Wattle,), {"missing": lambda self: reason})
+
+
+def steps_of(*words, optional=None, results=None):
+    """Steps by bed and contestant; no program is asked what it has."""
+    with mock.patch.dict(dataplane.OPTIONAL, {kind: agent(optional) for kind in dataplane.OPTIONAL}):
+        steps = dataplane.plan(dataplane.chosen(list(words)), ALL, results or Results())
     return {(step.kind, step.contestant.name): step.measurements for step in steps}
 
 
@@ -57,6 +57,12 @@ class Plan(unittest.TestCase):
         self.assertNotIn(("direct", "wattle"), relay)
         quic = steps_of("quic")
         self.assertEqual((quic["quic", "wattle"], quic["direct", "shuttle"]), (("tcp1",), ("tcp1",)))
+
+    def test_what_the_agent_lacks_is_not_measured_and_no_failure(self):
+        results = Results()
+        self.assertEqual(steps_of("quic", optional="it has no QUIC", results=results), {})
+        self.assertEqual(results.lacking, {"tcp1_quic_gbps"})
+        self.assertEqual(results.document(dataplane.by_id("tcp1_quic_gbps"))["reason"], "it has no QUIC")
 
     def test_memory_alone_still_comes_after_a_load(self):
         self.assertEqual(steps_of("rss_mib")["direct", "wattle"], ("tcp1", "rss"))

@@ -322,6 +322,7 @@ mod tests {
             membership,
             epoch: 1,
             clients_turned_away: std::sync::Arc::default(),
+            quic: crate::quic::Quic::default(),
         };
         let (wishes, _kernel) = watch::channel(Wanted::default());
         Engine::new(setting, WorkerHandle::new(Wake::new().unwrap()), wishes)

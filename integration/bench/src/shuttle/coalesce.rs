@@ -1,9 +1,9 @@
 //! Consecutive segments of one flow put together again, so that the kernel takes them in one write: TCP in sequence, UDP of one size.
 
 use crate::packet::{
-    GSO_TCP4, GSO_UDP, LARGEST, TCP, UDP, VNET, add, fold, pseudo_header, word,
-    write_header_checksum,
+    GSO_TCP4, GSO_UDP, LARGEST, TCP, UDP, VNET, pseudo_header, word, write_header_checksum,
 };
+use crate::sum::{add, fold};
 
 const ACK_AND_PSH: u8 = 0x18;
 const PSH: u8 = 0x08;

@@ -13,6 +13,7 @@ mod cipher;
 mod coalesce;
 mod device;
 mod packet;
+mod sum;
 
 use std::io::{Read, Write};
 use std::net::UdpSocket;

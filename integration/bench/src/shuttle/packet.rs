@@ -1,6 +1,7 @@
 //! IPv4 arithmetic: checksums, and a super-packet cut into the segments that its virtio header asks for.
 
 use crate::burst::Burst;
+use crate::sum::{add, fold};
 
 /// Length of the virtio header in front of each packet of the TUN device.
 pub(crate) const VNET: usize = 10;
@@ -101,32 +102,6 @@ pub(crate) fn write_header_checksum(packet: &mut [u8], ip: usize) {
 pub(crate) fn pseudo_header(packet: &[u8], length: usize) -> u64 {
     let [high, low] = word(length);
     add(&[0, packet[9], high, low], add(&packet[12..20], 0))
-}
-
-/// Adds bytes to an unfolded one's-complement sum in native order. Every call but the last wants an even length.
-pub(crate) fn add(bytes: &[u8], sum: u64) -> u64 {
-    let mut sum = sum;
-    let mut words = bytes.chunks_exact(4);
-    for four in words.by_ref() {
-        sum += u64::from(u32::from_ne_bytes([four[0], four[1], four[2], four[3]]));
-    }
-    let mut rest = words.remainder().chunks_exact(2);
-    for two in rest.by_ref() {
-        sum += u64::from(u16::from_ne_bytes([two[0], two[1]]));
-    }
-    if let [odd] = rest.remainder() {
-        sum += u64::from(u16::from_ne_bytes([*odd, 0]));
-    }
-    sum
-}
-
-/// Folds a sum to 16 bits.
-pub(crate) fn fold(sum: u64) -> u16 {
-    let mut sum = sum;
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    sum as u16
 }
 
 /// Writes a length as the wire has it; no packet here is longer than 65535.

@@ -1,7 +1,7 @@
 //! Opening the QUIC carrier: on the configured port, else on any from which others can be dialled, else not at all.
 //!
 //! A node without it is a node all the same, so nothing here ends the agent; what is amiss is said once in the log and
-//! for as long as it lasts by `wattle health`.
+//! for as long as it lasts by the health lines of `wattle status`.
 
 use std::net::UdpSocket;
 use std::thread::JoinHandle;

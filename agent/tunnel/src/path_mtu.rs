@@ -274,7 +274,11 @@ mod tests {
                 random = random
                     .wrapping_mul(6_364_136_223_846_793_005)
                     .wrapping_add(1);
-                if (random >> 33) % 3 == 0 { 0 } else { MOST }
+                if (random >> 33).is_multiple_of(3) {
+                    0
+                } else {
+                    MOST
+                }
             });
             narrow += u32::from(path.mtu() < MOST);
             now = now + Micros::from_secs(1);

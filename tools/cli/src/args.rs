@@ -303,7 +303,7 @@ pub(crate) struct StreamArgs {
         group = "brokers"
     )]
     pub(crate) kafka: Option<String>,
-    /// Read from the Kafka brokers of the [kafka] table in this file, as coordinator.toml has it
+    /// Read from the Kafka brokers of the table `kafka` in this file, as coordinator.toml has it
     #[arg(
         long,
         value_name = "FILE",

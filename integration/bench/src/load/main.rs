@@ -1,7 +1,9 @@
 //! `wattle-load` sends numbered datagrams at a set rate, and counts what arrives: lost, doubled, reordered per flow.
 //!
+//! ```text
 //!     wattle-load send ADDRESS:PORT RUN PACKET RATE COUNT FLOWS    PACKET = bytes of the whole IP packet, RATE = packets per second
 //!     wattle-load sink ADDRESS:PORT                                words on stdin: `begin RUN`, `report`; answers are lines on stdout
+//! ```
 //!
 //! The sender is an open loop: it keeps to its clock whatever arrives, and catches up when it was held up. It ends with one
 //! line of JSON; so does each `report`. Runs have numbers, so that a late datagram of one never counts for the next.

@@ -30,25 +30,18 @@ pub enum Problem {
     TimeExceeded,
 }
 
-/// Writes the answer to `packet` into `out`, as coming from `own`; its length, or `None` if no answer is due.
-pub fn answer(
-    problem: Problem,
-    own: IpAddr,
-    packet: &Packet,
-    bytes: &[u8],
-    out: &mut [u8],
-) -> Option<usize> {
+/// Writes the answer to `packet` into `out`; its length, or `None` if no answer is due.
+///
+/// It comes as from the packet's destination: a kernel takes no packet of a device whose source is an address of its own
+/// (a martian), and who else on the way would it know?
+pub fn answer(problem: Problem, packet: &Packet, bytes: &[u8], out: &mut [u8]) -> Option<usize> {
     if !deserves_answer(packet, bytes) {
         return None;
     }
-    match (packet.source, own) {
-        (IpAddr::V4(_), IpAddr::V4(own)) => {
-            answer_v4(problem, own.octets(), bytes.get(..packet.length)?, out)
-        }
-        (IpAddr::V6(_), IpAddr::V6(own)) => {
-            answer_v6(problem, own.octets(), bytes.get(..packet.length)?, out)
-        }
-        _ => None,
+    let original = bytes.get(..packet.length)?;
+    match packet.destination {
+        IpAddr::V4(from) => answer_v4(problem, from.octets(), original, out),
+        IpAddr::V6(from) => answer_v6(problem, from.octets(), original, out),
     }
 }
 
@@ -63,7 +56,7 @@ fn deserves_answer(packet: &Packet, bytes: &[u8]) -> bool {
     !is_error && packet.fragment != Fragment::Further && !packet.is_unroutable()
 }
 
-fn answer_v4(problem: Problem, own: [u8; 4], original: &[u8], out: &mut [u8]) -> Option<usize> {
+fn answer_v4(problem: Problem, from: [u8; 4], original: &[u8], out: &mut [u8]) -> Option<usize> {
     let (kind, code, mtu) = match problem {
         Problem::TooBig { mtu } => (3, 4, mtu),
         Problem::NoRoute => (3, 0, 0),
@@ -77,7 +70,7 @@ fn answer_v4(problem: Problem, own: [u8; 4], original: &[u8], out: &mut [u8]) ->
     let out = out.get_mut(..length)?;
     out[..12].copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0, 0, HOP_LIMIT, ICMP, 0, 0]);
     out[2..4].copy_from_slice(&(length as u16).to_be_bytes());
-    out[12..16].copy_from_slice(&own);
+    out[12..16].copy_from_slice(&from);
     out[16..20].copy_from_slice(&original[12..16]);
     let checksum = !checksum::sum(&out[..IPV4_HEADER]);
     out[10..12].copy_from_slice(&checksum.to_be_bytes());
@@ -90,7 +83,7 @@ fn answer_v4(problem: Problem, own: [u8; 4], original: &[u8], out: &mut [u8]) ->
     Some(length)
 }
 
-fn answer_v6(problem: Problem, own: [u8; 16], original: &[u8], out: &mut [u8]) -> Option<usize> {
+fn answer_v6(problem: Problem, from: [u8; 16], original: &[u8], out: &mut [u8]) -> Option<usize> {
     let (kind, code, mtu) = match problem {
         Problem::TooBig { mtu } => (2, 0, mtu),
         Problem::NoRoute => (1, 0, 0),
@@ -102,7 +95,7 @@ fn answer_v6(problem: Problem, own: [u8; 16], original: &[u8], out: &mut [u8]) -
     let out = out.get_mut(..length)?;
     out[..8].copy_from_slice(&[0x60, 0, 0, 0, 0, 0, ICMPV6, HOP_LIMIT]);
     out[4..6].copy_from_slice(&((ICMP_HEADER + quoted) as u16).to_be_bytes());
-    out[8..24].copy_from_slice(&own);
+    out[8..24].copy_from_slice(&from);
     out[24..40].copy_from_slice(&original[8..24]);
     let pseudo = checksum::pseudo_header(&out[8..40], ICMPV6, ICMP_HEADER + quoted);
     let icmp = &mut out[IPV6_HEADER..];
@@ -120,26 +113,20 @@ mod tests {
     use crate::packet::samples;
     use crate::segment::transport_checksum;
 
-    fn answered(problem: Problem, own: &str, bytes: &[u8]) -> Option<Vec<u8>> {
+    fn answered(problem: Problem, bytes: &[u8]) -> Option<Vec<u8>> {
         let mut out = [0; MAX_ANSWER];
-        let length = answer(
-            problem,
-            own.parse().unwrap(),
-            &Packet::parse(bytes).unwrap(),
-            bytes,
-            &mut out,
-        )?;
+        let length = answer(problem, &Packet::parse(bytes).unwrap(), bytes, &mut out)?;
         Some(out[..length].to_vec())
     }
 
     #[test]
     fn too_big_says_the_mtu_and_quotes_the_packet() {
         let original = samples::udp("10.0.0.1", "10.0.0.2", &[3; 1_400]);
-        let answer = answered(Problem::TooBig { mtu: 1_360 }, "10.0.0.9", &original).unwrap();
+        let answer = answered(Problem::TooBig { mtu: 1_360 }, &original).unwrap();
         let packet = Packet::parse(&answer).unwrap();
         assert_eq!(
             (packet.source.to_string(), packet.destination.to_string()),
-            ("10.0.0.9".into(), "10.0.0.1".into())
+            ("10.0.0.2".into(), "10.0.0.1".into())
         );
         assert_eq!(
             (
@@ -156,7 +143,7 @@ mod tests {
         assert_eq!(answer[28..], original[..548]);
 
         let original = samples::udp("fd00::1", "fd00::2", &[3; 1_400]);
-        let answer = answered(Problem::TooBig { mtu: 1_360 }, "fd00::9", &original).unwrap();
+        let answer = answered(Problem::TooBig { mtu: 1_360 }, &original).unwrap();
         let packet = Packet::parse(&answer).unwrap();
         assert_eq!(
             (
@@ -172,12 +159,12 @@ mod tests {
     #[test]
     fn errors_are_not_answered() {
         let original = samples::udp("10.0.0.1", "10.0.0.2", b"x");
-        let error = answered(Problem::NoRoute, "10.0.0.9", &original).unwrap();
-        assert_eq!(answered(Problem::NoRoute, "10.0.0.9", &error), None);
+        let error = answered(Problem::NoRoute, &original).unwrap();
+        assert_eq!(answered(Problem::NoRoute, &error), None);
         let original = samples::udp("fd00::1", "fd00::2", b"x");
-        let error = answered(Problem::TimeExceeded, "fd00::9", &original).unwrap();
-        assert_eq!(answered(Problem::NoRoute, "fd00::9", &error), None);
+        let error = answered(Problem::TimeExceeded, &original).unwrap();
+        assert_eq!(answered(Problem::NoRoute, &error), None);
         let multicast = samples::udp("fd00::1", "ff02::2", b"x");
-        assert_eq!(answered(Problem::NoRoute, "fd00::9", &multicast), None);
+        assert_eq!(answered(Problem::NoRoute, &multicast), None);
     }
 }

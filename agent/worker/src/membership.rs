@@ -1,7 +1,6 @@
 //! A changed peer set: who is new, who is gone, who has other keys or addresses.
 
 use std::collections::BTreeMap;
-use std::net::IpAddr;
 
 use wattle_dataplane::{DropReason, Ownership};
 use wattle_model::{Carrier, Instant, LinkState, NodeId};
@@ -16,12 +15,6 @@ impl Worker {
     /// Replaces the peers.
     pub(crate) fn set_peers(&mut self, now: Instant, peers: &Peers) {
         self.own_index = peers.own_index;
-        let own_address = |v6: bool| {
-            let host = peers.own_prefixes.iter().filter(|prefix| prefix.is_host());
-            host.map(wattle_model::Prefix::address)
-                .find(|address: &IpAddr| address.is_ipv6() == v6)
-        };
-        (self.own_v4, self.own_v6) = (own_address(false), own_address(true));
         self.ownership = self.owners(peers);
         let node = self.config.node;
         let kept: BTreeMap<NodeId, &PeerEntry> = peers

@@ -374,19 +374,12 @@ impl Worker {
         tun: &mut TunBatch,
     ) {
         self.drops.add(reason, count);
-        let own = if ip.is_ipv6() {
-            self.own_v6
-        } else {
-            self.own_v4
-        };
-        let (Some(problem), Some(own)) = (problem, own) else {
-            return;
-        };
+        let Some(problem) = problem else { return };
         if self.icmp_tokens == 0 {
             return;
         }
         let mut answer = [0; icmp::MAX_ANSWER];
-        if let Some(length) = icmp::answer(problem, own, ip, packet, &mut answer)
+        if let Some(length) = icmp::answer(problem, ip, packet, &mut answer)
             && tun.push(VnetHeader::default(), &answer[..length])
         {
             self.icmp_tokens -= 1;

@@ -1,7 +1,7 @@
 //! The worker's state and verbs.
 
 use std::collections::VecDeque;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wattle_dataplane::{DropReason, Drops, Forwarding, Ownership, TunBatch, TxBatch, VnetHeader};
@@ -37,8 +37,6 @@ pub struct Worker {
     pub(crate) ownership: Ownership,
     pub(crate) forwarding: Arc<Forwarding>,
     pub(crate) own_index: NodeIndex,
-    pub(crate) own_v4: Option<IpAddr>,
-    pub(crate) own_v6: Option<IpAddr>,
     pub(crate) fingerprint: u64,
     /// Where a packet lies while it is sealed.
     pub(crate) scratch: Vec<u8>,
@@ -75,8 +73,6 @@ impl Worker {
             ownership: Ownership::default(),
             forwarding: Arc::default(),
             own_index: NodeIndex::default(),
-            own_v4: None,
-            own_v6: None,
             fingerprint: 0,
             scratch: vec![0; SCRATCH],
             heard: None,

@@ -24,6 +24,7 @@ pub struct MeshBuilder {
     directory: PathBuf,
     nodes: Vec<Node>,
     leaves: Vec<Leaf>,
+    settings: String,
 }
 
 #[derive(Debug)]
@@ -75,6 +76,7 @@ impl Lab {
             directory: self.directory().join(name),
             nodes,
             leaves: Vec::new(),
+            settings: String::new(),
         }
     }
 }
@@ -126,6 +128,13 @@ impl MeshBuilder {
         self
     }
 
+    /// Adds a line to the configuration of every agent of a network without a coordinator.
+    pub fn setting(mut self, line: &str) -> Self {
+        self.settings += line;
+        self.settings += "\n";
+        self
+    }
+
     fn node(&mut self, host: &Host) -> Result<&mut Node> {
         let node = self
             .nodes
@@ -144,6 +153,12 @@ impl MeshBuilder {
             .args(["network", "create", "--offline"])
             .arg(self.directory.join("net"));
         crate::host::output(create.arg("--nodes").arg(&file))?;
+        for node in &self.nodes {
+            let state = self.directory.join("net").join(node.host.name());
+            let path = state.join("wattled.toml");
+            let text = std::fs::read_to_string(&path)?;
+            std::fs::write(path, format!("{text}{}", self.settings))?;
+        }
         let agent = |(i, node): (usize, Node)| {
             let agent = Agent {
                 host: node.host.clone(),

@@ -154,7 +154,9 @@ fn metrics_are_scraped_over_http_and_nothing_else_is_answered() {
     story("scrape", |lab| {
         let [a, b] = lab.hosts(["a", "b"])?;
         lab.link(&a, &b)?;
-        let mut mesh = lab.mesh("scrape", &[&a, &b]).create()?;
+        // Two links, udp4 and udp6.
+        let mesh = lab.mesh("scrape", &[&a, &b]);
+        let mut mesh = mesh.setting("quic_port = \"off\"").create()?;
         let settings = mesh.state(&a).join("wattled.toml");
         let more = "metrics = \"127.0.0.1:9586\"\n";
         let before = std::fs::read_to_string(&settings)?;

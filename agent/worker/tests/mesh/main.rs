@@ -432,6 +432,7 @@ fn packets_above_the_mtu_are_answered_with_the_mtu() {
     net.send(0, &packet(0, 2, &[0; 1_400]));
     assert_eq!(net.dropped(0, DropReason::TooBig), 1);
     let answer = &net.delivered(0)[0];
+    assert_eq!(answer[12..16], [10, 77, 0, 2], "not from an own address");
     assert_eq!(
         (
             answer[9],

@@ -68,6 +68,12 @@ impl Adjacency {
         self.waiting.insert(key, Delivery::Unsent);
     }
 
+    /// The neighbour shows that it lacks the newest version: what is on its way to it already is not hurried, or two nodes
+    /// that are slow to acknowledge would keep each other busy.
+    pub(crate) fn remind(&mut self, key: RecordKey) {
+        self.waiting.entry(key).or_insert(Delivery::Unsent);
+    }
+
     /// The neighbour showed that it has this version.
     pub(crate) fn has(&mut self, id: RecordId, database: &Lsdb) {
         let ours = database.entry(id.key).map(|entry| entry.record.seq());

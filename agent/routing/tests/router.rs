@@ -103,6 +103,26 @@ fn what_the_sender_tells_a_common_neighbour_is_not_told_twice_unless_it_is_a_los
 }
 
 #[test]
+fn an_old_record_that_comes_again_does_not_hurry_the_answer_to_it() {
+    let mut test = Test::new();
+    test.link_up(1);
+    let (old, new) = (
+        test.links_record(2, 1, &[(0, 500)]),
+        test.links_record(2, 2, &[(0, 600)]),
+    );
+    test.receive(1, std::slice::from_ref(&new));
+    test.outputs();
+    let mut answers = Vec::new();
+    for _ in 0..3 {
+        test.receive_flood(1, &Flood::Update(vec![old.clone()]));
+        test.router.handle_timeout(test.now);
+        let sent = test.sent().remove(&node(1)).unwrap_or_default();
+        answers.push(sent.contains(&Flood::Update(vec![new.clone()])));
+    }
+    assert_eq!(answers, [true, false, false]);
+}
+
+#[test]
 fn a_record_is_sent_again_until_it_is_acknowledged() {
     let mut test = Test::new();
     test.link_up(1);

@@ -54,7 +54,7 @@ impl Router {
             Age::Older => {
                 self.counters.stale += 1;
                 if let Some(adjacency) = from.and_then(|from| self.adjacencies.get_mut(&from)) {
-                    adjacency.owe(id.key);
+                    adjacency.remind(id.key);
                 }
             }
             Age::Expired => self.counters.stale += 1,
@@ -145,7 +145,7 @@ impl Router {
         difference
             .ours_newer
             .into_iter()
-            .for_each(|key| adjacency.owe(key));
+            .for_each(|key| adjacency.remind(key));
         for key in difference.theirs_newer {
             let member = self.members.nodes.contains_key(&key.origin);
             if (member || key.kind == RecordKind::Removal) && key.part < MAX_PARTS {

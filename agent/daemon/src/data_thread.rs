@@ -12,11 +12,11 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use wattle_dataplane::{Forwarding, TunBatch, TxBatch};
+use wattle_dataplane::{Datagrams, Forwarding, TunBatch, TxBatch};
 use wattle_host::{
-    Clock, RecvBatch, Sources, Tun, TunCounters, UdpCounters, UdpSockets, Wake, wait,
+    Clock, Family, RecvBatch, Sources, Tun, TunCounters, UdpCounters, UdpSockets, Wake, wait,
 };
-use wattle_model::{Instant, Micros};
+use wattle_model::{Endpoint, Instant, Micros};
 use wattle_quic::{Incoming, Pipe};
 use wattle_worker::{Command, Event, Peers, Status, Worker};
 
@@ -187,12 +187,21 @@ impl DataThread {
             if ready.wake && self.obey() == Obeyed::Stop {
                 return Ok(());
             }
-            // Always both: reading what is there costs one call, a link judged dead too early costs a route.
-            more = self.read_sockets() | self.read_device()?;
+            // Before a link is judged, what lies in the sockets is read, announced or not: it costs one call, a link
+            // judged dead too early costs a route.
+            let due = self.clock.now() >= self.worker.poll_timeout();
+            more = ready.tun && self.read_device()?;
+            for family in Family::ALL {
+                if ready.udp(family) || due {
+                    more |= self.read_socket(family);
+                }
+            }
             self.read_connections();
-            self.worker
-                .handle_timeout(self.clock.now(), &mut self.tx, &mut self.tun_out);
-            self.flush();
+            if due {
+                self.worker
+                    .handle_timeout(self.clock.now(), &mut self.tx, &mut self.tun_out);
+                self.flush();
+            }
             self.tell();
         }
     }
@@ -235,7 +244,12 @@ impl DataThread {
         for command in snapshots.into_iter().flatten().chain(mailbox.orders) {
             self.worker.handle_command(now, command, &mut self.tx);
             if self.tx.is_nearly_full() {
-                send(&mut self.tx, &mut self.udp, self.quic.as_ref());
+                send(
+                    &mut self.tx,
+                    &self.received,
+                    &mut self.udp,
+                    self.quic.as_ref(),
+                );
             }
         }
         self.flush();
@@ -260,34 +274,31 @@ impl DataThread {
     }
 
     /// Reads datagrams for some rounds; whether there may be more.
-    fn read_sockets(&mut self) -> bool {
+    fn read_socket(&mut self, family: Family) -> bool {
         for _ in 0..UDP_ROUNDS {
-            let now = self.clock.now();
-            let Self {
-                worker,
-                udp,
-                quic,
-                received,
-                tx,
-                tun_out,
-                tun,
-                ..
-            } = self;
-            let messages = udp.receive(received, |udp, from, datagrams, segment| {
-                if tx.is_nearly_full() {
-                    send(tx, udp, quic.as_ref());
-                }
-                if tun_out.is_nearly_full() {
-                    tun.write(tun_out);
-                }
-                worker.handle_udp(now, from, datagrams, segment, tx, tun_out);
-            });
-            self.flush();
-            if messages == 0 {
+            let received = self.udp.receive(family, &mut self.received);
+            self.take(received);
+            if received < RecvBatch::MESSAGES {
                 return false;
             }
         }
         true
+    }
+
+    /// Hands the worker what one system call received. Some of it is sent on from where it lies, so all is sent before
+    /// the next call.
+    fn take(&mut self, received: usize) {
+        let now = self.clock.now();
+        for index in 0..received {
+            if let Some((from, datagrams)) = self.received.message(index) {
+                let (tx, tun) = (&mut self.tx, &mut self.tun_out);
+                self.worker.handle_datagrams(now, from, datagrams, tx, tun);
+            }
+            if self.tx.is_nearly_full() || self.tun_out.is_nearly_full() {
+                self.flush();
+            }
+        }
+        self.flush();
     }
 
     /// Reads packets from the device; whether there may be more.
@@ -323,11 +334,10 @@ impl DataThread {
                     from,
                     mut bytes,
                     segment,
-                } => self.worker.handle_quic(
+                } => self.worker.handle_datagrams(
                     now,
-                    from,
-                    &mut bytes,
-                    segment,
+                    Endpoint::Quic(from),
+                    Datagrams::passing(&mut bytes, segment),
                     &mut self.tx,
                     &mut self.tun_out,
                 ),
@@ -344,7 +354,12 @@ impl DataThread {
 
     fn flush(&mut self) {
         if !self.tx.is_empty() {
-            send(&mut self.tx, &mut self.udp, self.quic.as_ref());
+            send(
+                &mut self.tx,
+                &self.received,
+                &mut self.udp,
+                self.quic.as_ref(),
+            );
         }
         if !self.tun_out.is_empty() {
             self.tun.write(&mut self.tun_out);
@@ -363,11 +378,11 @@ impl DataThread {
 }
 
 /// Sends everything over its carrier.
-fn send(tx: &mut TxBatch, udp: &mut UdpSockets, quic: Option<&Pipe>) {
+fn send(tx: &mut TxBatch, received: &RecvBatch, udp: &mut UdpSockets, quic: Option<&Pipe>) {
     if let Some(quic) = quic {
-        quic.send(tx);
+        quic.send(tx, received.bytes());
     }
-    udp.send(tx);
+    udp.send(tx, received);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

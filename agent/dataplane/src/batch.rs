@@ -17,21 +17,62 @@ use crate::vnet::{VNET_HEADER_LENGTH, VnetHeader};
 pub const MAX_SEGMENTS: usize = 64;
 /// Most bytes of one [`Transmit`]: an IPv4 packet with its headers has at most 65535.
 pub const MAX_TRANSMIT: usize = 65_000;
-/// Bytes of a batch for the socket: a relay sends on what one system call received, 32 messages of 64 KiB, before
-/// the shell comes to send. Only pages that were touched are real.
-const TX_CAPACITY: usize = 3 << 20;
+/// Bytes of a batch for the socket: eight super-packets before it is to be emptied. More would leave the caches cold and
+/// cost memory, fewer would cost system calls.
+const TX_CAPACITY: usize = 768 << 10;
 /// Bytes of a batch for the device, which the shell empties between messages.
-const TUN_CAPACITY: usize = 1 << 20;
+const TUN_CAPACITY: usize = 768 << 10;
 /// What one further input may add in the worst case: a super-packet of 64 KiB in small datagrams, each with its
 /// envelope. With less room than this, a batch is to be emptied first.
 const RESERVE: usize = 256 << 10;
+
+/// Datagrams from one source, where they were received.
+#[derive(Debug)]
+pub struct Datagrams<'a> {
+    /// Their bytes, one behind the other.
+    pub bytes: &'a mut [u8],
+    /// Bytes of each datagram; the last may have fewer.
+    pub segment: usize,
+    /// Where in the memory of received datagrams they begin, if they may be sent on from there: they then stay as the
+    /// worker leaves them until the batch is sent.
+    pub at: Option<usize>,
+}
+
+impl<'a> Datagrams<'a> {
+    /// Datagrams that are gone once they were looked at.
+    pub fn passing(bytes: &'a mut [u8], segment: usize) -> Self {
+        Self {
+            bytes,
+            segment,
+            at: None,
+        }
+    }
+
+    /// Each datagram with where it begins in the memory of received datagrams.
+    pub fn each(self) -> impl Iterator<Item = (&'a mut [u8], Option<usize>)> {
+        let segment = self.segment.max(1);
+        let chunks = self.bytes.chunks_mut(segment).enumerate();
+        chunks.map(move |(n, datagram)| (datagram, self.at.map(|at| at + n * segment)))
+    }
+}
+
+/// Which memory a datagram lies in until it is sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Place {
+    /// The batch's own.
+    Batch,
+    /// That of received datagrams: a relay sends on from where it received.
+    Received,
+}
 
 /// Equal datagrams to one address: one send with `UDP_SEGMENT`; or to one node, for a carrier that knows nodes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Transmit<To = SocketAddr> {
     /// Where to.
     pub to: To,
-    /// The bytes in the batch.
+    /// The memory that the bytes lie in.
+    pub place: Place,
+    /// Which bytes of it.
     pub range: Range<usize>,
     /// Bytes of each datagram; the last may have fewer. Equal to the length of the range for a single one.
     pub segment: usize,
@@ -72,9 +113,18 @@ impl TxBatch {
     pub fn commit(&mut self, to: impl Into<Endpoint>, length: usize) {
         let range = self.used..self.used + length;
         self.used = range.end;
-        match to.into() {
-            Endpoint::Udp(to) => append(&mut self.transmits, to, range),
-            Endpoint::Quic(to) => append(&mut self.carried, to, range),
+        self.append(to.into(), Place::Batch, range);
+    }
+
+    /// These bytes of the memory of received datagrams are a datagram for `to`.
+    pub fn commit_received(&mut self, to: impl Into<Endpoint>, range: Range<usize>) {
+        self.append(to.into(), Place::Received, range);
+    }
+
+    fn append(&mut self, to: Endpoint, place: Place, range: Range<usize>) {
+        match to {
+            Endpoint::Udp(to) => append(&mut self.transmits, to, place, range),
+            Endpoint::Quic(to) => append(&mut self.carried, to, place, range),
         }
     }
 
@@ -109,26 +159,40 @@ impl TxBatch {
         &self.carried
     }
 
-    /// The bytes of a transmit.
-    pub fn bytes<To>(&self, transmit: &Transmit<To>) -> &[u8] {
-        &self.bytes[transmit.range.clone()]
+    /// The bytes of a transmit; `received` is the memory of received datagrams.
+    pub fn bytes<'a, To>(&'a self, transmit: &Transmit<To>, received: &'a [u8]) -> &'a [u8] {
+        let memory = match transmit.place {
+            Place::Batch => &self.bytes,
+            Place::Received => received,
+        };
+        &memory[transmit.range.clone()]
     }
 
     /// Every datagram by itself, in order per carrier.
-    pub fn datagrams(&self) -> impl Iterator<Item = (Endpoint, &[u8])> {
-        let plain = self.transmits.iter().flat_map(|transmit| {
+    pub fn datagrams<'a>(
+        &'a self,
+        received: &'a [u8],
+    ) -> impl Iterator<Item = (Endpoint, &'a [u8])> {
+        let plain = self.transmits.iter().flat_map(move |transmit| {
             let to = Endpoint::Udp(transmit.to);
-            self.each(transmit).map(move |datagram| (to, datagram))
+            let each = self.each(transmit, received);
+            each.map(move |datagram| (to, datagram))
         });
-        let carried = self.carried.iter().flat_map(|transmit| {
+        let carried = self.carried.iter().flat_map(move |transmit| {
             let to = Endpoint::Quic(transmit.to);
-            self.each(transmit).map(move |datagram| (to, datagram))
+            let each = self.each(transmit, received);
+            each.map(move |datagram| (to, datagram))
         });
         plain.chain(carried)
     }
 
-    fn each<To>(&self, transmit: &Transmit<To>) -> impl Iterator<Item = &[u8]> {
-        self.bytes(transmit).chunks(transmit.segment.max(1))
+    fn each<'a, To>(
+        &'a self,
+        transmit: &Transmit<To>,
+        received: &'a [u8],
+    ) -> impl Iterator<Item = &'a [u8]> {
+        self.bytes(transmit, received)
+            .chunks(transmit.segment.max(1))
     }
 
     /// Forgets everything.
@@ -140,11 +204,17 @@ impl TxBatch {
 }
 
 /// Adds a datagram to the last transmit if that may grow, else as one of its own.
-fn append<To: PartialEq>(transmits: &mut Vec<Transmit<To>>, to: To, range: Range<usize>) {
+fn append<To: PartialEq>(
+    transmits: &mut Vec<Transmit<To>>,
+    to: To,
+    place: Place,
+    range: Range<usize>,
+) {
     match transmits.last_mut() {
-        Some(last) if last.takes(&to, &range) => last.range.end = range.end,
+        Some(last) if last.takes(&to, place, &range) => last.range.end = range.end,
         _ => transmits.push(Transmit {
             to,
+            place,
             segment: range.len(),
             range,
         }),
@@ -157,8 +227,9 @@ impl<To: PartialEq> Transmit<To> {
         self.range.len().div_ceil(self.segment.max(1))
     }
 
-    fn takes(&self, to: &To, next: &Range<usize>) -> bool {
+    fn takes(&self, to: &To, place: Place, next: &Range<usize>) -> bool {
         self.to == *to
+            && self.place == place
             && self.range.end == next.start
             && next.len() <= self.segment
             && self.range.len().is_multiple_of(self.segment)

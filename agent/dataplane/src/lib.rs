@@ -16,7 +16,7 @@ pub mod packet;
 pub mod segment;
 pub mod vnet;
 
-pub use batch::{AppendError, Coalescing, Transmit, TunBatch, TxBatch};
+pub use batch::{AppendError, Coalescing, Datagrams, Place, Transmit, TunBatch, TxBatch};
 pub use drop::{DropReason, Drops};
 pub use forwarding::{Backup, Forwarding, NextLink, Path};
 pub use guard::Ownership;

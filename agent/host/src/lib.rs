@@ -16,5 +16,5 @@ pub use interfaces::{InterfaceAddress, Monitor, interface_name};
 pub use poll::{Ready, Sources, wait};
 pub use routes::{Installed, MARK, Netlink, NetlinkError, PROTOCOL, TABLE, Wanted};
 pub use tun::{Offload, Tun, TunCounters, TunError};
-pub use udp::{RecvBatch, UdpCounters, UdpError, UdpOptions, UdpSockets, bind_both};
+pub use udp::{Family, RecvBatch, UdpCounters, UdpError, UdpOptions, UdpSockets, bind_both};
 pub use wake::Wake;

@@ -8,7 +8,7 @@ use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use wattle_model::Micros;
 
-use crate::{Tun, UdpSockets, Wake};
+use crate::{Family, Tun, UdpSockets, Wake};
 
 /// What a worker waits for.
 #[derive(Debug)]
@@ -26,10 +26,22 @@ pub struct Sources<'a> {
 pub struct Ready {
     /// The device has packets.
     pub tun: bool,
-    /// The IPv4 or the IPv6 socket has datagrams.
-    pub udp: bool,
+    /// The IPv4 socket has datagrams.
+    pub udp_v4: bool,
+    /// The IPv6 socket has datagrams.
+    pub udp_v6: bool,
     /// A command was announced.
     pub wake: bool,
+}
+
+impl Ready {
+    /// Whether a socket of the family has datagrams.
+    pub fn udp(&self, family: Family) -> bool {
+        match family {
+            Family::V4 => self.udp_v4,
+            Family::V6 => self.udp_v6,
+        }
+    }
 }
 
 /// Waits until a source is ready or `timeout` has passed; `None` waits for ever. A signal ends the wait early.
@@ -51,7 +63,8 @@ pub fn wait(sources: &Sources<'_>, timeout: Option<Micros>) -> io::Result<Ready>
     let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
     Ok(Ready {
         wake: is_ready(&fds[0]),
-        udp: (v4.is_some() && is_ready(&fds[1])) || (v6.is_some() && is_ready(&fds[2])),
+        udp_v4: v4.is_some() && is_ready(&fds[1]),
+        udp_v6: v6.is_some() && is_ready(&fds[2]),
         tun: sources.tun.is_some() && is_ready(&fds[3]),
     })
 }

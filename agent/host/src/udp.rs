@@ -11,10 +11,12 @@ use nix::errno::Errno;
 use nix::libc;
 use nix::sys::socket::{setsockopt, sockopt};
 use socket2::{Domain, Protocol, Socket, Type};
-use wattle_dataplane::{Transmit, TxBatch};
+use wattle_dataplane::{Datagrams, Transmit, TxBatch};
 
-/// Messages of one system call.
+/// Messages of one send.
 const BATCH: usize = 32;
+/// Messages of one receive: a megabyte when all are full, which the caches hold.
+const RECV_BATCH: usize = 16;
 /// Room for one received message: the largest UDP payload, or that many bytes of coalesced datagrams.
 const SLOT: usize = 65_536;
 /// Kernel buffer of a socket: half a second at 100 Mbit/s, a few milliseconds at 10 Gbit/s.
@@ -150,8 +152,9 @@ impl UdpSockets {
         [&self.v4, &self.v6].map(|socket| socket.as_ref().map(|socket| socket.socket.as_fd()))
     }
 
-    /// Sends the batch, in order, and clears it.
-    pub fn send(&mut self, batch: &mut TxBatch) {
+    /// Sends the batch, in order, and clears it. `received` is the memory of received datagrams, from which some are
+    /// sent on.
+    pub fn send(&mut self, batch: &mut TxBatch, received: &RecvBatch) {
         let mut rest = batch.transmits();
         while let Some(first) = rest.first() {
             let same_family = |to: SocketAddr| to.is_ipv4() == first.to.is_ipv4();
@@ -168,7 +171,7 @@ impl UdpSockets {
                 &mut self.v6
             };
             match socket {
-                Some(socket) => socket.send(batch, now, &mut self.counters),
+                Some(socket) => socket.send((batch, received), now, &mut self.counters),
                 None => {
                     let datagrams: usize = now.iter().map(Transmit::segments).sum();
                     self.counters.drop_no_socket += datagrams as u64;
@@ -178,36 +181,36 @@ impl UdpSockets {
         batch.clear();
     }
 
-    /// Receives what is there, at most one batch per family, and hands each message to `each`: the sockets (an answer
-    /// may have to be sent before there is room for the next one), sender, bytes, and the length of the datagrams they
-    /// consist of (the last may be shorter). Returns how many messages there were; zero when there is nothing to read.
-    pub fn receive(
-        &mut self,
-        batch: &mut RecvBatch,
-        mut each: impl FnMut(&mut Self, SocketAddr, &mut [u8], usize),
-    ) -> usize {
-        let mut messages = 0;
-        for is_v6 in [false, true] {
-            let Self {
-                v4, v6, counters, ..
-            } = self;
-            let Some(socket) = (if is_v6 { v6 } else { v4 }) else {
-                continue;
-            };
-            let received = socket.receive(batch, counters);
-            messages += received;
-            for (slot, message) in batch
-                .bytes
-                .chunks_mut(SLOT)
-                .zip(&batch.received[..received])
-            {
-                if let Some(from) = self.counters.admit(message) {
-                    each(self, from, &mut slot[..message.length], message.segment);
-                }
-            }
+    /// Receives what is there for one family, at most one batch; how many messages there are in it.
+    pub fn receive(&mut self, family: Family, batch: &mut RecvBatch) -> usize {
+        let socket = match family {
+            Family::V4 => &self.v4,
+            Family::V6 => &self.v6,
+        };
+        let received = match socket {
+            Some(socket) => socket.receive(batch, &mut self.counters),
+            None => 0,
+        };
+        for message in &mut batch.received[..received] {
+            self.counters.admit(message);
         }
-        messages
+        batch.count = received;
+        received
     }
+}
+
+/// An address family of the underlay.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// IPv4.
+    V4,
+    /// IPv6.
+    V6,
+}
+
+impl Family {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::V4, Self::V6];
 }
 
 impl UdpSocket {
@@ -238,7 +241,7 @@ impl UdpSocket {
     }
 
     /// Sends at most [`BATCH`] transmits of this socket's family.
-    fn send(&mut self, batch: &TxBatch, transmits: &[Transmit], counters: &mut UdpCounters) {
+    fn send(&mut self, batch: Memory<'_>, transmits: &[Transmit], counters: &mut UdpCounters) {
         let mut rest = transmits;
         while !rest.is_empty() {
             if !self.segmentation && rest[0].segments() > 1 {
@@ -280,13 +283,13 @@ impl UdpSocket {
 
     fn send_one_by_one(
         &self,
-        batch: &TxBatch,
+        batch: Memory<'_>,
         transmit: &Transmit,
         counters: &mut UdpCounters,
     ) -> Sent {
         let to = transmit.to.into();
         let mut outcome = Sent::All;
-        for datagram in batch.bytes(transmit).chunks(transmit.segment.max(1)) {
+        for datagram in bytes(batch, transmit).chunks(transmit.segment.max(1)) {
             match self.socket.send_to(datagram, &to) {
                 Ok(length) => {
                     counters.sent_packets += 1;
@@ -315,6 +318,13 @@ impl UdpSocket {
     }
 }
 
+/// What is sent, and the memory from which some of it is sent on.
+type Memory<'a> = (&'a TxBatch, &'a RecvBatch);
+
+fn bytes<'a>((batch, received): Memory<'a>, transmit: &Transmit) -> &'a [u8] {
+    batch.bytes(transmit, &received.bytes)
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
     All,
@@ -322,16 +332,17 @@ enum Sent {
 }
 
 impl UdpCounters {
-    /// Counts a received message; its sender, if it is to be looked at.
-    fn admit(&mut self, message: &Received) -> Option<SocketAddr> {
+    /// Counts a received message; one that is not to be looked at has no sender from here on.
+    fn admit(&mut self, message: &mut Received) {
         if message.truncated {
             self.drop_truncated += 1;
-            return None;
+            message.from = None;
+        } else if message.length == 0 {
+            message.from = None;
+        } else if message.from.is_some() {
+            self.received_packets += message.length.div_ceil(message.segment) as u64;
+            self.received_bytes += message.length as u64;
         }
-        let from = message.from.filter(|_| message.length > 0)?;
-        self.received_packets += message.length.div_ceil(message.segment) as u64;
-        self.received_bytes += message.length as u64;
-        Some(from)
     }
 
     fn count(&mut self, errno: Errno, datagrams: u64) {
@@ -355,7 +366,8 @@ impl UdpCounters {
 /// Where received messages are put; made once per worker.
 pub struct RecvBatch {
     bytes: Box<[u8]>,
-    received: [Received; BATCH],
+    received: [Received; RECV_BATCH],
+    count: usize,
 }
 
 impl std::fmt::Debug for RecvBatch {
@@ -381,7 +393,10 @@ impl Default for RecvBatch {
 }
 
 impl RecvBatch {
-    /// Room for one batch: 2 MiB of address space, of which only touched pages become memory.
+    /// Most messages of one receive.
+    pub const MESSAGES: usize = RECV_BATCH;
+
+    /// Room for one batch: 1 MiB of address space, of which only touched pages become memory.
     pub fn new() -> Self {
         let nothing = Received {
             from: None,
@@ -390,9 +405,27 @@ impl RecvBatch {
             truncated: false,
         };
         Self {
-            bytes: vec![0; BATCH * SLOT].into_boxed_slice(),
-            received: [nothing; BATCH],
+            bytes: vec![0; RECV_BATCH * SLOT].into_boxed_slice(),
+            received: [nothing; RECV_BATCH],
+            count: 0,
         }
+    }
+
+    /// The memory of received datagrams.
+    pub fn bytes(&self) -> &[u8] {
+        &self.bytes
+    }
+
+    /// One of the messages of the last receive: who sent it, and its datagrams; `None` if it is not to be looked at.
+    pub fn message(&mut self, index: usize) -> Option<(SocketAddr, Datagrams<'_>)> {
+        let message = self.received[..self.count].get(index)?;
+        let at = index * SLOT;
+        let datagrams = Datagrams {
+            bytes: &mut self.bytes[at..at + message.length],
+            segment: message.segment,
+            at: Some(at),
+        };
+        Some((message.from?, datagrams))
     }
 }
 
@@ -506,8 +539,8 @@ mod sys {
     use wattle_dataplane::Transmit;
 
     use super::{
-        AsRawFd, BATCH, BorrowedFd, Errno, Ipv4Addr, Ipv6Addr, Received, RecvBatch, SLOT,
-        SocketAddr, SocketAddrV4, SocketAddrV6, TxBatch, libc,
+        AsRawFd, BATCH, BorrowedFd, Errno, Ipv4Addr, Ipv6Addr, Memory, RECV_BATCH, Received,
+        RecvBatch, SLOT, SocketAddr, SocketAddrV4, SocketAddrV6, bytes, libc,
     };
 
     /// Room for one control message of an int, and some to spare: `CMSG_SPACE(4)` is 24.
@@ -537,7 +570,7 @@ mod sys {
     /// Sends the first [`BATCH`] transmits in one call; how many were taken.
     pub(super) fn sendmmsg(
         fd: BorrowedFd<'_>,
-        batch: &TxBatch,
+        batch: Memory<'_>,
         transmits: &[Transmit],
     ) -> nix::Result<usize> {
         let count = transmits.len().min(BATCH);
@@ -550,7 +583,7 @@ mod sys {
         // SAFETY: mmsghdr is plain data of libc for which all zeroes (null pointers, no lengths) is a value.
         let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
         for (i, transmit) in transmits[..count].iter().enumerate() {
-            let bytes = batch.bytes(transmit);
+            let bytes = bytes(batch, transmit);
             vectors[i] = libc::iovec {
                 iov_base: bytes.as_ptr().cast_mut().cast(),
                 iov_len: bytes.len(),
@@ -595,16 +628,16 @@ mod sys {
         }
     }
 
-    /// Receives up to [`BATCH`] messages in one call into the slots of `batch`; how many there were.
+    /// Receives up to [`RECV_BATCH`] messages in one call into the slots of `batch`; how many there were.
     pub(super) fn recvmmsg(fd: BorrowedFd<'_>, batch: &mut RecvBatch) -> nix::Result<usize> {
-        let mut addresses = [const { MaybeUninit::<libc::sockaddr_storage>::uninit() }; BATCH];
+        let mut addresses = [const { MaybeUninit::<libc::sockaddr_storage>::uninit() }; RECV_BATCH];
         let mut vectors = [libc::iovec {
             iov_base: std::ptr::null_mut(),
             iov_len: 0,
-        }; BATCH];
-        let mut controls = [const { MaybeUninit::<Control>::uninit() }; BATCH];
+        }; RECV_BATCH];
+        let mut controls = [const { MaybeUninit::<Control>::uninit() }; RECV_BATCH];
         // SAFETY: mmsghdr is plain data of libc for which all zeroes (null pointers, no lengths) is a value.
-        let mut headers: [libc::mmsghdr; BATCH] = unsafe { zeroed() };
+        let mut headers: [libc::mmsghdr; RECV_BATCH] = unsafe { zeroed() };
         for (i, slot) in batch.bytes.chunks_mut(SLOT).enumerate() {
             vectors[i] = libc::iovec {
                 iov_base: slot.as_mut_ptr().cast(),
@@ -624,7 +657,7 @@ mod sys {
             libc::recvmmsg(
                 fd.as_raw_fd(),
                 headers.as_mut_ptr(),
-                BATCH as libc::c_uint,
+                RECV_BATCH as libc::c_uint,
                 libc::MSG_DONTWAIT,
                 std::ptr::null_mut(),
             )

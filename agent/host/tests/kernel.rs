@@ -12,8 +12,8 @@ use std::time::Duration;
 use nix::sched::{CloneFlags, unshare};
 use wattle_dataplane::{TunBatch, TxBatch, VnetHeader};
 use wattle_host::{
-    Clock, Installed, InterfaceAddress, Monitor, Netlink, Offload, RecvBatch, Sources, TABLE, Tun,
-    TunError, UdpError, UdpOptions, UdpSockets, Wake, Wanted, wait,
+    Clock, Family, Installed, InterfaceAddress, Monitor, Netlink, Offload, RecvBatch, Sources,
+    TABLE, Tun, TunError, UdpError, UdpOptions, UdpSockets, Wake, Wanted, wait,
 };
 use wattle_model::{Micros, Prefix};
 
@@ -193,6 +193,65 @@ fn rules_of_a_killed_predecessor_are_removed() {
     });
 }
 
+/// Everything that lies in the sockets, message by message.
+fn receive_all(sockets: &mut UdpSockets) -> Vec<(SocketAddr, Vec<Vec<u8>>)> {
+    let mut batch = RecvBatch::new();
+    let mut messages = Vec::new();
+    for family in Family::ALL {
+        loop {
+            let count = sockets.receive(family, &mut batch);
+            if count == 0 {
+                break;
+            }
+            for index in 0..count {
+                let (from, datagrams) = batch.message(index).unwrap();
+                let each = datagrams.each().map(|(bytes, _)| bytes.to_vec());
+                messages.push((from, each.collect()));
+            }
+        }
+    }
+    messages
+}
+
+#[test]
+fn datagrams_are_sent_on_from_where_they_were_received() {
+    in_namespace(|| {
+        let (mut sender, mut relay, mut receiver) = (sockets(true), sockets(true), sockets(true));
+        let at =
+            |sockets: &UdpSockets| SocketAddr::new("127.0.0.1".parse().unwrap(), sockets.port());
+        let mut batch = TxBatch::new();
+        for number in 0..40 {
+            assert!(batch.push(at(&relay), &[number; 1_000]));
+        }
+        sender.send(&mut batch, &RecvBatch::new());
+        let mut memory = RecvBatch::new();
+        let count = relay.receive(Family::V4, &mut memory);
+        for index in 0..count {
+            let (_, datagrams) = memory.message(index).unwrap();
+            for (bytes, place) in datagrams.each() {
+                bytes[0] = 99;
+                let place = place.unwrap();
+                batch.commit_received(at(&receiver), place..place + bytes.len());
+            }
+        }
+        assert_eq!(
+            batch.transmits().len(),
+            count,
+            "what came together goes together"
+        );
+        relay.send(&mut batch, &memory);
+        let received = receive_all(&mut receiver)
+            .into_iter()
+            .flat_map(|(_, each)| each);
+        let expected = (0..40).map(|number| {
+            let mut bytes = vec![number; 1_000];
+            bytes[0] = 99;
+            bytes
+        });
+        assert_eq!(received.collect::<Vec<_>>(), expected.collect::<Vec<_>>());
+    });
+}
+
 #[test]
 fn equal_datagrams_travel_together_and_arrive_as_they_were() {
     for segmentation in [true, false] {
@@ -209,23 +268,14 @@ fn equal_datagrams_travel_together_and_arrive_as_they_were() {
                 for datagram in &sent {
                     assert!(batch.push(to, datagram));
                 }
-                sender.send(&mut batch);
+                sender.send(&mut batch, &RecvBatch::new());
                 assert!(batch.is_empty());
-                let mut received = Vec::new();
-                let mut messages = 0;
-                let mut slots = RecvBatch::new();
-                loop {
-                    let count = receiver.receive(&mut slots, |_, from, bytes, segment| {
-                        assert_eq!(from, SocketAddr::new(ip.parse().unwrap(), sender.port()));
-                        received.extend(bytes.chunks(segment).map(<[u8]>::to_vec));
-                    });
-                    messages += count;
-                    if count == 0 {
-                        break;
-                    }
-                }
-                assert_eq!(received, sent);
-                assert_eq!(messages < 20, segmentation, "{messages} messages");
+                let messages = receive_all(&mut receiver);
+                let from = SocketAddr::new(ip.parse().unwrap(), sender.port());
+                assert!(messages.iter().all(|(sender, _)| *sender == from));
+                let received = messages.iter().flat_map(|(_, datagrams)| datagrams);
+                assert_eq!(received.cloned().collect::<Vec<_>>(), sent);
+                assert_eq!(messages.len() < 20, segmentation, "{}", messages.len());
             }
             assert_eq!(sender.counters().sent_packets, 304);
             assert_eq!(receiver.counters().received_packets, 304);
@@ -256,26 +306,23 @@ fn what_cannot_be_sent_is_counted_by_kind_and_the_rest_goes_on() {
             );
         }
         assert!(batch.push(here, b"still here"));
-        sender.send(&mut batch);
+        sender.send(&mut batch, &RecvBatch::new());
         let counters = sender.counters();
         assert_eq!(counters.drop_unreachable, 4, "{counters:?}");
         assert_eq!(counters.drop_too_big, 2, "{counters:?}");
         assert_eq!(counters.sent_packets, 1, "{counters:?}");
-        let mut received = Vec::new();
-        receiver.receive(&mut RecvBatch::new(), |_, _, bytes, _| {
-            received.push(bytes.to_vec());
-        });
-        assert_eq!(received, [b"still here"]);
+        let messages = receive_all(&mut receiver);
+        assert_eq!(messages.len(), 1);
+        assert_eq!(messages[0].1, [b"still here"]);
 
         ip("link set lo mtu 65536");
         for _ in 0..2 {
             assert!(batch.push(here, &[7; 1_200]));
         }
-        sender.send(&mut batch);
-        let mut messages = 0;
-        while receiver.receive(&mut RecvBatch::new(), |_, _, _, _| messages += 1) > 0 {}
+        sender.send(&mut batch, &RecvBatch::new());
         assert_eq!(
-            messages, 1,
+            receive_all(&mut receiver).len(),
+            1,
             "too big a segment did not switch segmentation off"
         );
     });
@@ -307,7 +354,7 @@ fn waiting_ends_by_deadline_by_wake_and_by_datagram() {
         };
         let start = Clock.now();
         let ready = wait(&sources, Some(Micros(2_500))).unwrap();
-        assert!(!ready.udp && !ready.wake && !ready.tun);
+        assert!(!ready.udp_v4 && !ready.udp_v6 && !ready.wake && !ready.tun);
         assert!(Clock.now().since(start) >= Micros(2_500));
 
         wake.clone().wake();
@@ -317,7 +364,7 @@ fn waiting_ends_by_deadline_by_wake_and_by_datagram() {
 
         let client = UdpSocket::bind("127.0.0.1:0").unwrap();
         client.send_to(b"x", ("127.0.0.1", udp.port())).unwrap();
-        assert!(wait(&sources, None).unwrap().udp);
+        assert!(wait(&sources, None).unwrap().udp_v4);
     });
 }
 

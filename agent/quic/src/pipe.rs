@@ -167,10 +167,11 @@ pub struct Pipe {
 }
 
 impl Pipe {
-    /// Sends what the batch holds for nodes over QUIC. The batch is left as it is.
-    pub fn send(&self, batch: &TxBatch) {
+    /// Sends what the batch holds for nodes over QUIC; `received` is the memory from which relayed datagrams are sent
+    /// on. The batch is left as it is.
+    pub fn send(&self, batch: &TxBatch, received: &[u8]) {
         for transmit in batch.carried() {
-            let bytes = batch.bytes(transmit);
+            let bytes = batch.bytes(transmit, received);
             let before = self
                 .shared
                 .outbox_bytes

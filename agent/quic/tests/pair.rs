@@ -189,7 +189,7 @@ impl Node {
         for datagram in datagrams {
             assert!(batch.push(Endpoint::Quic(to), datagram));
         }
-        self.pipe.send(&batch);
+        self.pipe.send(&batch, &[]);
     }
 
     fn drain(&self) {

@@ -43,12 +43,13 @@ pub(crate) struct Relayed {
 }
 
 impl Worker {
-    /// One datagram from the UDP socket or from a QUIC connection.
+    /// One datagram from the UDP socket or from a QUIC connection; `at` is where it may be sent on from.
     pub(crate) fn inbound(
         &mut self,
         now: Instant,
         from: Endpoint,
         datagram: &mut [u8],
+        at: Option<usize>,
         tx: &mut TxBatch,
         tun: &mut TunBatch,
     ) {
@@ -65,7 +66,7 @@ impl Worker {
                 tx,
                 tun,
             ),
-            Some(&FRAME_TYPE) => self.frame(now, from, datagram, tx, tun),
+            Some(&FRAME_TYPE) => self.frame(now, from, datagram, at, tx, tun),
             _ => self.drops.count(DropReason::UnknownType),
         }
     }
@@ -131,7 +132,7 @@ impl Worker {
     ) -> Result<Slot, DropReason> {
         let message = Message::of(datagram).ok_or(DropReason::UnknownType)?;
         let slot = match message.session() {
-            Some(index) => self.table.by_session(index),
+            Some(index) => self.by_session(index),
             None => self.initiator(arrival, datagram, tx)?,
         };
         let Some(source) = arrival.relayed.map(|relayed| relayed.source) else {
@@ -160,6 +161,15 @@ impl Worker {
                 Err(DropReason::UnknownSession)
             }
         }
+    }
+
+    fn by_session(&mut self, index: u32) -> Option<Slot> {
+        if let Some(slot) = self.run.session(index) {
+            return Some(slot);
+        }
+        let slot = self.table.by_session(index)?;
+        self.run.found_session(index, slot);
+        Some(slot)
     }
 
     /// Who made an initiation; strangers are not answered.
@@ -248,6 +258,19 @@ impl Worker {
         packet: &mut [u8],
     ) -> Result<Verdict, DropReason> {
         let ip = Packet::parse(packet).ok_or(DropReason::Malformed)?;
+        let crossed = arrival.relayed.map_or(0, |relayed| relayed.crossed);
+        let (verdict, hops) = match self.run.delivers(slot, &ip) {
+            true => (Verdict::Deliver(ip), crossed),
+            false => self.judge(slot, crossed, ip)?,
+        };
+        if hops > 0 && !lower_ttl(packet, hops) {
+            return Err(DropReason::TtlExpired);
+        }
+        Ok(verdict)
+    }
+
+    /// The same without the run's memory; and how many hops the packet has made.
+    fn judge(&mut self, slot: Slot, crossed: u8, ip: Packet) -> Result<(Verdict, u8), DropReason> {
         let sender = self.table[slot].entry.id;
         if !self.ownership.owns(sender, ip.source) {
             self.table[slot].spoofed += 1;
@@ -257,24 +280,21 @@ impl Worker {
             return Err(DropReason::Unroutable);
         }
         let from_leaf = matches!(self.table[slot].kind, Kind::Leaf(_));
-        let crossed = arrival.relayed.map_or(0, |relayed| relayed.crossed);
         // This node is a hop of its own for what it forwards in the clear, to or from a leaf.
-        let (verdict, hops) = if self.ownership.owns(self.config.node, ip.destination) {
-            (Verdict::Deliver(ip), crossed + u8::from(from_leaf))
-        } else {
-            let to = self
-                .destination(ip.destination)
-                .map_err(|(reason, _)| reason)?;
-            let to_leaf = matches!(self.table[to].kind, Kind::Leaf(_));
-            if !from_leaf && !to_leaf {
-                return Err(DropReason::ForeignDestination);
+        if self.ownership.owns(self.config.node, ip.destination) {
+            if !from_leaf {
+                self.run.found_delivered(slot, &ip);
             }
-            (Verdict::Send { to, ip }, crossed + 1)
-        };
-        if hops > 0 && !lower_ttl(packet, hops) {
-            return Err(DropReason::TtlExpired);
+            return Ok((Verdict::Deliver(ip), crossed + u8::from(from_leaf)));
         }
-        Ok(verdict)
+        let to = self
+            .destination(ip.destination)
+            .map_err(|(reason, _)| reason)?;
+        let to_leaf = matches!(self.table[to].kind, Kind::Leaf(_));
+        if !from_leaf && !to_leaf {
+            return Err(DropReason::ForeignDestination);
+        }
+        Ok((Verdict::Send { to, ip }, crossed + 1))
     }
 
     /// Something authentic came over a link.

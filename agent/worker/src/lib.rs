@@ -21,6 +21,7 @@ mod path_mtu;
 mod peer;
 mod random;
 mod relay;
+mod run;
 mod table;
 mod worker;
 

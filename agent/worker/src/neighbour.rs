@@ -14,7 +14,7 @@ use crate::inbound::Arrival;
 use crate::outbound::Way;
 use crate::peer::{Kind, Port};
 use crate::table::Slot;
-use crate::worker::{Heard, Worker};
+use crate::worker::Worker;
 
 impl Worker {
     /// A packet that claims to be a message of the neighbour.
@@ -355,44 +355,6 @@ impl Worker {
     pub(crate) fn count_received_bytes(&mut self, slot: Slot, from: Endpoint, bytes: usize) {
         if let Some(port) = self.table[slot].port_mut(from.carrier()) {
             port.rx_bytes += bytes as u64;
-        }
-    }
-
-    /// Something authentic, beside probes, came over a link; told to the link once per batch.
-    pub(crate) fn link_heard(
-        &mut self,
-        now: Instant,
-        slot: Slot,
-        from: Endpoint,
-        tx: &mut TxBatch,
-    ) {
-        let carrier = from.carrier();
-        match &mut self.heard {
-            Some(heard) if heard.slot == slot && heard.carrier == carrier => heard.datagrams += 1,
-            _ => {
-                self.flush_heard(now, tx);
-                self.heard = Some(Heard {
-                    slot,
-                    carrier,
-                    datagrams: 1,
-                });
-            }
-        }
-    }
-
-    /// Tells the link what was heard.
-    pub(crate) fn flush_heard(&mut self, now: Instant, tx: &mut TxBatch) {
-        let Some(Heard {
-            slot,
-            carrier,
-            datagrams,
-        }) = self.heard.take()
-        else {
-            return;
-        };
-        if let Some(port) = self.table[slot].port_mut(carrier) {
-            port.link.handle(Input::Received { datagrams }, now);
-            self.drain(now, slot, carrier, tx);
         }
     }
 

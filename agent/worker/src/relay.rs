@@ -1,7 +1,6 @@
 //! Relay frames of others: open the header, look up, re-seal, forward. The payload is not looked at.
 
 use wattle_dataplane::{DropReason, TunBatch, TxBatch};
-use wattle_link::Traffic;
 use wattle_model::{Endpoint, Instant};
 use wattle_tunnel::FrameRefusal;
 use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
@@ -9,16 +8,18 @@ use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
 use crate::Transit;
 use crate::inbound::{Arrival, Relayed};
 use crate::path::Envelope;
+use crate::run::{Course, Onward};
 use crate::table::Slot;
 use crate::worker::Worker;
 
 impl Worker {
-    /// A datagram that claims to be a relay frame.
+    /// A datagram that claims to be a relay frame; `at` is where it may be sent on from.
     pub(crate) fn frame(
         &mut self,
         now: Instant,
         from: Endpoint,
         frame: &mut [u8],
+        at: Option<usize>,
         tx: &mut TxBatch,
         tun: &mut TunBatch,
     ) {
@@ -49,7 +50,7 @@ impl Worker {
                 tun,
             );
         }
-        if let Err(reason) = self.forward(now, slot, header, &frame[HEADER_LENGTH..], tx) {
+        if let Err(reason) = self.forward(now, slot, header, frame, at, tx) {
             self.drops.count(reason);
         }
     }
@@ -78,21 +79,60 @@ impl Worker {
         }
     }
 
+    /// Sends a frame on, sealed anew where it lies; copied only if it may not stay there until it is sent.
     fn forward(
         &mut self,
         now: Instant,
         from: Slot,
         header: Header,
-        payload: &[u8],
+        frame: &mut [u8],
+        at: Option<usize>,
         tx: &mut TxBatch,
     ) -> Result<(), DropReason> {
-        if self.config.transit == Transit::Refuse {
-            return Err(DropReason::TransitRefused);
-        }
         let hop_limit = header
             .hop_limit
             .checked_sub(1)
             .ok_or(DropReason::HopLimit)?;
+        let Onward { hop, waypoints } = self.onward(from, &header)?;
+        let header = Header {
+            hop_limit,
+            waypoints,
+            ..header
+        };
+        if !self.table[hop.next].keys.seal(&header, frame) {
+            return Err(DropReason::NoLinkKey);
+        }
+        let length = frame.len();
+        match at {
+            Some(at) => tx.commit_received(hop.endpoint, at..at + length),
+            None if tx.push(hop.endpoint, frame) => {}
+            None => return Err(DropReason::TxBatchFull),
+        }
+        self.counters.udp_tx_packets += 1;
+        self.counters.udp_tx_bytes += length as u64;
+        self.count_sent_bytes(hop.next, hop.carrier, length);
+        self.counters.relayed_packets += 1;
+        if hop.is_detour {
+            self.counters.backup_packets += 1;
+        }
+        self.link_relayed(now, hop.next, hop.carrier);
+        Ok(())
+    }
+
+    /// Where a frame goes on, with the waypoints that are then left.
+    fn onward(&mut self, from: Slot, header: &Header) -> Result<Onward, DropReason> {
+        let course = Course {
+            from,
+            destination: header.destination,
+            flow: header.flow,
+            waypoints: header.waypoints,
+        };
+        if let Some(onward) = self.run.onward(&course) {
+            return Ok(onward);
+        }
+        if self.config.transit == Transit::Refuse {
+            return Err(DropReason::TransitRefused);
+        }
         let target = match header.waypoints.next() {
             Some(waypoint) => self.table.by_index(waypoint),
             None => self.table.by_id(header.destination),
@@ -106,26 +146,8 @@ impl Worker {
             (Some(_), None) => hop.waypoints,
             (Some(detour), Some(waypoint)) => Waypoints::two(detour, waypoint),
         };
-        let length = HEADER_LENGTH + payload.len();
-        let space = tx.space(length).ok_or(DropReason::TxBatchFull)?;
-        space[HEADER_LENGTH..].copy_from_slice(payload);
-        let header = Header {
-            hop_limit,
-            waypoints,
-            ..header
-        };
-        if !self.table[hop.next].keys.seal(&header, space) {
-            return Err(DropReason::NoLinkKey);
-        }
-        tx.commit(hop.endpoint, length);
-        self.counters.udp_tx_packets += 1;
-        self.counters.udp_tx_bytes += length as u64;
-        self.count_sent_bytes(hop.next, hop.carrier, length);
-        self.counters.relayed_packets += 1;
-        if hop.is_detour {
-            self.counters.backup_packets += 1;
-        }
-        self.link_sent(now, hop.next, hop.carrier, 1, Traffic::Data);
-        Ok(())
+        let onward = Onward { hop, waypoints };
+        self.run.found_onward(course, onward);
+        Ok(onward)
     }
 }

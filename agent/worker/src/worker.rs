@@ -4,7 +4,9 @@ use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use wattle_dataplane::{DropReason, Drops, Forwarding, Ownership, TunBatch, TxBatch, VnetHeader};
+use wattle_dataplane::{
+    Datagrams, DropReason, Drops, Forwarding, Ownership, TunBatch, TxBatch, VnetHeader,
+};
 use wattle_link::Input;
 use wattle_model::{Carrier, Endpoint, Instant, Micros, NodeId, NodeIndex};
 use wattle_tunnel::{DialRole, Local, Shares};
@@ -12,7 +14,8 @@ use wattle_tunnel::{DialRole, Local, Shares};
 use crate::event::{Counters, LinkStatus, SessionStatus};
 use crate::peer::Peer;
 use crate::random::Random;
-use crate::table::{PeerTable, Slot};
+use crate::run::Run;
+use crate::table::PeerTable;
 use crate::{Command, Config, Event, Status};
 
 /// Events that may wait for the engine. One is at most 1.2 kB (a routing message), so 2.4 MB when the engine hangs.
@@ -40,22 +43,13 @@ pub struct Worker {
     pub(crate) fingerprint: u64,
     /// Where a packet lies while it is sealed.
     pub(crate) scratch: Vec<u8>,
-    /// What came over one link and was not told to it yet.
-    pub(crate) heard: Option<Heard>,
+    pub(crate) run: Run,
     pub(crate) counters: Counters,
     pub(crate) drops: Drops,
     pub(crate) icmp_tokens: u32,
     events: VecDeque<Event>,
     deadline: Instant,
     next_tick: Instant,
-}
-
-/// Authentic datagrams of one link.
-#[derive(Debug, Clone, Copy)]
-pub(crate) struct Heard {
-    pub(crate) slot: Slot,
-    pub(crate) carrier: Carrier,
-    pub(crate) datagrams: u64,
 }
 
 impl Worker {
@@ -75,7 +69,7 @@ impl Worker {
             own_index: NodeIndex::default(),
             fingerprint: 0,
             scratch: vec![0; SCRATCH],
-            heard: None,
+            run: Run::default(),
             counters: Counters::default(),
             drops: Drops::default(),
             icmp_tokens: ICMP_PER_SECOND,
@@ -108,36 +102,20 @@ impl Worker {
         self.outbound(now, header, packet, tx, tun);
     }
 
-    /// Takes datagrams of `segment` bytes each (the last may be shorter) from one source.
-    pub fn handle_udp(
+    /// Takes datagrams from the UDP sockets, or from the QUIC connection with a node.
+    pub fn handle_datagrams(
         &mut self,
         now: Instant,
-        from: SocketAddr,
-        datagrams: &mut [u8],
-        segment: usize,
+        from: impl Into<Endpoint>,
+        datagrams: Datagrams<'_>,
         tx: &mut TxBatch,
         tun: &mut TunBatch,
     ) {
-        for datagram in datagrams.chunks_mut(segment.max(1)) {
-            self.inbound(now, from.into(), datagram, tx, tun);
+        let from = from.into();
+        for (datagram, at) in datagrams.each() {
+            self.inbound(now, from, datagram, at, tx, tun);
         }
-        self.flush_heard(now, tx);
-    }
-
-    /// The same from the QUIC connection with a node.
-    pub fn handle_quic(
-        &mut self,
-        now: Instant,
-        from: NodeId,
-        datagrams: &mut [u8],
-        segment: usize,
-        tx: &mut TxBatch,
-        tun: &mut TunBatch,
-    ) {
-        for datagram in datagrams.chunks_mut(segment.max(1)) {
-            self.inbound(now, Endpoint::Quic(from), datagram, tx, tun);
-        }
-        self.flush_heard(now, tx);
+        self.end_run(now, tx);
     }
 
     /// There is a QUIC connection with a node, whose other end is at `remote`; or there is none any longer.

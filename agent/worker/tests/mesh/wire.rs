@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use wattle_dataplane::{Coalescing, DropReason, Forwarding, Path, TunBatch, TxBatch, VnetHeader};
+use wattle_dataplane::{
+    Coalescing, Datagrams, DropReason, Forwarding, Path, TunBatch, TxBatch, VnetHeader,
+};
 use wattle_model::{
     Carrier, Endpoint, Instant, LinkId, LinkState, Micros, NodeId, NodeIndex, Prefix, WgKey,
 };
@@ -425,14 +427,9 @@ impl Net {
         let Node {
             worker, tx, tun, ..
         } = &mut self.nodes[node];
-        worker.handle_quic(
-            self.now,
-            peer,
-            &mut datagram.to_vec(),
-            datagram.len(),
-            tx,
-            tun,
-        );
+        let mut bytes = datagram.to_vec();
+        let datagrams = Datagrams::passing(&mut bytes, datagram.len());
+        worker.handle_datagrams(self.now, Endpoint::Quic(peer), datagrams, tx, tun);
         self.flush(node);
     }
 
@@ -483,16 +480,11 @@ impl Net {
         let Node {
             worker, tx, tun, ..
         } = &mut self.nodes[node];
-        worker.handle_udp(
-            self.now,
-            from,
-            &mut datagram.to_vec(),
-            datagram.len(),
-            tx,
-            tun,
-        );
+        let mut bytes = datagram.to_vec();
+        let datagrams = Datagrams::passing(&mut bytes, datagram.len());
+        worker.handle_datagrams(self.now, from, datagrams, tx, tun);
         let answers = tx
-            .datagrams()
+            .datagrams(&[])
             .filter(|(to, _)| *to == Endpoint::Udp(from))
             .map(|(_, bytes)| bytes.to_vec())
             .collect();
@@ -587,6 +579,11 @@ impl Net {
     }
 
     fn flush(&mut self, node: usize) {
+        self.flush_received(node, &[]);
+    }
+
+    /// `received` is the memory that relayed frames may lie in.
+    fn flush_received(&mut self, node: usize, received: &[u8]) {
         let Node {
             worker,
             tx,
@@ -598,7 +595,7 @@ impl Net {
         events.extend(std::iter::from_fn(|| worker.poll_event()));
         delivered.extend(tun.packets().map(|bytes| bytes[10..].to_vec()));
         tun.clear();
-        for (to, bytes) in tx.datagrams() {
+        for (to, bytes) in tx.datagrams(received) {
             if let Some(watched) = &mut self.watched {
                 watched.push((to, bytes.to_vec()));
             }
@@ -643,11 +640,17 @@ impl Net {
         let Node {
             worker, tx, tun, ..
         } = &mut self.nodes[node];
-        match to {
-            Endpoint::Udp(_) => worker.handle_udp(self.now, address, &mut bytes, length, tx, tun),
-            Endpoint::Quic(_) => worker.handle_quic(self.now, id, &mut bytes, length, tx, tun),
-        }
-        self.flush(node);
+        let (from, at) = match to {
+            Endpoint::Udp(_) => (Endpoint::Udp(address), Some(0)),
+            Endpoint::Quic(_) => (Endpoint::Quic(id), None),
+        };
+        let datagrams = Datagrams {
+            bytes: &mut bytes,
+            segment: length,
+            at,
+        };
+        worker.handle_datagrams(self.now, from, datagrams, tx, tun);
+        self.flush_received(node, &bytes);
     }
 
     fn is_narrow(&self, from: usize, to: usize, bytes: usize) -> bool {

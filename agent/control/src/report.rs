@@ -47,6 +47,9 @@ pub struct StatusReport {
     pub mtu_bytes: u16,
     /// The UDP port.
     pub listen_port: u16,
+    /// The kernel's offloads that are in use.
+    #[serde(default)]
+    pub offloads: Vec<String>,
     /// Whether the device, the sockets and a peer set are in place.
     pub ready: bool,
     /// Whether every node of the peer set is reachable by a route and no link is settling.

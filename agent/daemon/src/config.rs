@@ -14,6 +14,8 @@ use serde::{Deserialize, Serialize, Serializer};
 use tracing_subscriber::EnvFilter;
 use wattle_model::Prefix;
 
+use crate::offloads::OffloadName;
+
 /// Where the configuration is looked for when the state directory has none.
 pub const SYSTEM_CONFIG: &str = "/etc/wattle/wattled.toml";
 /// Name of the configuration inside a state directory.
@@ -55,6 +57,10 @@ pub struct Config {
     pub transit: bool,
     /// Whether packets for other nodes may travel over the fast channel; off means WireGuard's own messages.
     pub fast_channel: Switch,
+    /// Whether TCP connections through this node are told how large segments may be.
+    pub mss_clamp: Switch,
+    /// Offloads of the kernel that are not to be used.
+    pub offloads_off: Vec<OffloadName>,
 }
 
 /// A setting that is on or off.
@@ -82,6 +88,8 @@ impl Default for Config {
             routing_table: 5740,
             transit: true,
             fast_channel: Switch::On,
+            mss_clamp: Switch::Off,
+            offloads_off: Vec::new(),
         }
     }
 }
@@ -475,6 +483,8 @@ mod tests {
             endpoints: vec!["192.0.2.1:51820".parse().unwrap()],
             metrics: Some("127.0.0.1:9586".parse().unwrap()),
             quic_port: QuicPort::Off,
+            mss_clamp: Switch::On,
+            offloads_off: OffloadName::ALL.to_vec(),
             ..Config::default()
         };
         let text = toml::to_string(&config).unwrap();
@@ -526,6 +536,13 @@ mod tests {
             ("transit = 1", 11, "boolean"),
             ("fast_channel = \"of\"", 16, "`on` or `off`"),
             ("fast_channel = true", 16, "string"),
+            ("mss_clamp = \"auto\"", 13, "`on` or `off`"),
+            ("offloads_off = \"tso\"", 16, "a sequence"),
+            (
+                "offloads_off = [\"tso\", \"lro\"]",
+                24,
+                "`vnet`, `tso`, `uso`, `gso`, `gro`",
+            ),
         ] {
             let (line, found, message) = refusal(text);
             assert_eq!(line, 1, "{text}: {message}");

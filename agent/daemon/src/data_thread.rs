@@ -20,6 +20,8 @@ use wattle_model::{Endpoint, Instant, Micros};
 use wattle_quic::{Incoming, Pipe};
 use wattle_worker::{Command, Event, Peers, Status, Worker};
 
+use crate::offloads::Offloads;
+
 /// Events on their way to the engine: at most 1.2 KiB each.
 pub(crate) const EVENT_QUEUE: usize = 1024;
 /// The thread's name, by which the kernel's accounting is found.
@@ -50,6 +52,10 @@ pub(crate) struct WorkerReport {
     pub(crate) quic: Option<wattle_quic::Counters>,
     /// Orders that found the mailbox full.
     pub(crate) orders_dropped: u64,
+    /// Datagrams that the kernel dropped in front of the sockets.
+    pub(crate) kernel_drops: u64,
+    /// The offloads in use.
+    pub(crate) offloads: Offloads,
 }
 
 /// Orders for the worker. Snapshots replace each other: only the last one counts.
@@ -270,6 +276,12 @@ impl DataThread {
             tun: self.tun.counters(),
             quic: self.quic.as_ref().map(Pipe::counters),
             orders_dropped,
+            kernel_drops: self.udp.kernel_drops(),
+            offloads: Offloads {
+                tun: self.tun.offload(),
+                gso: self.udp.has_segmentation(),
+                gro: self.udp.has_coalescing(),
+            },
         }
     }
 

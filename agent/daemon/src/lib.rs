@@ -11,6 +11,7 @@ mod kernel;
 mod local_api;
 mod metrics;
 mod notify;
+mod offloads;
 mod ping;
 mod query;
 mod quic;

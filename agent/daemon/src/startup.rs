@@ -8,12 +8,12 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing_subscriber::EnvFilter;
 use wattle_host::{
-    Clock, Installed, MARK, Monitor, Netlink, NetlinkError, Offload, Tun, TunError, UdpError,
-    UdpOptions, UdpSockets, Wake, Wanted,
+    Clock, Installed, MARK, Monitor, Netlink, NetlinkError, Tun, TunError, UdpError, UdpOptions,
+    UdpSockets, Wake, Wanted,
 };
 use wattle_model::NodeId;
 use wattle_wire::grant::PeerSetError;
-use wattle_worker::{CipherCosts, CipherKind, Transit, Worker};
+use wattle_worker::{CipherCosts, CipherKind, Clamp, Transit, Worker};
 
 use crate::config::{Config, ConfigError, Overrides, Switch};
 use crate::coordinator::{self, Uplink};
@@ -23,6 +23,7 @@ use crate::kernel;
 use crate::local_api::{LocalApiError, LocalSocket};
 use crate::metrics::{self, MetricsError};
 use crate::notify::Notifier;
+use crate::offloads::Offloads;
 use crate::query::{EngineHandle, QUERY_QUEUE};
 use crate::quic;
 use crate::state::{Keys, Network, PeersFrom, StateDir, StateError};
@@ -213,11 +214,13 @@ fn keep_two_copies(state: &StateDir, from: PeersFrom, signed: &[u8]) {
 }
 
 async fn serve(config: Config, node: Node) -> Result<(), StartError> {
-    let tun = Tun::open(&config.interface, Offload::TcpUdp)?;
+    let allowed = Offloads::without(&config.offloads_off);
+    let tun = Tun::open(&config.interface, allowed.tun)?;
     let options = UdpOptions {
         port: config.listen_port,
         mark: Some(MARK),
-        segmentation: true,
+        segmentation: allowed.gso,
+        coalescing: allowed.gro,
     };
     let udp = UdpSockets::bind(options)?;
     let listen_port = udp.port();
@@ -317,6 +320,10 @@ fn worker_config(config: &Config, keys: &Keys) -> wattle_worker::Config {
             Transit::Relay
         } else {
             Transit::Refuse
+        },
+        mss_clamp: match config.mss_clamp {
+            Switch::On => Clamp::On,
+            Switch::Off => Clamp::Off,
         },
     }
 }

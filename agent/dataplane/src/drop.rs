@@ -1,4 +1,4 @@
-//! Why packets are dropped. Every drop has a name, and packets in = packets out + the sum of the names.
+//! Why packets are dropped. Every drop has a name, and for each origin packets in = packets out + the sum of the names.
 
 use serde::{Deserialize, Serialize};
 
@@ -94,42 +94,96 @@ reasons! {
     EventQueueFull = "event_queue_full",
 }
 
-/// How often each reason occurred.
+/// Where a dropped packet came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// From the TUN device.
+    Tun,
+    /// From a carrier.
+    Wire,
+    /// From the agent itself: a handshake, a message to a neighbour, an event for the engine.
+    Agent,
+}
+
+impl Origin {
+    /// Every origin.
+    pub const ALL: [Self; 3] = [Self::Tun, Self::Wire, Self::Agent];
+
+    /// The origin as a metric's label.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Tun => "tun",
+            Self::Wire => "wire",
+            Self::Agent => "agent",
+        }
+    }
+}
+
+/// How often each reason occurred to packets of each origin.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Drops([u64; DropReason::ALL.len()]);
+pub struct Drops {
+    counts: [[u64; DropReason::ALL.len()]; Origin::ALL.len()],
+    origin: Origin,
+}
 
 impl Default for Drops {
     fn default() -> Self {
-        Self([0; DropReason::ALL.len()])
+        Self {
+            counts: [[0; DropReason::ALL.len()]; Origin::ALL.len()],
+            origin: Origin::Agent,
+        }
     }
 }
 
 impl Drops {
-    /// Counts one drop.
+    /// The origin of what is being handled.
+    pub fn origin(&self) -> Origin {
+        self.origin
+    }
+
+    /// What is handled from here on is of this origin.
+    pub fn set_origin(&mut self, origin: Origin) {
+        self.origin = origin;
+    }
+
+    /// Counts one drop of what is being handled.
     pub fn count(&mut self, reason: DropReason) {
         self.add(reason, 1);
     }
 
-    /// Counts several drops.
+    /// Counts several drops of what is being handled.
     pub fn add(&mut self, reason: DropReason, count: u64) {
-        self.0[reason as usize] += count;
+        self.add_from(self.origin, reason, count);
+    }
+
+    /// Counts drops of packets of another origin.
+    pub fn add_from(&mut self, origin: Origin, reason: DropReason, count: u64) {
+        self.counts[origin as usize][reason as usize] += count;
     }
 
     /// How often `reason` occurred.
     pub fn of(&self, reason: DropReason) -> u64 {
-        self.0[reason as usize]
+        self.counts.iter().map(|of| of[reason as usize]).sum()
+    }
+
+    /// All drops of packets of one origin.
+    pub fn from(&self, origin: Origin) -> u64 {
+        self.counts[origin as usize].iter().sum()
     }
 
     /// All drops.
     pub fn total(&self) -> u64 {
-        self.0.iter().sum()
+        self.counts.iter().flatten().sum()
     }
 
-    /// Every reason with its count.
-    pub fn iter(&self) -> impl Iterator<Item = (DropReason, u64)> + '_ {
-        DropReason::ALL
-            .iter()
-            .map(|reason| (*reason, self.of(*reason)))
+    /// Every origin and reason with its count.
+    pub fn iter(&self) -> impl Iterator<Item = (Origin, DropReason, u64)> + '_ {
+        Origin::ALL.into_iter().flat_map(move |origin| {
+            let counts = self.counts[origin as usize];
+            let reasons = DropReason::ALL.iter();
+            reasons.map(move |reason| (origin, *reason, counts[*reason as usize]))
+        })
     }
 }
 
@@ -140,17 +194,26 @@ mod tests {
     #[test]
     fn every_reason_counts_under_its_own_name() {
         let mut drops = Drops::default();
-        for (position, reason) in DropReason::ALL.iter().enumerate() {
-            drops.add(*reason, position as u64 + 1);
+        let mut expected = Vec::new();
+        for origin in Origin::ALL {
+            drops.set_origin(origin);
+            for reason in DropReason::ALL {
+                let count = expected.len() as u64 + 1;
+                drops.add(*reason, count);
+                expected.push((origin, *reason, count));
+            }
         }
-        let names: std::collections::BTreeSet<_> =
-            drops.iter().map(|(reason, _)| reason.name()).collect();
-        assert_eq!(names.len(), DropReason::ALL.len());
-        assert!(
-            drops
-                .iter()
-                .enumerate()
-                .all(|(position, (_, count))| count == position as u64 + 1)
-        );
+        assert_eq!(drops.iter().collect::<Vec<_>>(), expected);
+        let names: std::collections::BTreeSet<_> = expected
+            .iter()
+            .map(|(origin, reason, _)| (origin.name(), reason.name()))
+            .collect();
+        assert_eq!(names.len(), expected.len());
+        let by_origin: u64 = Origin::ALL.iter().map(|origin| drops.from(*origin)).sum();
+        assert_eq!(drops.total(), by_origin);
+        assert_eq!(drops.of(DropReason::ALL[0]), {
+            let reasons = DropReason::ALL.len() as u64;
+            1 + (1 + reasons) + (1 + 2 * reasons)
+        });
     }
 }

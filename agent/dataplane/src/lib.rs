@@ -12,12 +12,13 @@ pub mod flow;
 pub mod forwarding;
 pub mod guard;
 pub mod icmp;
+pub mod mss;
 pub mod packet;
 pub mod segment;
 pub mod vnet;
 
 pub use batch::{AppendError, Coalescing, Datagrams, Place, Transmit, TunBatch, TxBatch};
-pub use drop::{DropReason, Drops};
+pub use drop::{DropReason, Drops, Origin};
 pub use forwarding::{Backup, Forwarding, NextLink, Path};
 pub use guard::Ownership;
 pub use packet::Packet;

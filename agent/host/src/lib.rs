@@ -5,6 +5,7 @@
 
 mod clock;
 mod interfaces;
+mod kernel_drops;
 mod poll;
 mod routes;
 mod tun;
@@ -13,6 +14,7 @@ mod wake;
 
 pub use clock::Clock;
 pub use interfaces::{InterfaceAddress, Monitor, interface_name};
+pub use kernel_drops::{InterfaceDrops, interface_drops};
 pub use poll::{Ready, Sources, wait};
 pub use routes::{Installed, MARK, Netlink, NetlinkError, PROTOCOL, TABLE, Wanted};
 pub use tun::{Offload, Tun, TunCounters, TunError};

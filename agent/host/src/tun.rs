@@ -87,13 +87,15 @@ pub struct TunCounters {
     pub read_packets: u64,
     /// Bytes read.
     pub read_bytes: u64,
-    /// Packets written.
+    /// Packets written; a super-packet counts once.
     pub written_packets: u64,
+    /// Packets written; the parts of a super-packet count one by one.
+    pub written_parts: u64,
     /// Bytes written.
     pub written_bytes: u64,
-    /// Dropped since the kernel's queue was full.
+    /// Dropped since the kernel's queue was full; parts one by one.
     pub drop_queue_full: u64,
-    /// Dropped since the kernel refused the packet or the device was down.
+    /// Dropped since the kernel refused the packet or the device was down; parts one by one.
     pub drop_refused: u64,
     /// Reads with a header that was never asked for.
     pub drop_bad_header: u64,
@@ -261,19 +263,34 @@ impl Tun {
             0
         };
         for packet in batch.packets() {
+            let parts = parts(packet);
             let packet = &packet[skip..];
             match write_whole(self.as_fd(), packet) {
                 Ok(length) => {
                     self.counters.written_packets += 1;
+                    self.counters.written_parts += parts;
                     self.counters.written_bytes += length as u64;
                 }
                 Err(Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM) => {
-                    self.counters.drop_queue_full += 1;
+                    self.counters.drop_queue_full += parts;
                 }
-                Err(_) => self.counters.drop_refused += 1,
+                Err(_) => self.counters.drop_refused += parts,
             }
         }
         batch.clear();
+    }
+}
+
+/// How many packets one behind its header stands for.
+fn parts(bytes: &[u8]) -> u64 {
+    let header = bytes.first_chunk().and_then(VnetHeader::from_bytes);
+    match header {
+        Some(header) if header.gso != Gso::None && header.gso_size > 0 => {
+            let headers = VNET_HEADER_LENGTH + usize::from(header.hdr_len);
+            let payload = bytes.len().saturating_sub(headers);
+            payload.div_ceil(header.gso_size.into()) as u64
+        }
+        _ => 1,
     }
 }
 

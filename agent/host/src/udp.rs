@@ -29,8 +29,10 @@ pub struct UdpOptions {
     pub port: u16,
     /// Mark on every datagram sent, if the process may set one.
     pub mark: Option<u32>,
-    /// Whether to use `UDP_SEGMENT` and `UDP_GRO` where the kernel has them.
+    /// Whether to use `UDP_SEGMENT` where the kernel has it.
     pub segmentation: bool,
+    /// Whether to use `UDP_GRO` where the kernel has it.
+    pub coalescing: bool,
 }
 
 /// Why there are no sockets.
@@ -84,6 +86,8 @@ pub struct UdpCounters {
     pub drop_other: u64,
     /// Received but cut, since larger than any datagram can be.
     pub drop_truncated: u64,
+    /// Received without a byte in it, or without a sender.
+    pub drop_empty: u64,
     /// Errors of earlier datagrams reported by the kernel at a receive.
     pub reported_errors: u64,
 }
@@ -102,6 +106,8 @@ struct UdpSocket {
     socket: Socket,
     /// Whether `UDP_SEGMENT` works; switched off for good when the kernel or its device cannot.
     segmentation: bool,
+    /// Whether the kernel hands over coalesced datagrams.
+    coalescing: bool,
 }
 
 impl UdpSockets {
@@ -145,6 +151,27 @@ impl UdpSockets {
     /// What happened so far.
     pub fn counters(&self) -> UdpCounters {
         self.counters
+    }
+
+    /// Whether every socket sends several datagrams in one call (`UDP_SEGMENT`).
+    pub fn has_segmentation(&self) -> bool {
+        self.each().all(|socket| socket.segmentation)
+    }
+
+    /// Whether every socket receives several datagrams in one call (`UDP_GRO`).
+    pub fn has_coalescing(&self) -> bool {
+        self.each().all(|socket| socket.coalescing)
+    }
+
+    /// Datagrams that the kernel dropped in front of the sockets: their receive buffers were full, or a checksum was
+    /// wrong. Each socket's count wraps at 2^32.
+    pub fn kernel_drops(&self) -> u64 {
+        let drops = self.each().map(|socket| sys::drops(socket.socket.as_fd()));
+        drops.map(|drops| u64::from(drops.unwrap_or(0))).sum()
+    }
+
+    fn each(&self) -> impl Iterator<Item = &UdpSocket> {
+        self.v4.iter().chain(&self.v6)
     }
 
     /// The descriptors to wait for, IPv4 first.
@@ -220,14 +247,15 @@ impl UdpSocket {
             return Ok(None);
         };
         never_fragment(&socket, domain);
-        let segmentation = options.segmentation && {
-            // Receiving coalesced is a matter of its own: where it is missing, datagrams come one by one.
-            let _one_by_one = setsockopt(&socket, sockopt::UdpGroSegment, &true);
-            setsockopt(&socket, sockopt::UdpGsoSegment, &0).is_ok()
-        };
+        let segmentation =
+            options.segmentation && setsockopt(&socket, sockopt::UdpGsoSegment, &0).is_ok();
+        // Where it is missing, datagrams come one by one.
+        let coalescing =
+            options.coalescing && setsockopt(&socket, sockopt::UdpGroSegment, &true).is_ok();
         Ok(Some(Self {
             socket,
             segmentation,
+            coalescing,
         }))
     }
 
@@ -337,9 +365,10 @@ impl UdpCounters {
         if message.truncated {
             self.drop_truncated += 1;
             message.from = None;
-        } else if message.length == 0 {
+        } else if message.length == 0 || message.from.is_none() {
+            self.drop_empty += 1;
             message.from = None;
-        } else if message.from.is_some() {
+        } else {
             self.received_packets += message.length.div_ceil(message.segment) as u64;
             self.received_bytes += message.length as u64;
         }
@@ -565,6 +594,25 @@ mod sys {
             )
         };
         Errno::result(result).map(drop)
+    }
+
+    /// What the kernel dropped in front of a socket.
+    pub(super) fn drops(fd: BorrowedFd<'_>) -> nix::Result<u32> {
+        // linux/sock_diag.h: nine figures, of which the last is SK_MEMINFO_DROPS.
+        const DROPS: usize = 8;
+        let mut figures = [0_u32; DROPS + 1];
+        let mut length = size_of_val(&figures) as libc::socklen_t;
+        // SAFETY: getsockopt(2) writes at most `length` bytes through the pointer during the call, all of `figures`.
+        let result = unsafe {
+            libc::getsockopt(
+                fd.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_MEMINFO,
+                figures.as_mut_ptr().cast(),
+                &raw mut length,
+            )
+        };
+        Errno::result(result).map(|_| figures[DROPS])
     }
 
     /// Sends the first [`BATCH`] transmits in one call; how many were taken.

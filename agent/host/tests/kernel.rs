@@ -10,10 +10,11 @@ use std::process::Command;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, unshare};
+use wattle_dataplane::vnet::{Gso, NEEDS_CSUM};
 use wattle_dataplane::{TunBatch, TxBatch, VnetHeader};
 use wattle_host::{
     Clock, Family, Installed, InterfaceAddress, Monitor, Netlink, Offload, RecvBatch, Sources,
-    TABLE, Tun, TunError, UdpError, UdpOptions, UdpSockets, Wake, Wanted, wait,
+    TABLE, Tun, TunError, UdpError, UdpOptions, UdpSockets, Wake, Wanted, interface_drops, wait,
 };
 use wattle_model::{Micros, Prefix};
 
@@ -329,6 +330,80 @@ fn what_cannot_be_sent_is_counted_by_kind_and_the_rest_goes_on() {
 }
 
 #[test]
+fn what_the_kernel_drops_in_front_of_a_socket_and_what_says_nothing_is_counted() {
+    in_namespace(|| {
+        let mut receiver = sockets(false);
+        let to: SocketAddr = SocketAddr::new("127.0.0.1".parse().unwrap(), receiver.port());
+        let sender = UdpSocket::bind("127.0.0.1:0").unwrap();
+        sender.send_to(&[], to).unwrap();
+        let mut batch = RecvBatch::new();
+        assert_eq!(receiver.receive(Family::V4, &mut batch), 1);
+        assert!(batch.message(0).is_none(), "there is nothing to look at");
+        assert_eq!(receiver.counters().drop_empty, 1);
+        assert_eq!(receiver.kernel_drops(), 0);
+        let mut sent = 0_u64;
+        while receiver.kernel_drops() < 100 {
+            sender.send_to(&[7; 1_000], to).unwrap();
+            sent += 1;
+            assert!(sent < 1_000_000, "the buffer is never full");
+        }
+        while receiver.receive(Family::V4, &mut batch) > 0 {}
+        let counters = receiver.counters();
+        assert_eq!(sent, counters.received_packets + receiver.kernel_drops());
+    });
+}
+
+#[test]
+fn what_nobody_reads_from_the_device_in_time_is_a_drop_of_the_interface() {
+    in_namespace(|| {
+        let mut tun = Tun::open("wl0", Offload::None).unwrap();
+        ip("address add 10.9.9.1/24 dev wl0");
+        // A device that comes up would say hello over IPv6.
+        std::fs::write("/proc/sys/net/ipv6/conf/wl0/disable_ipv6", "1").unwrap();
+        ip("link set wl0 up txqueuelen 10");
+        assert_eq!(interface_drops("wl0").unwrap().tx_packets, 0);
+        let sender = UdpSocket::bind("10.9.9.1:0").unwrap();
+        for _ in 0..50 {
+            let _refused = sender.send_to(b"x", "10.9.9.2:9");
+        }
+        let mut read = 0;
+        while tun.read(&mut [0; 2_000]).unwrap().is_some() {
+            read += 1;
+        }
+        let dropped = interface_drops("wl0").unwrap().tx_packets;
+        assert!(dropped > 0 && read > 0, "{read} read, {dropped} dropped");
+        assert_eq!(read + dropped, 50);
+        assert_eq!(interface_drops("wl1"), None);
+    });
+}
+
+#[test]
+fn refused_super_packets_count_part_by_part() {
+    in_namespace(|| {
+        let mut tun = Tun::open("wl0", Offload::TcpUdp).unwrap();
+        let mut batch = TunBatch::new(tun.coalescing());
+        let header = VnetHeader {
+            flags: NEEDS_CSUM,
+            gso: Gso::TcpV4,
+            hdr_len: 40,
+            gso_size: 100,
+            csum_start: 20,
+            csum_offset: 16,
+        };
+        assert!(batch.push(header, &[0x45; 40 + 250]));
+        assert!(batch.push(VnetHeader::default(), &[0x45; 40]));
+        tun.write(&mut batch);
+        let counters = tun.counters();
+        assert_eq!(
+            counters.drop_refused,
+            3 + 1,
+            "the device is down: {counters:?}"
+        );
+        assert_eq!(counters.written_parts, 0);
+    });
+}
+
+#[test]
 fn a_port_in_use_is_named_with_the_setting_that_changes_it() {
     in_namespace(|| {
         let first = sockets(true);
@@ -336,6 +411,7 @@ fn a_port_in_use_is_named_with_the_setting_that_changes_it() {
             port: first.port(),
             mark: None,
             segmentation: true,
+            coalescing: true,
         };
         let error = UdpSockets::bind(options).unwrap_err();
         assert!(matches!(error, UdpError::InUse(_)), "{error:?}");
@@ -417,6 +493,7 @@ fn sockets(segmentation: bool) -> UdpSockets {
         port: 0,
         mark: Some(wattle_host::MARK),
         segmentation,
+        coalescing: segmentation,
     };
     UdpSockets::bind(options).unwrap()
 }

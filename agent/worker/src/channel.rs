@@ -1,7 +1,7 @@
 //! The fast channel (`docs/protocol/fast-channel.md`): its keys, and what comes over it.
 
 use wattle_dataplane::segment::complete_partial_checksum;
-use wattle_dataplane::{AppendError, DropReason, TunBatch, TxBatch};
+use wattle_dataplane::{AppendError, DropReason, Origin, TunBatch, TxBatch};
 use wattle_model::{Checksum, Instant};
 use wattle_wire::control::{self, Control};
 
@@ -57,6 +57,7 @@ impl Worker {
         }
         match self.guard(slot, arrival, packet)? {
             Verdict::Deliver(ip) => {
+                self.clamp_mss(slot, &ip, packet, checksum);
                 let taken = tun.append(checksum, &ip, &packet[..ip.length]);
                 taken.map_err(|error| match error {
                     AppendError::Full => DropReason::TunBatchFull,
@@ -70,9 +71,13 @@ impl Worker {
                 if checksum == Checksum::Partial && !complete_partial_checksum(&ip, packet) {
                     return Err(DropReason::Malformed);
                 }
+                for peer in [slot, to] {
+                    self.clamp_mss(peer, &ip, packet, Checksum::Complete);
+                }
                 self.scratch[..ip.length].copy_from_slice(packet);
                 self.counters.leaf_packets += 1;
-                self.send_scratch(now, to, &ip, tx)
+                self.send_scratch_from(now, Origin::Wire, to, &ip, tx);
+                Ok(())
             }
         }
     }
@@ -144,7 +149,7 @@ impl Worker {
             });
         match sent {
             Ok(()) => self.counters.control_tx_packets += 1,
-            Err(reason) => self.drops.count(reason),
+            Err(reason) => self.unsent(reason),
         }
     }
 }

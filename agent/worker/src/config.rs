@@ -25,6 +25,8 @@ pub struct Config {
     pub channel: Option<CipherCosts>,
     /// Whether this node relays for others.
     pub transit: Transit,
+    /// Whether the segment size that TCP connections announce is lowered to what gets to the peer whole.
+    pub mss_clamp: Clamp,
 }
 
 impl fmt::Debug for Config {
@@ -35,6 +37,7 @@ impl fmt::Debug for Config {
             .field("cipher", &self.cipher)
             .field("channel", &self.channel)
             .field("transit", &self.transit)
+            .field("mss_clamp", &self.mss_clamp)
             .finish_non_exhaustive()
     }
 }
@@ -46,6 +49,16 @@ pub enum Transit {
     Relay,
     /// Frames for other nodes are dropped.
     Refuse,
+}
+
+/// Whether the segment size that TCP connections announce is lowered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Clamp {
+    /// It is lowered to what gets to the peer whole.
+    On,
+    /// It stays as it is.
+    #[default]
+    Off,
 }
 
 /// Everybody that this node may talk to, and who owns which address. From the signed peer set alone.

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
+use wattle_dataplane::{DropReason, Origin};
 use wattle_model::{Carrier, Instant, LinkId, LinkState, Measurement, NodeId};
 use wattle_wire::control::Suite;
 
@@ -70,10 +71,21 @@ pub struct Status {
     pub sessions: Vec<SessionStatus>,
     /// Counters by name: `wattle_worker_…`.
     pub counters: Counters,
-    /// Drops by the reason's name; only reasons that occurred.
-    pub drops: BTreeMap<String, u64>,
+    /// Drops by origin and reason; only what occurred.
+    pub drops: Vec<Dropped>,
     /// Packets whose source was not their sender's, by sender.
     pub spoofed: BTreeMap<NodeId, u64>,
+}
+
+/// Packets that were dropped for one reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Where they came from.
+    pub from: Origin,
+    /// Why they were dropped.
+    pub reason: DropReason,
+    /// How many.
+    pub packets: u64,
 }
 
 /// One link.
@@ -120,13 +132,23 @@ pub struct SessionStatus {
     pub queued: u32,
 }
 
-/// What a worker counts.
+/// What a worker counts. Nothing gets lost without a name (`docs/operations.md`), so at any moment:
+///
+/// ```text
+/// tun_rx = sent + drops of tun + waiting
+/// udp_rx = tun_tx + relayed + forwarded + control_rx + session_rx + drops of wire + waiting
+/// udp_tx = sent + relayed + forwarded + control_tx + session_tx
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counters {
     /// Packets read from the TUN device; the segments of a super-packet count one by one.
     pub tun_rx_packets: u64,
     /// Packets written to the TUN device, before they were joined.
     pub tun_tx_packets: u64,
+    /// Packets of the TUN device that were sent.
+    pub sent_packets: u64,
+    /// ICMP errors written to the TUN device, which [`Self::tun_tx_packets`] does not hold.
+    pub answer_packets: u64,
     /// Datagrams received.
     pub udp_rx_packets: u64,
     /// Datagrams sent.
@@ -141,10 +163,18 @@ pub struct Counters {
     pub backup_packets: u64,
     /// Packets from and to leaves.
     pub leaf_packets: u64,
+    /// Packets of carriers, from or to a leaf of this node, that were sent on.
+    pub forwarded_packets: u64,
     /// Messages between neighbours sent.
     pub control_tx_packets: u64,
     /// Messages between neighbours received.
     pub control_rx_packets: u64,
+    /// Handshakes, cookies and keepalives sent.
+    pub session_tx_packets: u64,
+    /// Handshakes, cookies and keepalives received.
+    pub session_rx_packets: u64,
+    /// SYNs whose announced segment size was lowered.
+    pub clamped_packets: u64,
     /// Packets sent over the fast channel.
     pub channel_tx_packets: u64,
     /// Packets received over the fast channel.

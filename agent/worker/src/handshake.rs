@@ -55,7 +55,7 @@ impl Worker {
         for way in ways {
             // Not told to the link: of many copies one arrives, and that is no loss.
             if let Err(reason) = self.send_message(way, message, tx) {
-                self.drops.count(reason);
+                self.unsent(reason);
             }
         }
     }
@@ -76,14 +76,13 @@ impl Worker {
             self.send_observed(now, slot, tx);
             self.due(now, now);
         }
-        while let Some(packet) = self.table[slot].waiting.pop() {
+        while let Some((origin, packet)) = self.table[slot].waiting.pop() {
             let Some(ip) = Packet::parse(&packet) else {
+                self.drops.add_from(origin, DropReason::Malformed, 1);
                 continue;
             };
             self.scratch[..packet.len()].copy_from_slice(&packet);
-            if let Err(reason) = self.send_scratch(now, slot, &ip, tx) {
-                self.drops.count(reason);
-            }
+            self.send_scratch_from(now, origin, slot, &ip, tx);
         }
     }
 
@@ -92,11 +91,12 @@ impl Worker {
         let mut message = [0; MIN_BUFFER];
         let peer = &mut self.table[slot];
         let due = peer.session.tick(now, &mut message);
-        let expired = peer.waiting.expire(now);
+        while let Some(origin) = peer.waiting.pop_expired(now) {
+            self.drops.add_from(origin, DropReason::SessionTimeout, 1);
+        }
         if peer.entry.adjacent && !peer.session.is_usable() {
             peer.dialer.start(now, peer.role);
         }
-        self.drops.add(DropReason::SessionTimeout, expired);
         if let Some(length) = due {
             self.send_handshake(slot, &message[..length.min(MIN_BUFFER)], tx);
         }

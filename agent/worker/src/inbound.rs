@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use wattle_dataplane::packet::lower_ttl;
-use wattle_dataplane::{DropReason, Packet, TunBatch, TxBatch};
-use wattle_model::{Endpoint, Instant, NodeId};
+use wattle_dataplane::{DropReason, Origin, Packet, TunBatch, TxBatch};
+use wattle_model::{Checksum, Endpoint, Instant, NodeId};
 use wattle_tunnel::{CHANNEL_TYPE, Initiator, MIN_BUFFER, Message, Opened, Outcome, Refusal};
 use wattle_wire::frame::FRAME_TYPE;
 
@@ -100,6 +100,7 @@ impl Worker {
         }
         if matches!(Message::of(datagram), Some(Message::Cookie { .. })) {
             // Whoever saw the initiation can make one, so it proves nothing about its sender.
+            self.counters.session_rx_packets += 1;
             return;
         }
         if arrival.relayed.is_none() {
@@ -117,7 +118,10 @@ impl Worker {
         }
         match outcome {
             Outcome::Packet(length) => self.packet(now, slot, arrival, length, tx, tun),
-            Outcome::Nothing | Outcome::Reply(_) => self.authentic(now, slot, arrival, tx),
+            Outcome::Nothing | Outcome::Reply(_) => {
+                self.counters.session_rx_packets += 1;
+                self.authentic(now, slot, arrival, tx);
+            }
             Outcome::Refused(_) => {}
         }
     }
@@ -193,7 +197,9 @@ impl Worker {
                     to: arrival.from,
                     link: None,
                 };
-                let _ = self.send_message(way, &cookie[..length.min(MIN_BUFFER)], tx);
+                if let Err(reason) = self.send_message(way, &cookie[..length.min(MIN_BUFFER)], tx) {
+                    self.unsent(reason);
+                }
                 Err(DropReason::RateLimited)
             }
             Initiator::Refused(refusal) => Err(reason_of(refusal)),
@@ -209,11 +215,11 @@ impl Worker {
             },
             Some(_) => match self.way(slot, flow_of(self.table[slot].entry.id)) {
                 Ok(way) => way,
-                Err((reason, _)) => return self.drops.count(reason),
+                Err((reason, _)) => return self.unsent(reason),
             },
         };
         if let Err(reason) = self.send_message(way, message, tx) {
-            self.drops.count(reason);
+            self.unsent(reason);
         }
     }
 
@@ -236,15 +242,17 @@ impl Worker {
         self.authentic(now, slot, arrival, tx);
         match self.guard(slot, arrival, packet) {
             Ok(Verdict::Deliver(ip)) => {
+                self.clamp_mss(slot, &ip, packet, Checksum::Complete);
                 tun.commit(ip.length);
                 self.counters.tun_tx_packets += 1;
             }
             Ok(Verdict::Send { to, ip }) => {
+                for peer in [slot, to] {
+                    self.clamp_mss(peer, &ip, packet, Checksum::Complete);
+                }
                 self.scratch[..ip.length].copy_from_slice(&packet[..ip.length]);
                 self.counters.leaf_packets += 1;
-                if let Err(reason) = self.send_scratch(now, to, &ip, tx) {
-                    self.drops.count(reason);
-                }
+                self.send_scratch_from(now, Origin::Wire, to, &ip, tx);
             }
             Err(reason) => self.drops.count(reason),
         }

@@ -143,9 +143,10 @@ impl Worker {
 
     fn forget(&mut self, now: Instant, slot: Slot) {
         self.close_ports(now, slot);
-        if let Some(peer) = self.table.remove(slot) {
-            self.drops
-                .add(DropReason::UnknownPeer, peer.waiting.len() as u64);
+        if let Some(mut peer) = self.table.remove(slot) {
+            while let Some((origin, _)) = peer.waiting.pop() {
+                self.drops.add_from(origin, DropReason::UnknownPeer, 1);
+            }
         }
     }
 

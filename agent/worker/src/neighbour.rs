@@ -34,45 +34,46 @@ impl Worker {
         };
         let is_neighbour = arrival.relayed.is_none();
         if is_neighbour && control::is_flood(message) && message.len() <= MAX_MESSAGE {
-            self.counters.control_rx_packets += 1;
             self.link_heard(now, slot, arrival.from, tx);
             return self.flood(slot, arrival, message);
         }
-        let parsed = Control::parse(message);
-        if parsed.is_ok() {
-            self.counters.control_rx_packets += 1;
-        }
-        match parsed {
-            Ok(message @ (Control::ChannelKey(_) | Control::ChannelKeyAck(_))) => {
+        // Only neighbours talk about links.
+        let parsed = Control::parse(message).ok();
+        let Some(message) = parsed.filter(|message| is_neighbour || crosses_relays(message)) else {
+            return self.drops.count(DropReason::ControlMalformed);
+        };
+        self.counters.control_rx_packets += 1;
+        match message {
+            Control::ChannelKey(_) | Control::ChannelKeyAck(_) => {
                 self.authentic(now, slot, arrival, tx);
                 self.channel_control(now, slot, &message, tx);
             }
-            Ok(Control::SizeProbe { number }) => {
+            Control::SizeProbe { number } => {
                 self.authentic(now, slot, arrival, tx);
                 self.answer_size(now, slot, number, tx);
             }
-            Ok(Control::SizeProbeReply { number }) => {
+            Control::SizeProbeReply { number } => {
                 self.authentic(now, slot, arrival, tx);
                 self.table[slot].path_mtu.answered(now, number);
             }
-            // Only neighbours talk about links.
-            Ok(_) if !is_neighbour => self.drops.count(DropReason::ControlMalformed),
-            Ok(Control::Probe(probe)) => {
+            Control::Probe(probe) => {
                 self.probed(now, slot, arrival.from, Input::Probe(probe), tx);
             }
-            Ok(Control::ProbeReply(reply)) => {
+            Control::ProbeReply(reply) => {
                 self.probed(now, slot, arrival.from, Input::Reply(reply), tx);
             }
-            Ok(Control::Observed(address)) => {
+            Control::Observed(address) => {
                 self.link_heard(now, slot, arrival.from, tx);
                 let peer = self.table[slot].entry.id;
                 self.tell(Event::Reflexive { peer, address });
             }
-            Ok(message) => {
+            Control::LinkKey(_)
+            | Control::LinkKeyAck { .. }
+            | Control::LinkKeyRequest
+            | Control::Flood(_) => {
                 self.link_heard(now, slot, arrival.from, tx);
                 self.link_key_message(now, slot, arrival.from, &message, tx);
             }
-            Err(_) => self.drops.count(DropReason::ControlMalformed),
         }
     }
 
@@ -81,6 +82,7 @@ impl Worker {
         let Some(port) = peer.port(arrival.from.carrier()) else {
             return self.drops.count(DropReason::ControlMalformed);
         };
+        self.counters.control_rx_packets += 1;
         let event = Event::Control {
             from: peer.entry.id,
             link: port.id,
@@ -190,7 +192,7 @@ impl Worker {
         });
         match found {
             Some((slot, to)) => self.send_control(now, slot, to, message, Traffic::Control, tx),
-            None => self.drops.count(DropReason::NoEndpoint),
+            None => self.unsent(DropReason::NoEndpoint),
         }
     }
 
@@ -212,7 +214,7 @@ impl Worker {
     fn seal_control(&mut self, slot: Slot, to: Endpoint, message: &[u8], tx: &mut TxBatch) -> bool {
         let peer = self.table[slot].entry.id;
         let Some(length) = control::wrap(self.config.node, peer, message, &mut self.scratch) else {
-            self.drops.count(DropReason::ControlMalformed);
+            self.unsent(DropReason::ControlMalformed);
             return false;
         };
         if !self.table[slot].session.is_usable() {
@@ -228,7 +230,7 @@ impl Worker {
                 true
             }
             Err(reason) => {
-                self.drops.count(reason);
+                self.unsent(reason);
                 false
             }
         }
@@ -447,5 +449,22 @@ impl Worker {
                 self.open_port(now, slot, carrier, None);
             }
         }
+    }
+}
+
+/// Whether a message is about the session of two nodes, and not about a link between them.
+fn crosses_relays(message: &Control) -> bool {
+    match message {
+        Control::ChannelKey(_)
+        | Control::ChannelKeyAck(_)
+        | Control::SizeProbe { .. }
+        | Control::SizeProbeReply { .. } => true,
+        Control::Probe(_)
+        | Control::ProbeReply(_)
+        | Control::Observed(_)
+        | Control::LinkKey(_)
+        | Control::LinkKeyAck { .. }
+        | Control::LinkKeyRequest
+        | Control::Flood(_) => false,
     }
 }

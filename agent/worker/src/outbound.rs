@@ -69,6 +69,7 @@ impl Worker {
                 }
                 let checksum = checksum.unwrap_or(Checksum::Complete);
                 let sent = self.admit(&ip, ip.length).and_then(|destination| {
+                    self.clamp_mss(destination, &ip, packet, checksum);
                     self.send_packet(now, destination, &ip, checksum, packet, tx)
                 });
                 if let Err((reason, problem)) = sent {
@@ -247,8 +248,8 @@ impl Worker {
             self.want_channel(now, destination);
             return self.seal(destination, way, length, tx).map(|()| 1);
         }
-        let peer = &mut self.table[destination];
-        if !peer.waiting.push(now, &self.scratch[..length]) {
+        let (origin, peer) = (self.drops.origin(), &mut self.table[destination]);
+        if !peer.waiting.push(now, origin, &self.scratch[..length]) {
             return Err(DropReason::SessionQueueFull);
         }
         peer.dialer.start(now, wattle_tunnel::DialRole::First);
@@ -316,7 +317,9 @@ impl Worker {
             .space(front + message.len())
             .ok_or(DropReason::TxBatchFull)?;
         space[front..].copy_from_slice(message);
-        self.finish(way, front + message.len(), tx)
+        self.finish(way, front + message.len(), tx)?;
+        self.counters.session_tx_packets += 1;
+        Ok(())
     }
 
     /// Puts the frame's header in front, if there is one, and commits the datagram.
@@ -383,6 +386,7 @@ impl Worker {
             && tun.push(VnetHeader::default(), &answer[..length])
         {
             self.icmp_tokens -= 1;
+            self.counters.answer_packets += 1;
         }
     }
 }

@@ -3,6 +3,7 @@
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 
+use wattle_dataplane::Origin;
 use wattle_link::Link;
 use wattle_model::{Carrier, Endpoint, Instant, LinkId, Micros};
 use wattle_tunnel::{DialRole, Dialer, LinkKeys, PathMtu, Session};
@@ -138,42 +139,38 @@ impl Peer {
 /// Packets that wait for a session.
 #[derive(Debug, Default)]
 pub(crate) struct Waiting {
-    packets: VecDeque<(Instant, Vec<u8>)>,
+    packets: VecDeque<(Instant, Origin, Vec<u8>)>,
     bytes: usize,
 }
 
 impl Waiting {
     /// Keeps a copy of a packet; `false` if there is no room.
     #[must_use]
-    pub(crate) fn push(&mut self, now: Instant, packet: &[u8]) -> bool {
+    pub(crate) fn push(&mut self, now: Instant, origin: Origin, packet: &[u8]) -> bool {
         if self.packets.len() == MAX_WAITING_PACKETS
             || self.bytes + packet.len() > MAX_WAITING_BYTES
         {
             return false;
         }
         self.bytes += packet.len();
-        self.packets.push_back((now, packet.to_vec()));
+        self.packets.push_back((now, origin, packet.to_vec()));
         true
     }
 
-    pub(crate) fn pop(&mut self) -> Option<Vec<u8>> {
-        let (_, packet) = self.packets.pop_front()?;
+    /// The packet that has waited longest, and where it came from.
+    pub(crate) fn pop(&mut self) -> Option<(Origin, Vec<u8>)> {
+        let (_, origin, packet) = self.packets.pop_front()?;
         self.bytes -= packet.len();
-        Some(packet)
+        Some((origin, packet))
     }
 
-    /// Drops what has waited too long; how many those are.
-    pub(crate) fn expire(&mut self, now: Instant) -> u64 {
-        let mut expired = 0;
-        while self
-            .packets
-            .front()
-            .is_some_and(|(since, _)| now.since(*since) >= WAIT)
-        {
-            self.pop();
-            expired += 1;
+    /// Drops a packet that has waited too long; where it came from. `None` when there is no other.
+    pub(crate) fn pop_expired(&mut self, now: Instant) -> Option<Origin> {
+        let (since, ..) = self.packets.front()?;
+        if now.since(*since) < WAIT {
+            return None;
         }
-        expired
+        self.pop().map(|(origin, _)| origin)
     }
 
     pub(crate) fn len(&self) -> usize {

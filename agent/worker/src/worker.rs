@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wattle_dataplane::{
-    Datagrams, DropReason, Drops, Forwarding, Ownership, TunBatch, TxBatch, VnetHeader,
+    Datagrams, DropReason, Drops, Forwarding, Origin, Ownership, TunBatch, TxBatch, VnetHeader,
 };
 use wattle_link::Input;
 use wattle_model::{Carrier, Endpoint, Instant, Micros, NodeId, NodeIndex};
@@ -16,7 +16,7 @@ use crate::peer::Peer;
 use crate::random::Random;
 use crate::run::Run;
 use crate::table::PeerTable;
-use crate::{Command, Config, Event, Status};
+use crate::{Command, Config, Dropped, Event, Status};
 
 /// Events that may wait for the engine. One is at most 1.2 kB (a routing message), so 2.4 MB when the engine hangs.
 const MAX_EVENTS: usize = 2_048;
@@ -99,7 +99,10 @@ impl Worker {
         tx: &mut TxBatch,
         tun: &mut TunBatch,
     ) {
-        self.outbound(now, header, packet, tx, tun);
+        let sent = self.on_behalf_of(Origin::Tun, |worker| {
+            worker.outbound(now, header, packet, tx, tun);
+        });
+        self.counters.sent_packets += sent;
     }
 
     /// Takes datagrams from the UDP sockets, or from the QUIC connection with a node.
@@ -112,9 +115,11 @@ impl Worker {
         tun: &mut TunBatch,
     ) {
         let from = from.into();
+        self.drops.set_origin(Origin::Wire);
         for (datagram, at) in datagrams.each() {
             self.inbound(now, from, datagram, at, tx, tun);
         }
+        self.drops.set_origin(Origin::Agent);
         self.end_run(now, tx);
     }
 
@@ -171,13 +176,17 @@ impl Worker {
 
     /// The whole state.
     pub fn status(&self) -> Status {
-        let occurred = self.drops.iter().filter(|(_, count)| *count > 0);
+        let occurred = self.drops.iter().filter(|(_, _, packets)| *packets > 0);
         Status {
             links: self.table.iter().flat_map(link_status).collect(),
             sessions: self.table.iter().map(session_status).collect(),
             counters: self.counters,
             drops: occurred
-                .map(|(reason, count)| (reason.name().to_owned(), count))
+                .map(|(from, reason, packets)| Dropped {
+                    from,
+                    reason,
+                    packets,
+                })
                 .collect(),
             spoofed: self
                 .table
@@ -196,7 +205,7 @@ impl Worker {
     /// Queues an event for the engine.
     pub(crate) fn tell(&mut self, event: Event) {
         if self.events.len() == MAX_EVENTS {
-            self.drops.count(DropReason::EventQueueFull);
+            self.unsent(DropReason::EventQueueFull);
             self.events.pop_front();
         }
         self.events.push_back(event);

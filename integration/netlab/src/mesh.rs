@@ -11,6 +11,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 
+use crate::metrics::Metrics;
 use crate::{Coordinator, Host, Lab, Process, eventually};
 
 /// The UDP port of every agent.
@@ -397,11 +398,15 @@ impl Mesh {
 
     /// What the agent of a host has dropped for a reason, by its metrics.
     pub fn dropped(&self, host: &Host, reason: &str) -> Result<u64> {
-        let metrics = self.wattle(host, &["metrics"])?;
-        let line = format!("wattle_worker_dropped_packets_total{{reason=\"{reason}\"}} ");
-        let count = metrics.lines().find_map(|text| text.strip_prefix(&line));
+        let label = format!("reason=\"{reason}\"");
+        let metrics = self.metrics(host)?;
         // A reason that did not occur has no line.
-        Ok(count.map_or(Ok(0), str::parse)?)
+        Ok(metrics.sum("wattle_worker_dropped_packets_total", &label))
+    }
+
+    /// The figures of the agent of a host, taken at one moment.
+    pub fn metrics(&self, host: &Host) -> Result<Metrics> {
+        Metrics::parse(&self.wattle(host, &["metrics"])?)
     }
 
     /// Waits until every running agent says that it has converged; how long that took.

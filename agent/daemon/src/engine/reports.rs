@@ -92,6 +92,9 @@ impl Engine {
             interface: config.interface.clone(),
             mtu_bytes: config.mtu,
             listen_port: self.setting.listen_port,
+            offloads: worker
+                .map(|worker| worker.offloads.names())
+                .unwrap_or_default(),
             ready: own.is_some(),
             converged: own.is_some() && waiting_for.is_empty(),
             waiting_for,

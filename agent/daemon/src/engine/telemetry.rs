@@ -10,6 +10,7 @@ use super::event_log::Happening;
 use super::{Engine, Membership};
 use crate::data_thread::WorkerReport;
 use crate::metrics::{Kind, Snapshot};
+use crate::offloads::OffloadName;
 
 /// One of routing's events for the log.
 pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
@@ -102,6 +103,7 @@ impl Engine {
         if let Some(worker) = worker {
             worker_figures(worker, &mut snapshot);
             self.link_figures(worker, &mut snapshot);
+            self.interface_figures(&mut snapshot);
         }
         Reply::Metrics(MetricsReport {
             text: snapshot.into_text(),
@@ -221,6 +223,23 @@ impl Engine {
         );
     }
 
+    /// What the kernel dropped at the device, before the agent saw it or after.
+    fn interface_figures(&self, to: &mut Snapshot) {
+        let Some(drops) = wattle_host::interface_drops(&self.setting.config.interface) else {
+            return;
+        };
+        to.counter(
+            "wattle_host_tun_kernel_unread_packets",
+            "Dropped by the kernel: the device's queue to the agent was full.",
+            drops.tx_packets,
+        );
+        to.counter(
+            "wattle_host_tun_kernel_undelivered_packets",
+            "Dropped by the kernel: packets of the agent for which the network stack had no room.",
+            drops.rx_packets,
+        );
+    }
+
     fn link_figures(&self, worker: &WorkerReport, to: &mut Snapshot) {
         let links = &worker.worker.links;
         let up = links
@@ -270,6 +289,36 @@ fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
             counters.tun_tx_packets,
         ),
         (
+            "sent_packets",
+            "Packets of the device that were sent.",
+            counters.sent_packets,
+        ),
+        (
+            "answer_packets",
+            "ICMP errors written to the device.",
+            counters.answer_packets,
+        ),
+        (
+            "forwarded_packets",
+            "Packets from or to leaves of this node that were sent on.",
+            counters.forwarded_packets,
+        ),
+        (
+            "session_rx_packets",
+            "Handshakes, cookies and keepalives received.",
+            counters.session_rx_packets,
+        ),
+        (
+            "session_tx_packets",
+            "Handshakes, cookies and keepalives sent.",
+            counters.session_tx_packets,
+        ),
+        (
+            "clamped_packets",
+            "SYNs whose announced segment size was lowered.",
+            counters.clamped_packets,
+        ),
+        (
             "udp_rx_packets",
             "Datagrams received.",
             counters.udp_rx_packets,
@@ -316,17 +365,30 @@ fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
     ] {
         to.counter(format!("wattle_worker_{name}"), help, value);
     }
-    for (reason, count) in &report.worker.drops {
-        let labels = vec![("reason".to_owned(), reason.clone())];
-        let name = "wattle_worker_dropped_packets".to_owned();
+    for dropped in &report.worker.drops {
+        let labels = [
+            ("from", dropped.from.name()),
+            ("reason", dropped.reason.name()),
+        ];
         to.add(
-            name,
-            "Packets dropped, by reason.",
-            labels,
+            "wattle_worker_dropped_packets".to_owned(),
+            "Packets dropped, by origin and reason.",
+            labels
+                .map(|(label, value)| (label.to_owned(), value.to_owned()))
+                .to_vec(),
             Kind::Counter,
-            *count,
+            dropped.packets,
         );
     }
+    let sessions = &report.worker.sessions;
+    to.gauge(
+        "wattle_worker_waiting_packets",
+        "Packets that wait for a session.",
+        sessions
+            .iter()
+            .map(|session| u64::from(session.queued))
+            .sum(),
+    );
     let sessions = report
         .worker
         .sessions
@@ -431,14 +493,24 @@ fn host_figures(report: &WorkerReport, to: &mut Snapshot) {
             tun.written_packets,
         ),
         (
+            "tun_written_parts",
+            "Packets written to the device; the parts of a super-packet count one by one.",
+            tun.written_parts,
+        ),
+        (
             "tun_queue_full_packets",
-            "Dropped: the device's queue was full.",
+            "Dropped: the device's queue was full; parts one by one.",
             tun.drop_queue_full,
         ),
         (
             "tun_refused_packets",
-            "Dropped: the kernel refused the packet.",
+            "Dropped: the kernel refused the packet; parts one by one.",
             tun.drop_refused,
+        ),
+        (
+            "tun_bad_header_packets",
+            "Dropped: read with a header that was never asked for.",
+            tun.drop_bad_header,
         ),
         (
             "udp_received_packets",
@@ -451,11 +523,51 @@ fn host_figures(report: &WorkerReport, to: &mut Snapshot) {
             udp.sent_packets,
         ),
         (
-            "udp_buffer_full_packets",
-            "Dropped: the send buffer was full.",
-            udp.drop_buffer_full,
+            "udp_reported_errors",
+            "Errors of earlier datagrams that the kernel told of.",
+            udp.reported_errors,
+        ),
+        (
+            "udp_kernel_unread_packets",
+            "Dropped by the kernel: a socket's receive buffer was full, or a checksum wrong.",
+            report.kernel_drops,
         ),
     ] {
         to.counter(format!("wattle_host_{name}"), help, value);
+    }
+    let labeled = |label: &str, value: &str| vec![(label.to_owned(), value.to_owned())];
+    for (reason, value) in [
+        ("buffer_full", udp.drop_buffer_full),
+        ("unreachable", udp.drop_unreachable),
+        ("forbidden", udp.drop_forbidden),
+        ("too_big", udp.drop_too_big),
+        ("no_socket", udp.drop_no_socket),
+        ("other", udp.drop_other),
+    ] {
+        to.add(
+            "wattle_host_udp_unsent_packets".to_owned(),
+            "Datagrams that the kernel would not send, by reason.",
+            labeled("reason", reason),
+            Kind::Counter,
+            value,
+        );
+    }
+    for (reason, value) in [("truncated", udp.drop_truncated), ("empty", udp.drop_empty)] {
+        to.add(
+            "wattle_host_udp_unusable_packets".to_owned(),
+            "Datagrams received and not looked at, by reason.",
+            labeled("reason", reason),
+            Kind::Counter,
+            value,
+        );
+    }
+    for offload in OffloadName::ALL {
+        to.add(
+            "wattle_host_offload_in_use".to_owned(),
+            "Whether an offload of the kernel is in use.",
+            labeled("offload", offload.name()),
+            Kind::Gauge,
+            report.offloads.has(offload).into(),
+        );
     }
 }

@@ -4,6 +4,9 @@
 //! fast channel too.
 
 mod channel;
+mod ledger;
+mod malformed;
+mod mss;
 mod path_mtu;
 mod traitor;
 mod wire;

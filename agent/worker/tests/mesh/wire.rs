@@ -6,14 +6,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wattle_dataplane::{
-    Coalescing, Datagrams, DropReason, Forwarding, Path, TunBatch, TxBatch, VnetHeader,
+    Coalescing, Datagrams, DropReason, Forwarding, Origin, Path, TunBatch, TxBatch, VnetHeader,
 };
 use wattle_model::{
     Carrier, Endpoint, Instant, LinkId, LinkState, Micros, NodeId, NodeIndex, Prefix, WgKey,
 };
 use wattle_worker::{
-    CipherCosts, CipherKind, Command, Config, Counters, Event, PeerEntry, Peers, Status, Transit,
-    Worker,
+    CipherCosts, CipherKind, Clamp, Command, Config, Counters, Event, PeerEntry, Peers, Status,
+    Transit, Worker,
 };
 
 const DELAY: Micros = Micros::from_millis(1);
@@ -69,6 +69,7 @@ pub(crate) struct Net {
     mapping: u16,
     watched: Option<Vec<(Endpoint, Vec<u8>)>>,
     restarts: u8,
+    mss_clamp: Clamp,
 }
 
 struct Node {
@@ -131,7 +132,8 @@ pub(crate) fn tcp(from: usize, to: usize, payload: &[u8]) -> Vec<u8> {
     ip(from, to, 64, 6, &[&header[..], payload].concat())
 }
 
-fn ip(from: usize, to: usize, ttl: u8, protocol: u8, transport: &[u8]) -> Vec<u8> {
+/// An IPv4 packet between the overlay addresses of two nodes.
+pub(crate) fn ip(from: usize, to: usize, ttl: u8, protocol: u8, transport: &[u8]) -> Vec<u8> {
     let mut packet = vec![
         0x45, 0, 0, 0, 0, 1, 0x40, 0, ttl, protocol, 0, 0, 10, 77, 0, from as u8, 10, 77, 0,
         to as u8,
@@ -146,6 +148,23 @@ fn ip(from: usize, to: usize, ttl: u8, protocol: u8, transport: &[u8]) -> Vec<u8
 
 fn prefix(node: usize) -> Prefix {
     format!("10.77.0.{node}").parse().expect("an address")
+}
+
+/// An IPv6 packet between the overlay addresses of two nodes: what follows its header begins with a `next` header.
+pub(crate) fn ipv6(from: usize, to: usize, next: u8, rest: &[u8]) -> Vec<u8> {
+    let mut packet = vec![0x60, 0, 0, 0, 0, 0, next, 64];
+    packet[4..6].copy_from_slice(&(rest.len() as u16).to_be_bytes());
+    for node in [from, to] {
+        packet.extend([
+            0xfd, 0x57, 0, 0x77, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, node as u8,
+        ]);
+    }
+    packet.extend(rest);
+    packet
+}
+
+fn prefix_v6(node: usize) -> Prefix {
+    format!("fd57:77::{node:x}").parse().expect("an address")
 }
 
 impl Net {
@@ -192,6 +211,7 @@ impl Net {
             mapping: 40_000,
             watched: None,
             restarts: 0,
+            mss_clamp: Clamp::Off,
         };
         for node in 0..count {
             let worker = net.worker(node);
@@ -220,6 +240,7 @@ impl Net {
             cipher: self.protection[node].cipher,
             channel: self.protection[node].channel,
             transit: Transit::Relay,
+            mss_clamp: self.mss_clamp,
         };
         Worker::new(config, self.now)
     }
@@ -230,7 +251,7 @@ impl Net {
             index: NodeIndex(other as u16),
             name: None,
             key: self.key(other),
-            prefixes: vec![prefix(other)],
+            prefixes: vec![prefix(other), prefix_v6(other)],
             candidates: if self.natted == Some(other) || leaf_of.is_some() {
                 vec![]
             } else {
@@ -251,7 +272,9 @@ impl Net {
             .into_iter()
             .chain(self.nodes[node].extra.iter().copied());
         let peers = Peers {
-            own_prefixes: own.map(prefix).collect(),
+            own_prefixes: own
+                .flat_map(|node| [prefix(node), prefix_v6(node)])
+                .collect(),
             own_index: NodeIndex(node as u16),
             peers: others.chain(leaves).collect(),
         };
@@ -294,6 +317,12 @@ impl Net {
             .link
     }
 
+    /// Whether a node has a link to another.
+    pub(crate) fn has_link(&self, node: usize, to: usize) -> bool {
+        let links = self.status(node).links;
+        links.iter().any(|link| link.peer == self.id(to))
+    }
+
     /// … over one of several carriers.
     pub(crate) fn link_over(&self, carrier: Carrier, node: usize, to: usize) -> LinkId {
         let links = self.status(node).links;
@@ -329,7 +358,7 @@ impl Net {
             .map(|(leaf, host)| (prefix(*leaf), self.id(*host)));
         let prefixes: Vec<_> = ways
             .iter()
-            .map(|(to, _)| self.prefix(*to))
+            .flat_map(|(to, _)| [self.prefix(*to), (prefix_v6(*to), self.id(*to))])
             .chain(leaves)
             .collect();
         let paths: Vec<_> = ways
@@ -382,6 +411,12 @@ impl Net {
     /// Cuts the wire between two nodes, silently and both ways.
     pub(crate) fn cut(&mut self, one: usize, other: usize) {
         self.cut.extend([(one, other), (other, one)]);
+    }
+
+    /// Lets everything pass between everybody.
+    pub(crate) fn heal(&mut self) {
+        self.cut.clear();
+        self.narrow.clear();
     }
 
     /// Lets datagrams of at most so many bytes pass between two nodes; larger ones vanish.
@@ -437,6 +472,14 @@ impl Net {
     pub(crate) fn rebind(&mut self, node: usize) {
         assert_eq!(self.natted, Some(node));
         self.mapping += 1;
+    }
+
+    /// Lets every node that starts from here on lower the segment size that connections announce.
+    pub(crate) fn clamp_mss(&mut self) {
+        self.mss_clamp = Clamp::On;
+        for node in 0..self.nodes.len() {
+            self.restart(node);
+        }
     }
 
     /// Replaces a node by one that knows nothing of what was.
@@ -551,16 +594,25 @@ impl Net {
 
     /// Packets that a node dropped for a reason.
     pub(crate) fn dropped(&self, node: usize, reason: DropReason) -> u64 {
-        self.status(node)
-            .drops
-            .get(reason.name())
-            .copied()
-            .unwrap_or(0)
+        let drops = self.status(node).drops;
+        let same = drops.iter().filter(|dropped| dropped.reason == reason);
+        same.map(|dropped| dropped.packets).sum()
+    }
+
+    /// Packets of one origin that a node dropped.
+    pub(crate) fn dropped_from(&self, node: usize, origin: Origin) -> u64 {
+        let drops = self.status(node).drops;
+        let same = drops.iter().filter(|dropped| dropped.from == origin);
+        same.map(|dropped| dropped.packets).sum()
     }
 
     /// Packets that a node dropped.
     pub(crate) fn drops(&self, node: usize) -> u64 {
-        self.status(node).drops.values().sum()
+        self.status(node)
+            .drops
+            .iter()
+            .map(|dropped| dropped.packets)
+            .sum()
     }
 
     /// The states of a node's links.

@@ -49,6 +49,7 @@ pub(crate) fn status() -> StatusReport {
         interface: "wattle0".into(),
         mtu_bytes: 1_360,
         listen_port: 51_820,
+        offloads: vec!["vnet".into(), "tso".into()],
         ready: true,
         converged: false,
         waiting_for: vec!["r3".into()],

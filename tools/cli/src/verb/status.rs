@@ -128,6 +128,7 @@ fn screen(report: &StatusReport) -> String {
         ),
         ("routes", report.routes_total.to_string()),
         ("announces", list(&report.prefixes)),
+        ("offloads", list(&report.offloads)),
         ("peer set", format!("revision {}", report.peer_set_revision)),
         (
             "worst link",
@@ -223,6 +224,7 @@ mod tests {
         links        1/2 up
         routes       3
         announces    192.168.9.0/24
+        offloads     vnet tso
         peer set     revision 4
         worst link   r2 udp4 rtt 24.2ms jitter 300us loss 3.0% cost 13.1ms
         state        settling: waiting for r3

@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 
 use quinn::{
     AckFrequencyConfig, Connection, ConnectionError, Endpoint, EndpointConfig, IdleTimeout,
-    MtuDiscoveryConfig, ServerConfig, TokioRuntime, TransportConfig, VarInt,
+    MtuDiscoveryConfig, Runtime as _, ServerConfig, TokioRuntime, TransportConfig, VarInt,
 };
 use ring::hmac;
 use sha2::{Digest as _, Sha256};
@@ -27,6 +27,7 @@ use crate::connection::{SEND_BUFFER, Sender, read};
 use crate::contact::{Attempt, Contact, Dialled, Outcome, Turn};
 use crate::identity::{Guests, Identity, IdentityError};
 use crate::pipe::{Incoming, OUTBOX_SLOTS, Outgoing, Pipe, Shared, count};
+use crate::socket::JoiningSocket;
 
 /// The UDP port that nodes listen on and dial: the one that networks leave open.
 pub const DEFAULT_PORT: u16 = 443;
@@ -150,8 +151,14 @@ pub fn start(
     let config = endpoint_config(&key);
     let server = server_config(&identity, guests.clone(), &transport)?;
     let inside = runtime.enter();
-    let endpoint = Endpoint::new(config, Some(server), socket, Arc::new(TokioRuntime))
+    let socket = TokioRuntime
+        .wrap_udp_socket(socket)
         .map_err(kernel("set up the QUIC socket"))?;
+    let socket = JoiningSocket::new(socket);
+    runtime.spawn(Arc::clone(&socket).send_kept());
+    let endpoint =
+        Endpoint::new_with_abstract_socket(config, Some(server), socket, Arc::new(TokioRuntime))
+            .map_err(kernel("set up the QUIC endpoint"))?;
     drop(inside);
     let shared = Arc::new(Shared::new(wake));
     let (outbox_end, outbox) = mpsc::channel(OUTBOX_SLOTS);

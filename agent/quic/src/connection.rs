@@ -12,7 +12,7 @@ use quinn::{ConnectionError, SendDatagramError};
 use wattle_model::NodeId;
 
 use crate::backlog;
-use crate::pieces::{Cutter, Joined, Joiner, PIECE_TYPE};
+use crate::pieces::{Cutter, Joiner, PIECE_TYPE, Run};
 use crate::pipe::{Incoming, Outgoing, Shared, Tally, count};
 
 /// Quinn's send buffer. It drops from its front when it is full, uncounted; so it is larger than whatever
@@ -54,59 +54,74 @@ impl Sender {
 
     /// Hands datagrams to quinn as far as they would leave in time.
     pub(crate) fn send(&mut self, now: Instant, outgoing: &Outgoing, tally: &Tally) {
-        self.look(now, tally);
-        let mut waiting = SEND_BUFFER.saturating_sub(self.quinn.datagram_send_buffer_space());
-        let mut start = 0;
-        while start < outgoing.bytes.len() {
-            let end = (start + outgoing.segment).min(outgoing.bytes.len());
-            let datagram = outgoing.bytes.slice(start..end);
-            start = end;
-            if waiting + datagram.len() > self.bound {
-                count(&tally.drop_backlog, 1);
-                continue;
-            }
-            waiting += datagram.len();
-            self.send_one(&datagram, tally);
-        }
-    }
-
-    fn send_one(&mut self, datagram: &Bytes, tally: &Tally) {
-        let as_it_is = datagram.len() <= self.room && datagram.first() != Some(&PIECE_TYPE);
-        if as_it_is {
-            match self.quinn.send_datagram(datagram.clone()) {
-                Ok(()) => return count(&tally.sent_packets, 1),
-                // The path shrank since it was looked at.
-                Err(SendDatagramError::TooLarge) => self.measure(tally),
-                Err(_) => return count(&tally.drop_no_connection, 1),
-            }
-        }
-        let Some(pieces) = self.cutter.cut(datagram, self.room) else {
-            return count(&tally.drop_too_large, 1);
+        self.look(now);
+        let waiting = SEND_BUFFER.saturating_sub(self.quinn.datagram_send_buffer_space());
+        let room = self.bound.saturating_sub(waiting);
+        let (whole, segment) = (outgoing.bytes.len(), outgoing.segment);
+        let fits = match whole <= room {
+            true => whole,
+            false => room - room % segment,
         };
-        count(&tally.cut_packets, 1);
-        for piece in pieces {
-            match self.quinn.send_datagram(piece) {
-                Ok(()) => {}
-                Err(SendDatagramError::TooLarge) => return count(&tally.drop_too_large, 1),
-                Err(_) => return count(&tally.drop_no_connection, 1),
-            }
+        if fits < whole {
+            count(&tally.drop_backlog, (whole - fits).div_ceil(segment) as u64);
         }
-        count(&tally.sent_packets, 1);
+        if fits == 0 {
+            return;
+        }
+        // Whatever the path turned out to carry meanwhile: nobody but this thread learns it.
+        self.measure(tally);
+        let bytes = outgoing.bytes.slice(..fits);
+        let sent = self.send_run(&bytes, segment, tally);
+        let counter = match sent {
+            Ok(()) => &tally.sent_packets,
+            Err(SendDatagramError::TooLarge) => &tally.drop_too_large,
+            Err(_) => &tally.drop_no_connection,
+        };
+        count(counter, fits.div_ceil(segment) as u64);
     }
 
-    /// Learns from time to time what the path carries.
-    fn look(&mut self, now: Instant, tally: &Tally) {
+    fn send_run(
+        &mut self,
+        bytes: &Bytes,
+        segment: usize,
+        tally: &Tally,
+    ) -> Result<(), SendDatagramError> {
+        let segment = segment.min(bytes.len());
+        let run = Run { bytes, segment };
+        if !Cutter::is_for(run, self.room) {
+            let starts = (0..bytes.len()).step_by(segment);
+            let each = starts.map(|at| bytes.slice(at..(at + segment).min(bytes.len())));
+            return self.send_all(each);
+        }
+        let pieces = self.cutter.cut(run, self.room);
+        let pieces = pieces.ok_or(SendDatagramError::TooLarge)?;
+        if segment > self.room {
+            count(&tally.cut_packets, run.datagrams().count() as u64);
+        }
+        self.send_all(pieces)
+    }
+
+    fn send_all(
+        &self,
+        mut datagrams: impl Iterator<Item = Bytes>,
+    ) -> Result<(), SendDatagramError> {
+        datagrams.try_for_each(|datagram| self.quinn.send_datagram(datagram))
+    }
+
+    /// Learns from time to time how fast the path is.
+    fn look(&mut self, now: Instant) {
         if now < self.bound_until {
             return;
         }
         let path = self.quinn.stats().path;
         self.bound = backlog::bound(path.cwnd, path.rtt);
         self.bound_until = now + RATE_EVERY;
-        self.measure(tally);
     }
 
     fn measure(&mut self, tally: &Tally) {
-        let room = self.quinn.max_datagram_size().unwrap_or(0);
+        let Some(room) = self.quinn.max_datagram_size() else {
+            return;
+        };
         if room < self.room {
             count(&tally.path_shrank, 1);
         }
@@ -143,15 +158,13 @@ pub(crate) async fn read(
 }
 
 fn take(datagram: &Bytes, joiner: &mut Joiner, batch: &mut Batch<'_>) {
-    let tally = &batch.shared.tally;
     if datagram.first() != Some(&PIECE_TYPE) {
         return batch.put(datagram);
     }
-    match joiner.take(datagram) {
-        Joined::Whole(whole) => batch.put(&whole),
-        Joined::Waiting { given_up } => count(&tally.drop_pieces, given_up),
-        Joined::Malformed => count(&tally.drop_pieces, 1),
-    }
+    let given_up = joiner.take(datagram, |run| {
+        run.datagrams().for_each(|one| batch.put(one));
+    });
+    count(&batch.shared.tally.drop_pieces, given_up);
 }
 
 /// What a future has ready, without waiting for it.

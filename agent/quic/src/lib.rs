@@ -12,6 +12,7 @@ mod contact;
 mod identity;
 mod pieces;
 mod pipe;
+mod socket;
 
 pub use carrier::{DEFAULT_PORT, Handle, Neighbour, Options, QuicError, start};
 pub use identity::IdentityError;

@@ -12,7 +12,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use tokio::sync::{mpsc, oneshot};
-use wattle_dataplane::{Datagrams, Forwarding, TunBatch, TxBatch};
+use wattle_dataplane::{Datagrams, Forwarding, SendWindow, TunBatch, TxBatch};
 use wattle_host::{
     Clock, Family, RecvBatch, Sources, Tun, TunCounters, UdpCounters, UdpSockets, Wake, wait,
 };
@@ -36,6 +36,8 @@ const UDP_ROUNDS: usize = 4;
 const TUN_READS: usize = 64;
 /// Largest packet that the device hands out.
 const SUPER_PACKET: usize = 65_536;
+/// Bytes that are sealed at once when a full socket takes something again: what it refuses then waits in no order.
+const PORTION: usize = 64 << 10;
 /// An answer about counters takes microseconds; a worker that needs longer than this hangs.
 const STATUS_PATIENCE: Duration = Duration::from_secs(1);
 
@@ -52,6 +54,8 @@ pub(crate) struct WorkerReport {
     pub(crate) quic: Option<wattle_quic::Counters>,
     /// Orders that found the mailbox full.
     pub(crate) orders_dropped: u64,
+    /// Datagrams to be sent on that found no room while a socket was full.
+    pub(crate) unkept: u64,
     /// Datagrams that the kernel dropped in front of the sockets.
     pub(crate) kernel_drops: u64,
     /// The offloads in use.
@@ -147,6 +151,11 @@ pub(crate) struct DataThread {
     packet: Vec<u8>,
     tx: TxBatch,
     tun_out: TunBatch,
+    /// The socket whose kernel buffer is full. Meanwhile packets wait in the worker, by class and turn.
+    full: Option<Family>,
+    window: SendWindow,
+    /// Datagrams that were to be sent on and found no room while a socket was full.
+    unkept: u64,
 }
 
 impl DataThread {
@@ -175,6 +184,9 @@ impl DataThread {
             packet: vec![0; SUPER_PACKET],
             tx: TxBatch::new(),
             tun_out,
+            full: None,
+            window: SendWindow::default(),
+            unkept: 0,
         };
         (thread, handle, events_end)
     }
@@ -196,6 +208,9 @@ impl DataThread {
             // Before a link is judged, what lies in the sockets is read, announced or not: it costs one call, a link
             // judged dead too early costs a route.
             let due = self.clock.now() >= self.worker.poll_timeout();
+            if ready.writable {
+                self.resume();
+            }
             more = ready.tun && self.read_device()?;
             for family in Family::ALL {
                 if ready.udp(family) || due {
@@ -217,6 +232,7 @@ impl DataThread {
             tun: Some(&self.tun),
             udp: &self.udp,
             wake: &self.wake,
+            full: self.full,
         }
     }
 
@@ -250,12 +266,7 @@ impl DataThread {
         for command in snapshots.into_iter().flatten().chain(mailbox.orders) {
             self.worker.handle_command(now, command, &mut self.tx);
             if self.tx.is_nearly_full() {
-                send(
-                    &mut self.tx,
-                    &self.received,
-                    &mut self.udp,
-                    self.quic.as_ref(),
-                );
+                self.flush();
             }
         }
         self.flush();
@@ -276,6 +287,7 @@ impl DataThread {
             tun: self.tun.counters(),
             quic: self.quic.as_ref().map(Pipe::counters),
             orders_dropped,
+            unkept: self.unkept,
             kernel_drops: self.udp.kernel_drops(),
             offloads: Offloads {
                 tun: self.tun.offload(),
@@ -366,15 +378,48 @@ impl DataThread {
 
     fn flush(&mut self) {
         if !self.tx.is_empty() {
-            send(
-                &mut self.tx,
-                &self.received,
-                &mut self.udp,
-                self.quic.as_ref(),
-            );
+            self.send();
         }
         if !self.tun_out.is_empty() {
             self.tun.write(&mut self.tun_out);
+        }
+    }
+
+    /// Sends everything over its carrier; what a full socket does not take stays.
+    fn send(&mut self) {
+        if let Some(quic) = &self.quic {
+            quic.send(&self.tx, self.received.bytes());
+        }
+        self.tx.clear_carried();
+        if self.full.is_none() && !self.tx.is_empty() {
+            let before = self.udp.counters().sent_bytes;
+            self.full = self.udp.send(&mut self.tx, &self.received);
+            let sent = self.udp.counters().sent_bytes - before;
+            let (now, is_full) = (self.clock.now(), self.full.is_some());
+            if let Some(limit) = self.window.sent(now, sent as usize, is_full) {
+                self.udp.set_send_buffer(limit);
+            }
+            self.worker.set_congested(is_full);
+        }
+        if self.full.is_some() {
+            self.unkept += self.tx.keep(self.received.bytes());
+        }
+    }
+
+    /// The socket that was full takes something again: what it refused goes first, then what waits.
+    fn resume(&mut self) {
+        self.full = None;
+        loop {
+            self.flush();
+            if self.full.is_some() {
+                return;
+            }
+            let portion = (self.window.limit() / 2).min(PORTION);
+            let (tx, tun) = (&mut self.tx, &mut self.tun_out);
+            if !self.worker.release(self.clock.now(), portion, tx, tun) {
+                self.worker.set_congested(false);
+                return self.flush();
+            }
         }
     }
 
@@ -387,14 +432,6 @@ impl DataThread {
             }
         }
     }
-}
-
-/// Sends everything over its carrier.
-fn send(tx: &mut TxBatch, received: &RecvBatch, udp: &mut UdpSockets, quic: Option<&Pipe>) {
-    if let Some(quic) = quic {
-        quic.send(tx, received.bytes());
-    }
-    udp.send(tx, received);
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

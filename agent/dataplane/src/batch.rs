@@ -195,11 +195,65 @@ impl TxBatch {
             .chunks(transmit.segment.max(1))
     }
 
+    /// The first `count` of [`Self::transmits`] are done with, and `bytes` (whole datagrams) of the next one.
+    pub fn sent(&mut self, count: usize, bytes: usize) {
+        self.transmits.drain(..count);
+        if let Some(next) = self.transmits.first_mut() {
+            next.range.start += bytes;
+        }
+        self.forget_bytes();
+    }
+
+    /// What was to be sent over QUIC is done with.
+    pub fn clear_carried(&mut self) {
+        self.carried.clear();
+        self.forget_bytes();
+    }
+
+    /// What the sockets did not take stays for later: it is moved to the front of the batch's own memory. How many
+    /// datagrams there was no room for; they are dropped.
+    pub fn keep(&mut self, received: &[u8]) -> u64 {
+        let own = |transmit: &Transmit| transmit.place == Place::Batch;
+        let first = self.transmits.iter().find(|transmit| own(transmit));
+        let first = first.map_or(self.used, |transmit| transmit.range.start);
+        self.bytes.copy_within(first..self.used, 0);
+        self.used -= first;
+        let mut dropped = 0;
+        let (bytes, used) = (&mut self.bytes, &mut self.used);
+        self.transmits.retain_mut(|transmit| {
+            if own(transmit) {
+                transmit.range = transmit.range.start - first..transmit.range.end - first;
+                return true;
+            }
+            let Some(room) = bytes.get_mut(*used..*used + transmit.range.len()) else {
+                dropped += transmit.segments() as u64;
+                return false;
+            };
+            room.copy_from_slice(&received[transmit.range.clone()]);
+            transmit.range = *used..*used + transmit.range.len();
+            transmit.place = Place::Batch;
+            *used = transmit.range.end;
+            true
+        });
+        dropped
+    }
+
+    /// Bytes of the batch's own memory that are taken.
+    pub fn used(&self) -> usize {
+        self.used
+    }
+
     /// Forgets everything.
     pub fn clear(&mut self) {
-        self.used = 0;
         self.transmits.clear();
         self.carried.clear();
+        self.forget_bytes();
+    }
+
+    fn forget_bytes(&mut self) {
+        if self.is_empty() {
+            self.used = 0;
+        }
     }
 }
 
@@ -427,5 +481,54 @@ impl TunBatch {
                 header.copy_from_slice(&finished.to_bytes());
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn to(port: u16) -> SocketAddr {
+        SocketAddr::from(([192, 0, 2, 1], port))
+    }
+
+    fn sent(batch: &TxBatch, received: &[u8]) -> Vec<(Endpoint, Vec<u8>)> {
+        let datagrams = batch.datagrams(received);
+        datagrams.map(|(to, bytes)| (to, bytes.to_vec())).collect()
+    }
+
+    #[test]
+    fn what_is_kept_is_sent_later_in_order_wherever_it_lay() {
+        let mut received = vec![7; 5_000];
+        let mut batch = TxBatch::new();
+        for number in 0..10 {
+            assert!(batch.push(to(1), &[number; 1_000]));
+        }
+        batch.commit_received(to(2), 1_000..2_000);
+        batch.commit_received(to(2), 2_000..3_000);
+        assert!(batch.push(to(3), &[99; 10]));
+        let all = sent(&batch, &received);
+        batch.sent(0, 9_000);
+        assert_eq!(sent(&batch, &received), all[9..]);
+        batch.sent(1, 0);
+        assert_eq!(batch.keep(&received), 0);
+        received.fill(0);
+        assert_eq!(sent(&batch, &received), all[10..]);
+        assert!(batch.used() <= 2_010 + 10_000);
+        batch.sent(2, 0);
+        assert!(batch.is_empty() && batch.used() == 0);
+    }
+
+    #[test]
+    fn what_does_not_fit_is_dropped_and_counted() {
+        let received = vec![7; 60_000];
+        let mut batch = TxBatch::new();
+        for _ in 0..20 {
+            batch.commit_received(to(1), 0..60_000);
+        }
+        let kept = TX_CAPACITY / 60_000;
+        assert_eq!(batch.keep(&received), 20 - kept as u64);
+        assert_eq!(batch.transmits().len(), kept);
+        assert_eq!(batch.keep(&received), 0);
     }
 }

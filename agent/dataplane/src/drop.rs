@@ -86,6 +86,10 @@ reasons! {
     NoEndpoint = "no_endpoint",
     /// A message between neighbours is malformed or from no neighbour.
     ControlMalformed = "control_malformed",
+    /// The network takes less than comes, and too much waits already.
+    QueueFull = "queue_full",
+    /// The network takes less than comes, and the flow's packets have had to wait too long for too long.
+    QueueDelay = "queue_delay",
     /// The batch for the UDP socket is full.
     TxBatchFull = "tx_batch_full",
     /// The batch for the TUN device is full.

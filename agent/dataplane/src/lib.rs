@@ -14,12 +14,16 @@ pub mod guard;
 pub mod icmp;
 pub mod mss;
 pub mod packet;
+pub mod queue;
 pub mod segment;
 pub mod vnet;
+pub mod window;
 
 pub use batch::{AppendError, Coalescing, Datagrams, Place, Transmit, TunBatch, TxBatch};
 pub use drop::{DropReason, Drops, Origin};
 pub use forwarding::{Backup, Forwarding, NextLink, Path};
 pub use guard::Ownership;
 pub use packet::Packet;
+pub use queue::{Class, Queue};
 pub use vnet::VnetHeader;
+pub use window::SendWindow;

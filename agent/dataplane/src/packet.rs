@@ -36,6 +36,8 @@ pub struct Packet {
     pub length: usize,
     /// Time to live or hop limit.
     pub ttl: u8,
+    /// Differentiated services code point (RFC 2474).
+    pub dscp: u8,
     /// Whether the packet is a fragment, and which.
     pub fragment: Fragment,
     /// IPv4: may not be fragmented. IPv6: always so.
@@ -99,6 +101,7 @@ impl Packet {
             transport,
             length,
             ttl: header[8],
+            dscp: header[1] >> 2,
             fragment: Fragment::of(fragmentation & 0x1fff, fragmentation & 0x2000 != 0),
             dont_fragment: fragmentation & 0x4000 != 0,
         })
@@ -120,6 +123,7 @@ impl Packet {
             transport: extensions.transport,
             length,
             ttl: header[7],
+            dscp: (header[0] << 4 | header[1] >> 4) >> 2,
             fragment: extensions.fragment,
             dont_fragment: true,
         })
@@ -203,6 +207,33 @@ pub fn lower_ttl(bytes: &mut [u8], relays: u8) -> bool {
         bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
     }
     true
+}
+
+/// Marks that congestion was met (RFC 3168 §5); `false` if the packet's transport does not know such marks.
+#[must_use]
+pub fn mark_congestion(bytes: &mut [u8]) -> bool {
+    match bytes.first().map(|first| first >> 4) {
+        Some(4) if bytes.len() >= IPV4_HEADER => {
+            if bytes[1] & 3 == 0 {
+                return false;
+            }
+            let word = |bytes: &[u8]| u16::from_be_bytes([bytes[0], bytes[1]]);
+            let old = word(bytes);
+            bytes[1] |= 3;
+            let checksum = u16::from_be_bytes([bytes[10], bytes[11]]);
+            let checksum = checksum::updated(checksum, old, word(bytes));
+            bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+            true
+        }
+        Some(6) if bytes.len() >= IPV6_HEADER => {
+            let capable = bytes[1] & 0x30 != 0;
+            if capable {
+                bytes[1] |= 0x30;
+            }
+            capable
+        }
+        _ => false,
+    }
 }
 
 fn is_special(address: IpAddr) -> bool {
@@ -363,6 +394,36 @@ mod tests {
         assert!(!lower_ttl(&mut [], 1));
     }
 
+    #[test]
+    fn congestion_is_marked_where_the_transport_knows_marks() {
+        for (from, to) in [("10.0.0.1", "10.0.0.2"), ("fd00::1", "fd00::2")] {
+            let mut bytes = samples::udp(from, to, b"hello");
+            let before = bytes.clone();
+            assert!(!mark_congestion(&mut bytes));
+            assert_eq!(bytes, before);
+            // Expedited forwarding, capable of marks.
+            let v4 = bytes[0] >> 4 == 4;
+            if v4 {
+                bytes[1] = 46 << 2 | 2;
+                bytes[10..12].fill(0);
+                let checksum = !checksum::sum(&bytes[..20]);
+                bytes[10..12].copy_from_slice(&checksum.to_be_bytes());
+            } else {
+                bytes[0] |= 46 >> 2;
+                bytes[1] |= (46 & 3) << 6 | 2 << 4;
+            }
+            let dscp = |bytes: &[u8]| Packet::parse(bytes).unwrap().dscp;
+            assert_eq!(dscp(&bytes), 46);
+            assert!(mark_congestion(&mut bytes) && mark_congestion(&mut bytes));
+            let ecn = if v4 { bytes[1] & 3 } else { bytes[1] >> 4 & 3 };
+            assert_eq!((dscp(&bytes), ecn), (46, 3));
+            if v4 {
+                assert_eq!(checksum::sum(&bytes[..20]), 0xffff);
+            }
+        }
+        assert!(!mark_congestion(&mut []));
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200), version in 3_u8..8) {
@@ -374,6 +435,7 @@ mod tests {
                 let _ = packet.ports(&bytes);
             }
             let _ = lower_ttl(&mut bytes, 3);
+            let _ = mark_congestion(&mut bytes);
         }
     }
 }

@@ -19,6 +19,8 @@ pub struct Sources<'a> {
     pub udp: &'a UdpSockets,
     /// Where commands are announced.
     pub wake: &'a Wake,
+    /// The socket whose kernel buffer is full, if one is: waited for until it takes something again.
+    pub full: Option<Family>,
 }
 
 /// Which sources have something to read.
@@ -32,6 +34,8 @@ pub struct Ready {
     pub udp_v6: bool,
     /// A command was announced.
     pub wake: bool,
+    /// The socket that was full takes something again.
+    pub writable: bool,
 }
 
 impl Ready {
@@ -51,8 +55,8 @@ pub fn wait(sources: &Sources<'_>, timeout: Option<Micros>) -> io::Result<Ready>
     // A missing source is waited for as the eventfd again and its answer not looked at.
     let mut fds = [
         readable(wake),
-        readable(v4.unwrap_or(wake)),
-        readable(v6.unwrap_or(wake)),
+        socket(v4.unwrap_or(wake), sources.full == Some(Family::V4)),
+        socket(v6.unwrap_or(wake), sources.full == Some(Family::V6)),
         readable(sources.tun.map_or(wake, AsFd::as_fd)),
     ];
     match ppoll(&mut fds, timeout.map(timespec), None) {
@@ -60,13 +64,33 @@ pub fn wait(sources: &Sources<'_>, timeout: Option<Micros>) -> io::Result<Ready>
         Err(Errno::EINTR) => return Ok(Ready::default()),
         Err(errno) => return Err(errno.into()),
     }
-    let is_ready = |fd: &PollFd<'_>| fd.any().unwrap_or(true);
+    let is_ready = |fd: &PollFd<'_>| match fd.revents() {
+        Some(events) => events.intersects(!PollFlags::POLLOUT),
+        None => true,
+    };
+    let is_writable = |fd: &PollFd<'_>| {
+        let events = fd.revents().unwrap_or(PollFlags::POLLOUT);
+        events.intersects(PollFlags::POLLOUT | PollFlags::POLLERR)
+    };
     Ok(Ready {
         wake: is_ready(&fds[0]),
         udp_v4: v4.is_some() && is_ready(&fds[1]),
         udp_v6: v6.is_some() && is_ready(&fds[2]),
         tun: sources.tun.is_some() && is_ready(&fds[3]),
+        writable: match sources.full {
+            Some(Family::V4) => is_writable(&fds[1]),
+            Some(Family::V6) => is_writable(&fds[2]),
+            None => false,
+        },
     })
+}
+
+fn socket(fd: BorrowedFd<'_>, is_full: bool) -> PollFd<'_> {
+    let events = match is_full {
+        true => PollFlags::POLLIN | PollFlags::POLLOUT,
+        false => PollFlags::POLLIN,
+    };
+    PollFd::new(fd, events)
 }
 
 fn readable(fd: BorrowedFd<'_>) -> PollFd<'_> {

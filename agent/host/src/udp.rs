@@ -19,7 +19,8 @@ const BATCH: usize = 32;
 const RECV_BATCH: usize = 16;
 /// Room for one received message: the largest UDP payload, or that many bytes of coalesced datagrams.
 const SLOT: usize = 65_536;
-/// Kernel buffer of a socket: half a second at 100 Mbit/s, a few milliseconds at 10 Gbit/s.
+/// Kernel buffer for what was received: half a second at 100 Mbit/s, a few milliseconds at 10 Gbit/s. For what is sent
+/// it is as small as the network allows ([`wattle_dataplane::SendWindow`]).
 const SOCKET_BUFFER: usize = 7 << 20;
 
 /// How the sockets are to be made.
@@ -179,33 +180,44 @@ impl UdpSockets {
         [&self.v4, &self.v6].map(|socket| socket.as_ref().map(|socket| socket.socket.as_fd()))
     }
 
-    /// Sends the batch, in order, and clears it. `received` is the memory of received datagrams, from which some are
-    /// sent on.
-    pub fn send(&mut self, batch: &mut TxBatch, received: &RecvBatch) {
-        let mut rest = batch.transmits();
-        while let Some(first) = rest.first() {
-            let same_family = |to: SocketAddr| to.is_ipv4() == first.to.is_ipv4();
+    /// Sends the batch, in order. `received` is the memory of received datagrams, from which some are sent on. What a
+    /// full socket did not take, and all behind it, stays in the batch; the family is the one to wait for.
+    pub fn send(&mut self, batch: &mut TxBatch, received: &RecvBatch) -> Option<Family> {
+        let mut full = None;
+        let mut done = Progress::default();
+        while full.is_none() && done.transmits < batch.transmits().len() {
+            let rest = &batch.transmits()[done.transmits..];
+            let family = Family::of(rest[0].to);
             let run = rest
                 .iter()
                 .take(BATCH)
-                .take_while(|transmit| same_family(transmit.to))
+                .take_while(|transmit| Family::of(transmit.to) == family)
                 .count();
-            let (now, later) = rest.split_at(run);
-            rest = later;
-            let socket = if first.to.is_ipv4() {
-                &mut self.v4
-            } else {
-                &mut self.v6
+            let socket = match family {
+                Family::V4 => &mut self.v4,
+                Family::V6 => &mut self.v6,
             };
-            match socket {
-                Some(socket) => socket.send((batch, received), now, &mut self.counters),
+            let progress = match socket {
+                Some(socket) => socket.send((batch, received), &rest[..run], &mut self.counters),
                 None => {
-                    let datagrams: usize = now.iter().map(Transmit::segments).sum();
+                    let datagrams: usize = rest[..run].iter().map(Transmit::segments).sum();
                     self.counters.drop_no_socket += datagrams as u64;
+                    Progress::all(run)
                 }
-            }
+            };
+            done.transmits += progress.transmits;
+            done.bytes = progress.bytes;
+            full = progress.is_full.then_some(family);
         }
-        batch.clear();
+        batch.sent(done.transmits, done.bytes);
+        full
+    }
+
+    /// Sets how much the kernel may hold of what was handed to it, in bytes.
+    pub fn set_send_buffer(&self, bytes: usize) {
+        for socket in [&self.v4, &self.v6].into_iter().flatten() {
+            set_send_buffer(&socket.socket, bytes);
+        }
     }
 
     /// Receives what is there for one family, at most one batch; how many messages there are in it.
@@ -238,6 +250,14 @@ pub enum Family {
 impl Family {
     /// Both.
     pub const ALL: [Self; 2] = [Self::V4, Self::V6];
+
+    /// The family of an address.
+    pub fn of(address: SocketAddr) -> Self {
+        match address {
+            SocketAddr::V4(_) => Self::V4,
+            SocketAddr::V6(_) => Self::V6,
+        }
+    }
 }
 
 impl UdpSocket {
@@ -269,11 +289,23 @@ impl UdpSocket {
     }
 
     /// Sends at most [`BATCH`] transmits of this socket's family.
-    fn send(&mut self, batch: Memory<'_>, transmits: &[Transmit], counters: &mut UdpCounters) {
+    fn send(
+        &mut self,
+        batch: Memory<'_>,
+        transmits: &[Transmit],
+        counters: &mut UdpCounters,
+    ) -> Progress {
         let mut rest = transmits;
+        let full = |rest: &[Transmit], bytes| Progress {
+            transmits: transmits.len() - rest.len(),
+            bytes,
+            is_full: true,
+        };
         while !rest.is_empty() {
             if !self.segmentation && rest[0].segments() > 1 {
-                self.send_one_by_one(batch, &rest[0], counters);
+                if let Sent::UntilFull(bytes) = self.send_one_by_one(batch, &rest[0], counters) {
+                    return full(rest, bytes);
+                }
                 rest = &rest[1..];
                 continue;
             }
@@ -293,11 +325,14 @@ impl UdpSocket {
                     rest = &rest[sent..];
                 }
                 Err(Errno::EINTR) => {}
+                Err(Errno::EAGAIN) => return full(rest, 0),
                 Err(Errno::EIO | Errno::EINVAL | Errno::EMSGSIZE) if rest[0].segments() > 1 => {
                     // EIO: the device cannot checksum segments. The others: no UDP_SEGMENT, or a segment over the
                     // MTU (which of the two depends on the kernel); sending one by one tells them apart.
-                    if self.send_one_by_one(batch, &rest[0], counters) == Sent::All {
-                        self.segmentation = false;
+                    match self.send_one_by_one(batch, &rest[0], counters) {
+                        Sent::All => self.segmentation = false,
+                        Sent::Partly => {}
+                        Sent::UntilFull(bytes) => return full(rest, bytes),
                     }
                     rest = &rest[1..];
                 }
@@ -307,6 +342,7 @@ impl UdpSocket {
                 }
             }
         }
+        Progress::all(transmits.len())
     }
 
     fn send_one_by_one(
@@ -316,12 +352,16 @@ impl UdpSocket {
         counters: &mut UdpCounters,
     ) -> Sent {
         let to = transmit.to.into();
+        let segment = transmit.segment.max(1);
         let mut outcome = Sent::All;
-        for datagram in bytes(batch, transmit).chunks(transmit.segment.max(1)) {
+        for (number, datagram) in bytes(batch, transmit).chunks(segment).enumerate() {
             match self.socket.send_to(datagram, &to) {
                 Ok(length) => {
                     counters.sent_packets += 1;
                     counters.sent_bytes += length as u64;
+                }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    return Sent::UntilFull(number * segment);
                 }
                 Err(error) => {
                     outcome = Sent::Partly;
@@ -355,8 +395,32 @@ fn bytes<'a>((batch, received): Memory<'a>, transmit: &Transmit) -> &'a [u8] {
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Sent {
+    /// Every datagram.
     All,
+    /// Some were refused, and counted.
     Partly,
+    /// The kernel was full after so many bytes.
+    UntilFull(usize),
+}
+
+/// How far a send came.
+#[derive(Debug, Clone, Copy, Default)]
+struct Progress {
+    /// Transmits that are done with, sent or refused.
+    transmits: usize,
+    /// Bytes of the next one that were sent.
+    bytes: usize,
+    /// Whether the kernel was full then.
+    is_full: bool,
+}
+
+impl Progress {
+    fn all(transmits: usize) -> Self {
+        Self {
+            transmits,
+            ..Self::default()
+        }
+    }
 }
 
 impl UdpCounters {
@@ -376,7 +440,7 @@ impl UdpCounters {
 
     fn count(&mut self, errno: Errno, datagrams: u64) {
         let counter = match errno {
-            Errno::EAGAIN | Errno::ENOBUFS | Errno::ENOMEM => &mut self.drop_buffer_full,
+            Errno::ENOBUFS | Errno::ENOMEM => &mut self.drop_buffer_full,
             Errno::ENETUNREACH
             | Errno::EHOSTUNREACH
             | Errno::ENETDOWN
@@ -531,8 +595,12 @@ fn set_buffers(socket: &Socket) {
     if setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
         let _default = socket.set_recv_buffer_size(SOCKET_BUFFER);
     }
-    if setsockopt(socket, sockopt::SndBufForce, &SOCKET_BUFFER).is_err() {
-        let _default = socket.set_send_buffer_size(SOCKET_BUFFER);
+    set_send_buffer(socket, wattle_dataplane::window::START);
+}
+
+fn set_send_buffer(socket: &Socket, bytes: usize) {
+    if setsockopt(socket, sockopt::SndBufForce, &bytes).is_err() {
+        let _smaller = socket.set_send_buffer_size(bytes);
     }
 }
 

@@ -427,6 +427,7 @@ fn waiting_ends_by_deadline_by_wake_and_by_datagram() {
             tun: None,
             udp: &udp,
             wake: &wake,
+            full: None,
         };
         let start = Clock.now();
         let ready = wait(&sources, Some(Micros(2_500))).unwrap();

@@ -73,6 +73,10 @@ pub struct Status {
     pub counters: Counters,
     /// Drops by origin and reason; only what occurred.
     pub drops: Vec<Dropped>,
+    /// Bytes that wait because the sockets take nothing.
+    pub held_bytes: u64,
+    /// Packets that were marked (RFC 3168) because they had waited too long.
+    pub marked_packets: u64,
     /// Packets whose source was not their sender's, by sender.
     pub spoofed: BTreeMap<NodeId, u64>,
 }

@@ -1,6 +1,6 @@
 //! Coming to a session: whom to dial when and over what, and what follows once it is there.
 
-use wattle_dataplane::{DropReason, Packet, TxBatch};
+use wattle_dataplane::{Class, DropReason, Packet, TxBatch};
 use wattle_model::{Carrier, Instant};
 use wattle_tunnel::{DialRole, MIN_BUFFER};
 
@@ -39,7 +39,7 @@ impl Worker {
     /// peer may have and through relays; the peer answers the copy that comes first.
     pub(crate) fn send_handshake(&mut self, slot: Slot, message: &[u8], tx: &mut TxBatch) {
         let peer = &self.table[slot];
-        let routed = self.way(slot, flow_of(peer.entry.id)).ok();
+        let routed = self.way(slot, flow_of(peer.entry.id), Class::RealTime).ok();
         let mut ways = Vec::new();
         let is_leaf = matches!(peer.kind, Kind::Leaf(_));
         if (peer.entry.adjacent || is_leaf) && !peer.has_usable_link() {

@@ -10,6 +10,7 @@
 
 mod channel;
 mod config;
+mod egress;
 mod event;
 mod handshake;
 mod inbound;

@@ -7,7 +7,7 @@ use wattle_dataplane::segment::{
     SuperPacket, checksum_state, complete_checksum, complete_partial_checksum,
 };
 use wattle_dataplane::vnet::Gso;
-use wattle_dataplane::{DropReason, Packet, TunBatch, TxBatch, VnetHeader, flow};
+use wattle_dataplane::{Class, DropReason, Packet, TunBatch, TxBatch, VnetHeader, flow};
 use wattle_link::Traffic;
 use wattle_model::{Carrier, Checksum, Endpoint, Instant};
 use wattle_tunnel::{CHANNEL_HEADER, DATA_OVERHEAD, MIN_BUFFER};
@@ -90,7 +90,7 @@ impl Worker {
         tx: &mut TxBatch,
     ) -> Result<(), Refused> {
         self.fits(now, destination, ip, packet.len())?;
-        let way = self.way(destination, flow::hash(ip, packet))?;
+        let way = self.way(destination, flow::hash(ip, packet), Class::of_dscp(ip.dscp))?;
         let write = |space: &mut [u8]| {
             space.get_mut(..packet.len())?.copy_from_slice(packet);
             Some(packet.len())
@@ -119,7 +119,10 @@ impl Worker {
         tx: &mut TxBatch,
     ) -> Result<(), DropReason> {
         let hash = flow::hash(ip, &self.scratch);
-        let way = self.way(destination, hash).map_err(|(reason, _)| reason)?;
+        let class = Class::of_dscp(ip.dscp);
+        let way = self
+            .way(destination, hash, class)
+            .map_err(|(reason, _)| reason)?;
         let sent = self.send_or_wait(now, destination, way, ip.length, tx)?;
         self.count_sent(now, way, sent);
         Ok(())
@@ -164,7 +167,7 @@ impl Worker {
     }
 
     /// The way to a peer.
-    pub(crate) fn way(&self, destination: Slot, flow: u32) -> Result<Way, Refused> {
+    pub(crate) fn way(&self, destination: Slot, flow: u32, class: Class) -> Result<Way, Refused> {
         let peer = &self.table[destination];
         if let Kind::Leaf(endpoint) = peer.kind {
             let to = endpoint.or_else(|| peer.entry.candidates.first().copied().map(Endpoint::Udp));
@@ -183,16 +186,17 @@ impl Worker {
         }
         Ok(Way::Relayed {
             hop,
-            header: self.header(destination, flow, hop.waypoints),
+            header: self.header(destination, flow, class, hop.waypoints),
         })
     }
 
-    fn header(&self, destination: Slot, flow: u32, waypoints: Waypoints) -> Header {
+    fn header(&self, destination: Slot, flow: u32, class: Class, waypoints: Waypoints) -> Header {
+        let class_priority = class.priority();
         Header {
             destination: self.table[destination].entry.id,
             source: self.config.node,
             hop_limit: MAX_HOPS,
-            class_priority: 0,
+            class_priority,
             precedence_weight: 0,
             flow,
             lane: 0,
@@ -210,7 +214,7 @@ impl Worker {
         tx: &mut TxBatch,
     ) -> Result<(), Refused> {
         self.fits(now, destination, &whole.ip(), whole.largest())?;
-        let way = self.way(destination, hash)?;
+        let way = self.way(destination, hash, Class::of_dscp(whole.ip().dscp))?;
         let mut sent = 0;
         for index in 0..whole.count() {
             let write = |space: &mut [u8]| whole.write(index, Checksum::Partial, space);

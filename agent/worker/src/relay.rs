@@ -50,6 +50,9 @@ impl Worker {
                 tun,
             );
         }
+        if self.is_congested {
+            return self.hold_frame(now, self.table[slot].entry.id, header, frame);
+        }
         if let Err(reason) = self.forward(now, slot, header, frame, at, tx) {
             self.drops.count(reason);
         }
@@ -80,7 +83,7 @@ impl Worker {
     }
 
     /// Sends a frame on, sealed anew where it lies; copied only if it may not stay there until it is sent.
-    fn forward(
+    pub(crate) fn forward(
         &mut self,
         now: Instant,
         from: Slot,

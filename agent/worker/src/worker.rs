@@ -5,12 +5,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use wattle_dataplane::{
-    Datagrams, DropReason, Drops, Forwarding, Origin, Ownership, TunBatch, TxBatch, VnetHeader,
+    Datagrams, DropReason, Drops, Forwarding, Origin, Ownership, Packet, Queue, TunBatch, TxBatch,
+    VnetHeader,
 };
 use wattle_link::Input;
 use wattle_model::{Carrier, Endpoint, Instant, Micros, NodeId, NodeIndex};
 use wattle_tunnel::{DialRole, Local, Shares};
 
+use crate::egress::Held;
 use crate::event::{Counters, LinkStatus, SessionStatus};
 use crate::peer::Peer;
 use crate::random::Random;
@@ -44,6 +46,9 @@ pub struct Worker {
     /// Where a packet lies while it is sealed.
     pub(crate) scratch: Vec<u8>,
     pub(crate) run: Run,
+    /// What waits because the sockets take nothing.
+    pub(crate) held: Queue<Held>,
+    pub(crate) is_congested: bool,
     pub(crate) counters: Counters,
     pub(crate) drops: Drops,
     pub(crate) icmp_tokens: u32,
@@ -70,6 +75,8 @@ impl Worker {
             fingerprint: 0,
             scratch: vec![0; SCRATCH],
             run: Run::default(),
+            held: Queue::default(),
+            is_congested: false,
             counters: Counters::default(),
             drops: Drops::default(),
             icmp_tokens: ICMP_PER_SECOND,
@@ -92,6 +99,21 @@ impl Worker {
 
     /// Takes a packet (or super-packet) from the TUN device. The packet is changed in place.
     pub fn handle_tun(
+        &mut self,
+        now: Instant,
+        header: VnetHeader,
+        packet: &mut [u8],
+        tx: &mut TxBatch,
+        tun: &mut TunBatch,
+    ) {
+        match Packet::parse(packet) {
+            Some(ip) if self.is_congested => self.hold_packet(now, header, packet, &ip),
+            _ => self.packet_out(now, header, packet, tx, tun),
+        }
+    }
+
+    /// Sends a packet of this node's kernel.
+    pub(crate) fn packet_out(
         &mut self,
         now: Instant,
         header: VnetHeader,
@@ -181,6 +203,8 @@ impl Worker {
             links: self.table.iter().flat_map(link_status).collect(),
             sessions: self.table.iter().map(session_status).collect(),
             counters: self.counters,
+            held_bytes: self.held.bytes() as u64,
+            marked_packets: self.held.marked(),
             drops: occurred
                 .map(|(from, reason, packets)| Dropped {
                     from,

@@ -389,6 +389,16 @@ fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
             .map(|session| u64::from(session.queued))
             .sum(),
     );
+    to.gauge(
+        "wattle_worker_held_bytes",
+        "Bytes of packets that wait because the network takes less than comes.",
+        report.worker.held_bytes,
+    );
+    to.counter(
+        "wattle_worker_marked_packets".to_owned(),
+        "Packets that were marked as having met congestion instead of being dropped.",
+        report.worker.marked_packets,
+    );
     let sessions = report
         .worker
         .sessions
@@ -543,6 +553,7 @@ fn host_figures(report: &WorkerReport, to: &mut Snapshot) {
         ("too_big", udp.drop_too_big),
         ("no_socket", udp.drop_no_socket),
         ("other", udp.drop_other),
+        ("no_room", report.unkept),
     ] {
         to.add(
             "wattle_host_udp_unsent_packets".to_owned(),

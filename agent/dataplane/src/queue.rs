@@ -1,0 +1,567 @@
+//! What waits while the network takes less than comes: by class, by flow, and never for long.
+//!
+//! Classes share by weight, the urgent first. In each, flows take turns, new and sparse ones before those that have a
+//! backlog (RFC 8290), and the delay of each flow is held near 5 ms by CoDel (RFC 8289): by marking what can be marked
+//! (RFC 3168), else by dropping. Bounded in bytes and in packets; what is too much is taken from the longest flow.
+
+use std::collections::VecDeque;
+
+use wattle_model::{Instant, Micros};
+
+/// Flows that are told apart per class; two that share a bucket share its turn.
+const FLOWS: usize = 64;
+/// Bytes that may wait.
+const MAX_BYTES: usize = 1 << 20;
+/// Packets (super-packets count once) that may wait.
+const MAX_ITEMS: usize = 1_024;
+/// Bytes that a flow may send per turn.
+const QUANTUM: i64 = 6_000;
+/// Delay that is tolerable for good (RFC 8289 §4.4).
+const TARGET: Micros = Micros::from_millis(5);
+/// Delay above the target that lasts this long is a standing queue (RFC 8289 §4.3).
+const INTERVAL: Micros = Micros::from_millis(100);
+
+/// How urgent a packet is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Class {
+    /// Voice, interactive video, network control: first, as long as it keeps to its share.
+    RealTime,
+    /// Everything that does not say otherwise.
+    Default,
+    /// What says that it can wait (RFC 8622 and the older class selector 1).
+    Bulk,
+}
+
+impl Class {
+    const ALL: [Self; 3] = [Self::RealTime, Self::Default, Self::Bulk];
+
+    /// The class of a packet by its differentiated services code point (RFC 4594, RFC 8622).
+    pub fn of_dscp(dscp: u8) -> Self {
+        match dscp {
+            // Lower effort, class selector 1.
+            1 | 8 => Self::Bulk,
+            // Class selectors 4 to 7, real-time interactive and conferencing, voice admit, expedited forwarding.
+            32 | 34 | 36 | 38 | 40 | 44 | 46 | 48 | 56 => Self::RealTime,
+            _ => Self::Default,
+        }
+    }
+
+    /// The class as a relay frame's priority.
+    pub fn priority(self) -> u8 {
+        match self {
+            Self::Default => 0,
+            Self::Bulk => 1,
+            Self::RealTime => 2,
+        }
+    }
+
+    /// The class of a relay frame's priority; one that is not known is the default.
+    pub fn of_priority(priority: u8) -> Self {
+        match priority {
+            1 => Self::Bulk,
+            2 => Self::RealTime,
+            _ => Self::Default,
+        }
+    }
+
+    /// Bytes per round while other classes wait, too.
+    fn weight(self) -> i64 {
+        match self {
+            Self::RealTime => 256 << 10,
+            Self::Default => 128 << 10,
+            Self::Bulk => 16 << 10,
+        }
+    }
+}
+
+/// Something that can wait.
+pub trait Item {
+    /// Bytes that it takes.
+    fn bytes(&self) -> usize;
+    /// Tells the receiver that there is congestion; `false` if it cannot be told, so that the item is to be dropped.
+    fn mark(&mut self) -> bool;
+}
+
+/// Why an item was dropped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Overflow {
+    /// There was no room.
+    Full,
+    /// Its flow has had to wait too long for too long.
+    Delay,
+}
+
+/// Items that wait.
+#[derive(Debug)]
+pub struct Queue<T> {
+    classes: [Shares<T>; 3],
+    bytes: usize,
+    items: usize,
+    marked: u64,
+}
+
+impl<T> Default for Queue<T> {
+    fn default() -> Self {
+        Self {
+            classes: std::array::from_fn(|_| Shares::default()),
+            bytes: 0,
+            items: 0,
+            marked: 0,
+        }
+    }
+}
+
+impl<T: Item> Queue<T> {
+    /// Lets an item wait. Returns what had to be dropped for it, which may be the item itself.
+    pub fn push(&mut self, now: Instant, class: Class, flow: u32, item: T) -> Vec<T> {
+        self.bytes += item.bytes();
+        self.items += 1;
+        self.classes[class as usize].push(now, flow as usize % FLOWS, item);
+        let mut dropped = Vec::new();
+        while self.bytes > MAX_BYTES || self.items > MAX_ITEMS {
+            let longest = self
+                .classes
+                .iter_mut()
+                .max_by_key(|class| class.longest().1);
+            let Some(item) = longest.and_then(Shares::drop_longest) else {
+                break;
+            };
+            self.left(&item);
+            dropped.push(item);
+        }
+        dropped
+    }
+
+    /// The next item; what had to be dropped before it is handed to `drop`.
+    pub fn pop(&mut self, now: Instant, mut drop: impl FnMut(T)) -> Option<T> {
+        loop {
+            let class = self.turn()?;
+            let Some((item, fate)) = self.classes[class as usize].pop(now) else {
+                continue;
+            };
+            self.left(&item);
+            self.classes[class as usize].credit -= item.bytes() as i64;
+            match fate {
+                Fate::Send => return Some(item),
+                Fate::Signal => {
+                    let mut item = item;
+                    if item.mark() {
+                        self.marked += 1;
+                        return Some(item);
+                    }
+                    drop(item);
+                }
+            }
+        }
+    }
+
+    /// Bytes that wait.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.items == 0
+    }
+
+    /// Items that were marked instead of dropped.
+    pub fn marked(&self) -> u64 {
+        self.marked
+    }
+
+    fn left(&mut self, item: &T) {
+        self.bytes -= item.bytes();
+        self.items -= 1;
+    }
+
+    /// The most urgent class that waits and has not used up its share of the round.
+    fn turn(&mut self) -> Option<Class> {
+        let waits = |queue: &Self, class: &Class| !queue.classes[*class as usize].is_empty();
+        let ready = |queue: &Self| {
+            Class::ALL
+                .into_iter()
+                .find(|class| waits(queue, class) && queue.classes[*class as usize].credit > 0)
+        };
+        loop {
+            if let Some(class) = ready(self) {
+                return Some(class);
+            }
+            if self.is_empty() {
+                return None;
+            }
+            for class in Class::ALL {
+                let shares = &mut self.classes[class as usize];
+                shares.credit = (shares.credit + class.weight()).min(class.weight());
+            }
+        }
+    }
+}
+
+/// What is to be done with an item whose turn has come.
+enum Fate {
+    Send,
+    /// Its flow is to be told that it sends too much.
+    Signal,
+}
+
+/// The flows of one class.
+#[derive(Debug)]
+struct Shares<T> {
+    flows: Vec<Flow<T>>,
+    /// Flows that had nothing waiting a moment ago: first.
+    fresh: VecDeque<usize>,
+    /// Flows with a backlog.
+    backlogged: VecDeque<usize>,
+    credit: i64,
+}
+
+impl<T> Default for Shares<T> {
+    fn default() -> Self {
+        Self {
+            flows: Vec::new(),
+            fresh: VecDeque::new(),
+            backlogged: VecDeque::new(),
+            credit: 0,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Flow<T> {
+    items: VecDeque<(Instant, T)>,
+    bytes: usize,
+    deficit: i64,
+    is_listed: bool,
+    delay: Codel,
+}
+
+impl<T> Default for Flow<T> {
+    fn default() -> Self {
+        Self {
+            items: VecDeque::new(),
+            bytes: 0,
+            deficit: 0,
+            is_listed: false,
+            delay: Codel::default(),
+        }
+    }
+}
+
+impl<T: Item> Shares<T> {
+    fn is_empty(&self) -> bool {
+        self.flows.iter().all(|flow| flow.items.is_empty())
+    }
+
+    fn push(&mut self, now: Instant, index: usize, item: T) {
+        if self.flows.is_empty() {
+            self.flows.resize_with(FLOWS, Flow::default);
+        }
+        let flow = &mut self.flows[index];
+        flow.bytes += item.bytes();
+        flow.items.push_back((now, item));
+        if !flow.is_listed {
+            flow.is_listed = true;
+            flow.deficit = QUANTUM;
+            self.fresh.push_back(index);
+        }
+    }
+
+    /// The flow with most bytes, and how many.
+    fn longest(&self) -> (usize, usize) {
+        let flows = self.flows.iter().map(|flow| flow.bytes).enumerate();
+        flows.max_by_key(|(_, bytes)| *bytes).unwrap_or_default()
+    }
+
+    /// Takes the oldest item of the longest flow away: its sender hears of it first.
+    fn drop_longest(&mut self) -> Option<T> {
+        let (index, _) = self.longest();
+        let flow = self.flows.get_mut(index)?;
+        let (_, item) = flow.items.pop_front()?;
+        flow.bytes -= item.bytes();
+        Some(item)
+    }
+
+    /// The item whose turn it is (RFC 8290 §4.2); `None` if nothing waits.
+    fn pop(&mut self, now: Instant) -> Option<(T, Fate)> {
+        loop {
+            let is_fresh = !self.fresh.is_empty();
+            let list = match is_fresh {
+                true => &mut self.fresh,
+                false => &mut self.backlogged,
+            };
+            let index = *list.front()?;
+            let flow = &mut self.flows[index];
+            if flow.deficit <= 0 {
+                flow.deficit += QUANTUM;
+                list.pop_front();
+                self.backlogged.push_back(index);
+                continue;
+            }
+            let Some((since, item)) = flow.items.pop_front() else {
+                list.pop_front();
+                // A flow that empties while it is fresh waits its turn once, or it would always be first.
+                if is_fresh && !self.backlogged.is_empty() {
+                    self.backlogged.push_back(index);
+                } else {
+                    flow.is_listed = false;
+                }
+                continue;
+            };
+            flow.bytes -= item.bytes();
+            flow.deficit -= item.bytes() as i64;
+            let is_last = flow.items.is_empty();
+            let fate = match flow.delay.is_too_much(now, now.since(since), is_last) {
+                true => Fate::Signal,
+                false => Fate::Send,
+            };
+            return Some((item, fate));
+        }
+    }
+}
+
+/// The controller of one flow's delay (RFC 8289 §5).
+#[derive(Debug, Clone, Copy, Default)]
+struct Codel {
+    /// When the delay will have been above the target for an interval.
+    first_above: Option<Instant>,
+    dropping: bool,
+    next: Instant,
+    count: u32,
+    last_count: u32,
+}
+
+impl Codel {
+    /// Whether the sender of an item that has waited for `delay` is to be told.
+    fn is_too_much(&mut self, now: Instant, delay: Micros, is_last: bool) -> bool {
+        let standing = self.is_standing(now, delay, is_last);
+        if !standing {
+            self.dropping = false;
+            return false;
+        }
+        if self.dropping {
+            if now < self.next {
+                return false;
+            }
+            self.count += 1;
+            self.next = self.next + pause(self.count);
+            return true;
+        }
+        self.dropping = true;
+        // Not long ago there were drops already: go on at the rate that helped then.
+        let again = self.count.saturating_sub(self.last_count);
+        let is_recent = now.since(self.next) < Micros(16 * INTERVAL.0);
+        self.count = if is_recent && again > 1 { again } else { 1 };
+        self.last_count = self.count;
+        self.next = now + pause(self.count);
+        true
+    }
+
+    fn is_standing(&mut self, now: Instant, delay: Micros, is_last: bool) -> bool {
+        if delay < TARGET || is_last {
+            self.first_above = None;
+            return false;
+        }
+        let since = *self.first_above.get_or_insert(now + INTERVAL);
+        now >= since
+    }
+}
+
+/// The time until the next signal: shorter by the square root of those before.
+fn pause(count: u32) -> Micros {
+    Micros((INTERVAL.0 as f64 / f64::from(count.max(1)).sqrt()) as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[derive(Debug, PartialEq, Eq)]
+    struct Test {
+        flow: u32,
+        number: u32,
+        bytes: usize,
+        ecn: bool,
+        marked: bool,
+    }
+
+    impl Item for Test {
+        fn bytes(&self) -> usize {
+            self.bytes
+        }
+
+        fn mark(&mut self) -> bool {
+            self.marked = self.ecn;
+            self.ecn
+        }
+    }
+
+    fn item(flow: u32, number: u32, bytes: usize) -> Test {
+        Test {
+            flow,
+            number,
+            bytes,
+            ecn: false,
+            marked: false,
+        }
+    }
+
+    fn at(millis: u64) -> Instant {
+        Instant(millis * 1_000)
+    }
+
+    fn pop(queue: &mut Queue<Test>, now: Instant) -> Option<Test> {
+        queue.pop(now, |_| {})
+    }
+
+    #[test]
+    fn a_flow_stays_in_order_and_a_sparse_one_overtakes_a_long_one() {
+        let mut queue = Queue::default();
+        for number in 0..100 {
+            assert!(
+                queue
+                    .push(at(0), Class::Default, 1, item(1, number, 9_000))
+                    .is_empty()
+            );
+        }
+        assert_eq!(pop(&mut queue, at(1)).unwrap().number, 0);
+        assert!(
+            queue
+                .push(at(1), Class::Default, 2, item(2, 0, 100))
+                .is_empty()
+        );
+        assert_eq!(pop(&mut queue, at(1)).unwrap().flow, 2);
+        let rest: Vec<_> = std::iter::from_fn(|| pop(&mut queue, at(1))).collect();
+        assert!(rest.iter().map(|item| item.number).eq(1..100));
+        assert!(queue.is_empty() && queue.bytes() == 0);
+    }
+
+    #[test]
+    fn long_flows_share_in_equal_parts() {
+        let mut queue = Queue::default();
+        for number in 0..50 {
+            for (flow, bytes) in [(1, 1_000), (2, 10_000)] {
+                queue.push(at(0), Class::Default, flow, item(flow, number, bytes));
+            }
+        }
+        let mut sent = [0, 0];
+        while sent.iter().sum::<usize>() < 90_000 {
+            let item = pop(&mut queue, at(0)).unwrap();
+            sent[item.flow as usize - 1] += item.bytes;
+        }
+        assert!(sent[0].abs_diff(sent[1]) <= 12_000, "{sent:?}");
+    }
+
+    #[test]
+    fn urgent_packets_are_first_but_starve_nobody() {
+        let mut queue = Queue::default();
+        let classes = [(Class::Bulk, 1), (Class::Default, 2), (Class::RealTime, 3)];
+        for number in 0..300 {
+            for (class, flow) in classes {
+                queue.push(at(0), class, flow, item(flow, number, 1_000));
+            }
+        }
+        assert_eq!(pop(&mut queue, at(0)).unwrap().flow, 3);
+        let mut sent = [0_usize; 3];
+        for _ in 0..410 {
+            sent[pop(&mut queue, at(0)).unwrap().flow as usize - 1] += 1;
+        }
+        assert!(
+            sent[2] > sent[1] && sent[1] > sent[0] && sent[0] >= 15,
+            "{sent:?}"
+        );
+    }
+
+    #[test]
+    fn what_is_too_much_is_taken_from_the_longest_flow_and_memory_is_bounded() {
+        let mut queue = Queue::default();
+        queue.push(at(0), Class::Default, 7, item(7, 0, 1_000));
+        let mut dropped = Vec::new();
+        for number in 0..5_000 {
+            dropped.extend(queue.push(at(0), Class::Bulk, 1, item(1, number, 1_400)));
+            assert!(queue.bytes() <= MAX_BYTES);
+        }
+        assert!(dropped.iter().all(|item| item.flow == 1));
+        assert!(
+            dropped
+                .iter()
+                .map(|item| item.number)
+                .eq(0..dropped.len() as u32)
+        );
+        let left: Vec<_> = std::iter::from_fn(|| pop(&mut queue, at(1))).collect();
+        assert_eq!(left.len() + dropped.len(), 5_001);
+        assert!(left.len() <= MAX_ITEMS);
+        assert_eq!(left[0].flow, 7);
+    }
+
+    #[test]
+    fn a_burst_is_let_through_and_a_standing_queue_is_signalled_ever_more_often() {
+        let mut queue = Queue::default();
+        let mut drops = Vec::new();
+        // 20 packets wait at any time, one leaves each millisecond: 20 ms, above the target for good.
+        let mut numbers = 0..;
+        for millis in 0..1_000 {
+            while queue.items < 20 {
+                queue.push(
+                    at(millis),
+                    Class::Default,
+                    1,
+                    item(1, numbers.next().unwrap(), 1_400),
+                );
+            }
+            queue.pop(at(millis), |_| drops.push(millis));
+        }
+        assert!(
+            drops[0] >= 100,
+            "a burst of less than an interval was punished: {drops:?}"
+        );
+        let early = drops.iter().filter(|at| **at < 400).count();
+        let late = drops.iter().filter(|at| **at >= 700).count();
+        assert!(late > early, "{drops:?}");
+        assert!(drops.len() < 100, "{drops:?}");
+    }
+
+    #[test]
+    fn what_can_be_marked_is_not_dropped() {
+        let mut queue = Queue::default();
+        let mut marked = 0;
+        for number in 0..20 {
+            queue.push(
+                at(0),
+                Class::Default,
+                1,
+                Test {
+                    ecn: true,
+                    ..item(1, number, 1_400)
+                },
+            );
+        }
+        for millis in 0..500 {
+            let more = Test {
+                ecn: true,
+                ..item(1, 20 + millis as u32, 1_400)
+            };
+            queue.push(at(millis), Class::Default, 1, more);
+            let popped = queue.pop(at(millis), |item| panic!("{item:?} was dropped"));
+            marked += u64::from(popped.unwrap().marked);
+        }
+        assert!(marked >= 3);
+        assert_eq!(queue.marked(), marked);
+    }
+
+    #[test]
+    fn priorities_of_frames_are_classes() {
+        for class in Class::ALL {
+            assert_eq!(Class::of_priority(class.priority()), class);
+        }
+        assert_eq!(Class::of_priority(15), Class::Default);
+        for (dscp, class) in [
+            (0, Class::Default),
+            (46, Class::RealTime),
+            (1, Class::Bulk),
+            (10, Class::Default),
+        ] {
+            assert_eq!(Class::of_dscp(dscp), class);
+        }
+    }
+}

@@ -10,6 +10,6 @@ pub mod network;
 pub mod oracle;
 pub mod scenario;
 
-pub use fleet::{Fleet, NodeNumber};
+pub use fleet::{Fleet, NodeNumber, Traffic};
 pub use forward::Fate;
-pub use network::{Edge, EdgeNumber};
+pub use network::{Edge, EdgeNumber, Machine};

@@ -17,8 +17,12 @@ const BURST: Micros = Micros::from_secs(1);
 /// … so many probes in a row are answered: then the missed one was a hiccup. Without this, nodes that share an
 /// overloaded machine keep it overloaded with their bursts.
 const CALM_REPLIES: u32 = 5;
-/// Between probes of a suspect: a lossy link gets many chances to prove that it lives.
+/// Between probes of a suspect that carries data: a lossy link gets many chances to prove that it lives.
 const SUSPECT: Micros = Micros::from_millis(5);
+/// Probes of a burst, and of a suspect, within the time that an answer may take: where answers take long, asking more
+/// often only adds to what makes them so. After twice as many without answers the pauses grow.
+const BURST_PROBES: u32 = 4;
+const SUSPECT_PROBES: u32 = 25;
 /// Intervals of silence that make a suspect.
 const SILENT_INTERVALS: u64 = 3;
 /// Further silence that ends the link.
@@ -54,6 +58,8 @@ pub(crate) struct Liveness {
     unanswered: Option<Instant>,
     /// Probes in a row that were answered before the next was sent.
     calm: u32,
+    /// Probes sent, halved with every answer: where it grows, asking does not help.
+    asked: u32,
     next_probe: Instant,
     replies: u32,
     failures: u32,
@@ -72,6 +78,7 @@ impl Liveness {
             active_since: now,
             unanswered: None,
             calm: 0,
+            asked: 0,
             next_probe: now,
             replies: 0,
             failures: 0,
@@ -100,6 +107,7 @@ impl Liveness {
 
     /// The other end answered a probe.
     pub(crate) fn answered(&mut self, now: Instant) {
+        self.asked /= 2;
         if self.unanswered.take().is_some() {
             self.calm = self.calm.saturating_add(1);
         }
@@ -158,7 +166,8 @@ impl Liveness {
             self.calm = 0;
         }
         self.unanswered.get_or_insert(now);
-        self.next_probe = now + self.interval(now);
+        self.asked = self.asked.saturating_add(1);
+        self.next_probe = now + self.spread(now, self.interval(now, patience));
         true
     }
 
@@ -210,15 +219,33 @@ impl Liveness {
         self.data_until.max(self.burst_until)
     }
 
-    fn interval(&self, now: Instant) -> Micros {
+    fn interval(&self, now: Instant, patience: Micros) -> Micros {
+        let within = |probes: u32, least: Micros| {
+            let interval = Micros(patience.0 / u64::from(probes)).max(least);
+            let excess = self.asked.saturating_sub(2 * probes) / 4;
+            Micros(interval.0 << excess.min(8)).min(IDLE)
+        };
         match self.state {
             LinkState::Down => IDLE,
             LinkState::Probing if self.failures == 0 && self.last_heard.is_some() => ACTIVE,
             LinkState::Probing => self.probation_interval(),
-            LinkState::Suspect => SUSPECT,
-            LinkState::Up if now < self.active_until() => ACTIVE,
+            LinkState::Suspect if now < self.data_until => SUSPECT,
+            LinkState::Suspect => within(SUSPECT_PROBES, SUSPECT),
+            LinkState::Up if now < self.data_until => ACTIVE,
+            LinkState::Up if now < self.burst_until => within(BURST_PROBES, ACTIVE),
             LinkState::Up => IDLE,
         }
+    }
+
+    /// Idle links drift apart by an eighth either way: probes of many that beat in step would wait for one another. What
+    /// was heard last differs by microseconds from link to link, which is as good as chance.
+    fn spread(&self, now: Instant, interval: Micros) -> Micros {
+        if interval < IDLE {
+            return interval;
+        }
+        let heard = self.last_heard.unwrap_or(Instant(0));
+        let chance = (heard.0 ^ now.0.rotate_left(32)).wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+        Micros(interval.0 * 7 / 8 + chance % (interval.0 / 4))
     }
 
     /// When an idle link's answer is overdue.

@@ -1,7 +1,8 @@
 //! When a changed price becomes news: worse soon, better late.
 //!
 //! A price that grew by a quarter and a millisecond is told after two windows of 100 ms, at once when loss is the cause;
-//! one that fell by a fifth is told after 5 s (1 s while a link is young), doubled with every recent change up to 5 min. Failures do not come here.
+//! one that fell by a fifth is told after 5 s (1 s while a link is young), doubled with every recent change up to 5 min.
+//! A bucket of changes bounds what a price that never rests may say. Failures do not come here.
 
 use wattle_model::{Cost, Instant, Micros};
 
@@ -17,6 +18,11 @@ const SETTLING: Micros = Micros::from_secs(15);
 const BETTER_AFTER_SETTLING: Micros = Micros::from_secs(1);
 /// How long a change counts as recent.
 const MEMORY: Micros = Micros::from_secs(600);
+/// A price may change this often at once, and this often when packets get lost or it doubled, …
+const BURST: u64 = 4;
+const BURST_URGENT: u64 = 8;
+/// … and after that once in this time.
+const REFILL: Micros = Micros::from_secs(15);
 /// Smallest change worth telling.
 const WORSE_BY: u32 = 1_000;
 
@@ -39,6 +45,8 @@ pub(crate) struct Damper {
     changes: u32,
     changed_at: Instant,
     born_at: Instant,
+    /// When the bucket of changes would be full again.
+    full_at: Instant,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -64,6 +72,7 @@ impl Damper {
             changes: 0,
             changed_at: now,
             born_at: now,
+            full_at: now,
         }
     }
 
@@ -99,29 +108,34 @@ impl Damper {
             self.changes + 1
         };
         self.changed_at = now;
+        self.full_at = self.full_at.max(now) + REFILL;
         true
     }
 
     /// When the waiting change is to be told.
     pub(crate) fn poll_timeout(&self) -> Instant {
-        match self.pending {
-            None => Instant::NEVER,
-            Some(Pending {
-                change: Change::Worse,
-                since,
-            }) if self.urgency == Urgency::Alarm => since,
-            Some(Pending {
-                change: Change::Worse,
-                since,
-            }) => since + WORSE_AFTER,
-            Some(Pending {
-                change: Change::Better,
-                since,
-            }) if self.settles(since) => since + BETTER_AFTER_SETTLING,
-            Some(Pending {
-                change: Change::Better,
-                since,
-            }) => since + self.patience(),
+        let Some(Pending { change, since }) = self.pending else {
+            return Instant::NEVER;
+        };
+        match change {
+            Change::Better if self.settles(since) => since + BETTER_AFTER_SETTLING,
+            Change::Better => (since + self.patience()).max(self.has_token(BURST)),
+            Change::Worse if self.urgency == Urgency::Alarm => {
+                since.max(self.has_token(BURST_URGENT))
+            }
+            Change::Worse => (since + WORSE_AFTER).max(self.has_token(self.burst())),
+        }
+    }
+
+    /// When the bucket has room for one change more, if it holds so many.
+    fn has_token(&self, burst: u64) -> Instant {
+        Instant(self.full_at.0.saturating_sub((burst - 1) * REFILL.0))
+    }
+
+    fn burst(&self) -> u64 {
+        match self.wanted.0 / 2 >= self.advertised.0 {
+            true => BURST_URGENT,
+            false => BURST,
         }
     }
 
@@ -203,6 +217,20 @@ mod tests {
         assert!(damper.handle_timeout(at(5_100)));
         damper.wants(at(6_000), cost(10), Urgency::Normal);
         assert_eq!(damper.poll_timeout(), at(6_000 + 10_000));
+    }
+
+    #[test]
+    fn a_price_that_never_rests_is_told_four_times_a_minute_unless_it_doubles() {
+        let told = |growth: fn(u64) -> u64| {
+            let mut damper = Damper::new(at(0), cost(10));
+            let mut tells =
+                |step| damper.wants(at(step * 100), Cost(growth(step) as u32), Urgency::Normal);
+            (0..600).filter(|step| tells(*step)).count()
+        };
+        let creeping = told(|step| 10_000 + 300 * step);
+        assert!((4..=8).contains(&creeping), "{creeping}");
+        let doubling = told(|step| 10_000 << (step / 3).min(6));
+        assert!((5..=6).contains(&doubling), "{doubling}");
     }
 
     #[test]

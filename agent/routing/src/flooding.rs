@@ -1,28 +1,37 @@
 //! Carrying records to one neighbour: every record once, again until it is acknowledged, only its newest version.
 //!
 //! What waits is a set of *keys*; the version is looked up when it is sent, so a slow neighbour never builds a backlog:
-//! at most one entry per key of the database. Knows nothing of signatures or of other neighbours.
+//! at most one entry per key of the database. A neighbour that answers late is given as long as it took, and fewer
+//! records at a time: it may be too busy to answer, and sending again would keep it so. Knows nothing of signatures or of other neighbours.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use wattle_model::{Instant, LinkId, Micros};
 use wattle_wire::control::Control;
-use wattle_wire::flood::{Flood, MAX_IDS, MAX_KEYS, MAX_UPDATE, RecordId};
+use wattle_wire::flood::{Digest, Flood, MAX_IDS, MAX_KEYS, MAX_UPDATE, RecordId};
 use wattle_wire::record::{Record, RecordKey};
 
 use crate::lsdb::Lsdb;
 
-/// Records that may be on their way unacknowledged: 64 records of at most 1,100 bytes.
+/// Records that may be on their way unacknowledged, of at most 1,100 bytes each: halved whenever an acknowledgement is
+/// missed, one more with each that comes.
 const WINDOW: usize = 64;
-/// Shortest and longest wait for an acknowledgement; in between twice the round trip, doubled with every attempt.
+const WINDOW_LEAST: usize = 2;
+/// Shortest and longest wait for an acknowledgement; in between twice what it took so far, doubled with every attempt.
 const RESEND_LEAST: Micros = Micros::from_millis(30);
-const RESEND_MOST: Micros = Micros::from_secs(2);
+const RESEND_MOST: Micros = Micros::from_secs(10);
+/// How long the first acknowledgement may take at least: a neighbour that just came up is busy with many.
+const ANSWER_TIME: Micros = Micros::from_millis(50);
 /// How long two databases may differ before they are compared: probes tell fingerprints once a second.
 const MISMATCH: Micros = Micros::from_millis(2_500);
 /// Longest pause between comparisons that did not help, as when the two have different peer sets.
 const MISMATCH_MOST: Micros = Micros::from_secs(60);
 /// When a first comparison is repeated if nothing shows that it arrived.
 const FIRST_SYNC_AGAIN: Micros = Micros::from_secs(1);
+
+/// Digests of ranges that may wait for the neighbour: more than a database of 10,000 nodes has. What is left out is
+/// found by the next comparison.
+const MAX_DIGESTS: usize = 1_024;
 
 /// Earlier than every instant.
 const AT_ONCE: Instant = Instant(0);
@@ -37,15 +46,23 @@ pub(crate) struct Adjacency {
     waiting: BTreeMap<RecordKey, Delivery>,
     acks: BTreeSet<RecordId>,
     requests: BTreeSet<RecordKey>,
+    digests: Vec<Digest>,
     fingerprint: Option<u64>,
     compare_at: Instant,
     compare_pause: Micros,
+    /// How long acknowledgements take, smoothed.
+    answer_time: Micros,
+    window: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Delivery {
     Unsent,
-    Sent { again_at: Instant, attempts: u32 },
+    Sent {
+        first_at: Instant,
+        again_at: Instant,
+        attempts: u32,
+    },
 }
 
 impl Adjacency {
@@ -57,9 +74,12 @@ impl Adjacency {
             waiting: BTreeMap::new(),
             acks: BTreeSet::new(),
             requests: BTreeSet::new(),
+            digests: Vec::new(),
             fingerprint,
             compare_at: now,
             compare_pause: FIRST_SYNC_AGAIN,
+            answer_time: rtt.max(ANSWER_TIME),
+            window: WINDOW,
         }
     }
 
@@ -75,11 +95,23 @@ impl Adjacency {
     }
 
     /// The neighbour showed that it has this version.
-    pub(crate) fn has(&mut self, id: RecordId, database: &Lsdb) {
+    pub(crate) fn has(&mut self, now: Instant, id: RecordId, database: &Lsdb) {
         let ours = database.entry(id.key).map(|entry| entry.record.seq());
-        if ours.is_none_or(|seq| id.seq >= seq) {
-            self.waiting.remove(&id.key);
+        if ours.is_some_and(|seq| id.seq < seq) {
+            return;
         }
+        if let Some(Delivery::Sent { first_at, .. }) = self.waiting.remove(&id.key) {
+            // From the first attempt on: too long when it was lost, never too short when the neighbour is slow.
+            let took = now.since(first_at).min(RESEND_MOST);
+            self.answer_time = Micros((7 * self.answer_time.0 + took.0) / 8);
+            self.window = (self.window + 1).min(WINDOW);
+        }
+    }
+
+    /// The neighbour compares ranges of the database: these are ours.
+    pub(crate) fn describe(&mut self, digests: impl IntoIterator<Item = Digest>) {
+        self.digests.extend(digests);
+        self.digests.truncate(MAX_DIGESTS);
     }
 
     /// A version came from the neighbour and is to be acknowledged.
@@ -98,13 +130,17 @@ impl Adjacency {
         self.compare_pause = MISMATCH;
     }
 
-    /// The neighbour's fingerprint, or this node's, changed.
-    pub(crate) fn fingerprints(&mut self, now: Instant, theirs: Option<u64>, ours: u64) {
+    /// The neighbour's fingerprint, or this node's, changed. A neighbour that is where this node was a moment ago is on
+    /// its way: only one that stays behind is compared with.
+    pub(crate) fn fingerprints(&mut self, now: Instant, theirs: Option<u64>, ours: &Recent) {
         self.fingerprint = theirs.or(self.fingerprint);
         match self.fingerprint {
-            Some(fingerprint) if fingerprint == ours => {
+            Some(fingerprint) if fingerprint == ours.current() => {
                 self.compare_at = Instant::NEVER;
                 self.compare_pause = MISMATCH;
+            }
+            Some(fingerprint) if ours.was(fingerprint) && self.compare_at > now => {
+                self.compare_at = now + MISMATCH;
             }
             Some(_) if self.compare_at == Instant::NEVER => self.compare_at = now + MISMATCH,
             Some(_) | None => {}
@@ -121,11 +157,12 @@ impl Adjacency {
             self.compare_at = match self.fingerprint {
                 Some(fingerprint) if fingerprint == database.fingerprint() => Instant::NEVER,
                 Some(_) | None => {
-                    messages.extend(database.digests().into_iter().map(Flood::Digest));
+                    messages.extend(database.comparison());
                     self.next_comparison(now)
                 }
             };
         }
+        messages.extend(self.digests.drain(..).map(Flood::Digest));
         for keys in chunks(std::mem::take(&mut self.requests), MAX_KEYS) {
             messages.push(Flood::Request(keys));
         }
@@ -138,18 +175,18 @@ impl Adjacency {
 
     /// When [`Self::flush`] has something to send.
     pub(crate) fn poll_timeout(&self) -> Instant {
-        if !self.acks.is_empty() || !self.requests.is_empty() {
+        if !(self.acks.is_empty() && self.requests.is_empty() && self.digests.is_empty()) {
             return AT_ONCE;
         }
+        self.next_delivery().min(self.compare_at)
+    }
+
+    fn next_delivery(&self) -> Instant {
         let deliveries = self.waiting.values().map(|delivery| match delivery {
             Delivery::Unsent => AT_ONCE,
             Delivery::Sent { again_at, .. } => *again_at,
         });
-        deliveries
-            .take(WINDOW)
-            .min()
-            .unwrap_or(Instant::NEVER)
-            .min(self.compare_at)
+        deliveries.take(self.window).min().unwrap_or(Instant::NEVER)
     }
 
     /// Without a fingerprint the comparison is repeated once, with one until the databases agree.
@@ -163,19 +200,29 @@ impl Adjacency {
     }
 
     fn updates(&mut self, now: Instant, database: &Lsdb) -> Vec<Flood> {
+        if self.next_delivery() > now {
+            return Vec::new();
+        }
         self.waiting.retain(|key, _| database.entry(*key).is_some());
-        let resend = Micros(self.rtt.0 * 2).max(RESEND_LEAST);
+        let resend = Micros(self.rtt.max(self.answer_time).0 * 2).max(RESEND_LEAST);
         let mut updates: Vec<Vec<Record>> = Vec::new();
         let mut room = 0;
+        let mut missed = false;
         // The window is the first keys of the order, so what was sent stays in it until it is acknowledged.
-        for (key, delivery) in self.waiting.iter_mut().take(WINDOW) {
-            let attempts = match *delivery {
-                Delivery::Unsent => 0,
-                Delivery::Sent { again_at, attempts } if again_at <= now => attempts,
+        for (key, delivery) in self.waiting.iter_mut().take(self.window) {
+            let (first_at, attempts) = match *delivery {
+                Delivery::Unsent => (now, 0),
+                Delivery::Sent {
+                    first_at,
+                    again_at,
+                    attempts,
+                } if again_at <= now => (first_at, attempts),
                 Delivery::Sent { .. } => continue,
             };
+            missed |= attempts > 0;
             let wait = Micros(resend.0 << attempts.min(6)).min(RESEND_MOST.max(resend));
             *delivery = Delivery::Sent {
+                first_at,
                 again_at: now + wait,
                 attempts: attempts + 1,
             };
@@ -192,7 +239,44 @@ impl Adjacency {
                 update.push(entry.record.clone());
             }
         }
+        if missed {
+            self.window = (self.window / 2).max(WINDOW_LEAST);
+        }
         updates.into_iter().map(Flood::Update).collect()
+    }
+}
+
+/// The fingerprints that this node's database had in the last seconds.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Recent {
+    fingerprints: VecDeque<(Instant, u64)>,
+}
+
+/// How many fingerprints are remembered, and for how long after they were replaced.
+const RECENT: usize = 64;
+const RECENT_SPAN: Micros = Micros::from_secs(3);
+
+impl Recent {
+    /// The database has another fingerprint.
+    pub(crate) fn push(&mut self, now: Instant, fingerprint: u64) {
+        let is_old = |(at, _): &(Instant, u64)| now.since(*at) > RECENT_SPAN;
+        while self.fingerprints.len() >= RECENT || self.fingerprints.front().is_some_and(is_old) {
+            self.fingerprints.pop_front();
+        }
+        self.fingerprints.push_back((now, fingerprint));
+    }
+
+    /// The fingerprint.
+    pub(crate) fn current(&self) -> u64 {
+        self.fingerprints
+            .back()
+            .map_or(0, |(_, fingerprint)| *fingerprint)
+    }
+
+    fn was(&self, fingerprint: u64) -> bool {
+        self.fingerprints
+            .iter()
+            .any(|(_, past)| *past == fingerprint)
     }
 }
 

@@ -11,6 +11,7 @@
 //! }
 //! ```
 
+pub mod adjacency;
 pub mod backup;
 pub mod cost;
 mod damping;
@@ -21,9 +22,11 @@ pub mod graph;
 pub mod lsdb;
 pub mod multipath;
 mod origin;
+mod pacing;
 mod router;
 mod routes;
 pub mod spf;
+mod spreading;
 mod topology;
 
 pub use backup::Protection;

@@ -7,11 +7,16 @@ use std::collections::BTreeMap;
 use std::ops::Bound;
 
 use wattle_model::{Instant, Micros, NodeId, SeqNo};
-use wattle_wire::flood::{Digest, MAX_IDS, RecordId};
+use wattle_wire::flood::{Buckets, Digest, Flood, MAX_IDS, RecordId, Summary};
 use wattle_wire::record::{Body, Record, RecordKey, RecordKind};
 
 /// Longest validity that an origin may claim, except for removals.
 const MOST_LIFETIME: Micros = Micros::from_secs(24 * 3600);
+
+/// A database of up to so many records is told whole when it is compared: two digests.
+const FEW: usize = 2 * MAX_IDS - 1;
+/// Parts that a larger one is summed up in: with 10,000 nodes a part is 160 records of three kinds.
+const SUMMARY_BUCKETS: Buckets = Buckets::MOST;
 
 /// All valid records.
 #[derive(Debug, Clone, Default)]
@@ -34,6 +39,7 @@ pub struct Entry {
     pub since: Instant,
     /// When its validity ends.
     pub expires: Instant,
+    fingerprint: u64,
 }
 
 /// How a record compares with the database.
@@ -78,16 +84,18 @@ impl Lsdb {
         };
         let expires = now + lifetime;
         self.next_expiry = Some(self.next_expiry.map_or(expires, |next| next.min(expires)));
-        self.fingerprint ^= RecordId::from(&record).fingerprint();
+        let fingerprint = RecordId::from(&record).fingerprint();
+        self.fingerprint ^= fingerprint;
         let body = record.body();
         let entry = Entry {
             record,
             body,
             since: now,
             expires,
+            fingerprint,
         };
         if let Some(old) = self.entries.insert(entry.record.key(), entry) {
-            self.fingerprint ^= RecordId::from(&old.record).fingerprint();
+            self.fingerprint ^= old.fingerprint;
         }
     }
 
@@ -131,7 +139,7 @@ impl Lsdb {
 
     fn remove(&mut self, key: RecordKey) -> Option<Entry> {
         let entry = self.entries.remove(&key)?;
-        self.fingerprint ^= RecordId::from(&entry.record).fingerprint();
+        self.fingerprint ^= entry.fingerprint;
         Some(entry)
     }
 
@@ -172,28 +180,70 @@ impl Lsdb {
         self.fingerprint
     }
 
+    /// What begins a comparison: all versions while they are few, else a summary that shows where they differ.
+    pub fn comparison(&self) -> Vec<Flood> {
+        match self.entries.len() <= FEW {
+            true => self.digests().into_iter().map(Flood::Digest).collect(),
+            false => vec![Flood::Summary(self.summary(SUMMARY_BUCKETS))],
+        }
+    }
+
     /// The versions in the database, cut into ranges that together cover every key.
     pub fn digests(&self) -> Vec<Digest> {
+        self.digests_between(None, None)
+    }
+
+    /// The versions of the parts of the database that a summary shows to differ.
+    pub fn digests_of_difference(&self, summary: &Summary) -> Vec<Digest> {
+        let ours = self.summary(summary.buckets());
+        let pairs = ours.fingerprints().iter().zip(summary.fingerprints());
+        let differ: Vec<bool> = pairs.map(|(ours, theirs)| ours != theirs).collect();
+        let mut digests = Vec::new();
+        let mut at = 0;
+        for run in differ.chunk_by(|one, other| one == other) {
+            let end = at + run.len();
+            if run[0] {
+                let first = summary.first_key(at);
+                let last = summary.last_key(end - 1);
+                digests.extend(self.digests_between(Some(first), Some(last)));
+            }
+            at = end;
+        }
+        digests
+    }
+
+    fn summary(&self, buckets: Buckets) -> Summary {
+        let mut summary = Summary::empty(buckets);
+        for (key, entry) in &self.entries {
+            summary.add(*key, entry.fingerprint);
+        }
+        summary
+    }
+
+    /// Neighbouring ranges share a key, so that no key lies between them.
+    fn digests_between(&self, first: Option<RecordKey>, last: Option<RecordKey>) -> Vec<Digest> {
         let ids: Vec<RecordId> = self
             .entries
-            .values()
-            .map(|entry| RecordId::from(&entry.record))
+            .range(bounds(first, last))
+            .map(|(_, entry)| RecordId::from(&entry.record))
             .collect();
-        // Neighbouring ranges share a key, so that no key lies between them.
-        let mut digests = Vec::new();
+        let mut digests: Vec<Digest> = Vec::new();
         let mut rest = ids.as_slice();
         loop {
-            let (records, last) = match rest.len() {
-                length if length > MAX_IDS => (&rest[..MAX_IDS], Some(rest[MAX_IDS - 1].key)),
-                _ => (rest, None),
-            };
-            let first = (!digests.is_empty()).then(|| records[0].key);
+            let is_last = rest.len() <= MAX_IDS;
+            let records = if is_last { rest } else { &rest[..MAX_IDS] };
             digests.push(Digest {
-                first,
-                last,
+                first: match digests.is_empty() {
+                    true => first,
+                    false => records.first().map(|id| id.key),
+                },
+                last: match is_last {
+                    true => last,
+                    false => records.last().map(|id| id.key),
+                },
                 records: records.to_vec(),
             });
-            if last.is_none() {
+            if is_last {
                 return digests;
             }
             rest = &rest[MAX_IDS - 1..];
@@ -204,17 +254,13 @@ impl Lsdb {
     pub fn compare(&self, digest: &Digest) -> Difference {
         let theirs: BTreeMap<RecordKey, SeqNo> =
             digest.records.iter().map(|id| (id.key, id.seq)).collect();
-        let bounds = (
-            digest.first.map_or(Bound::Unbounded, Bound::Included),
-            digest.last.map_or(Bound::Unbounded, Bound::Included),
-        );
         let is_backwards = matches!((digest.first, digest.last), (Some(a), Some(b)) if a > b);
         if is_backwards {
             return Difference::default();
         }
         let ours_newer = self
             .entries
-            .range(bounds)
+            .range(bounds(digest.first, digest.last))
             .filter(|(key, entry)| theirs.get(key).is_none_or(|seq| entry.record.seq() > *seq))
             .map(|(key, _)| *key)
             .collect();
@@ -229,6 +275,16 @@ impl Lsdb {
             theirs_newer,
         }
     }
+}
+
+fn bounds(
+    first: Option<RecordKey>,
+    last: Option<RecordKey>,
+) -> (Bound<RecordKey>, Bound<RecordKey>) {
+    (
+        first.map_or(Bound::Unbounded, Bound::Included),
+        last.map_or(Bound::Unbounded, Bound::Included),
+    )
 }
 
 /// What two databases have to tell each other.
@@ -325,6 +381,39 @@ mod tests {
         assert_eq!(found.ours_newer, newer(&ours, &theirs));
         assert_eq!(found.theirs_newer, newer(&theirs, &ours));
         assert!(theirs.digests().len() > 3);
+    }
+
+    #[test]
+    fn two_large_databases_find_all_differences_through_a_summary() {
+        let spread = |origin: u64| origin.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let ours = database((0..3_000).map(|origin| (spread(origin), 5)));
+        let changed = [7, 8, 1_500];
+        let theirs = database((1..3_001).map(|origin| {
+            let seq = if changed.contains(&origin) { 6 } else { 5 };
+            (spread(origin), seq)
+        }));
+        let [Flood::Summary(summary)] = &ours.comparison()[..] else {
+            panic!("a summary");
+        };
+        let digests = theirs.digests_of_difference(summary);
+        let told: usize = digests.iter().map(|digest| digest.records.len()).sum();
+        assert!(told < 300, "{told} versions for 5 differences");
+        let mut found = Difference::default();
+        for digest in digests {
+            let difference = ours.compare(&digest);
+            found.ours_newer.extend(difference.ours_newer);
+            found.theirs_newer.extend(difference.theirs_newer);
+        }
+        let origins = |keys: &[RecordKey]| -> Vec<u64> {
+            let mut origins: Vec<_> = keys.iter().map(|key| key.origin.0).collect();
+            origins.sort_unstable();
+            origins
+        };
+        let mut newer = [7, 8, 1_500, 3_000].map(spread);
+        newer.sort_unstable();
+        assert_eq!(origins(&found.ours_newer), [spread(0)]);
+        assert_eq!(origins(&found.theirs_newer), newer);
+        assert_eq!(ours.digests_of_difference(summary), []);
     }
 
     #[test]

@@ -4,22 +4,22 @@
 //! node does (a lost state directory), the counter jumps over it. The counter begins somewhere, so that two lives of one
 //! epoch do not give one number to two different records, which nobody could tell apart.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
-use wattle_model::{Instant, Micros, NetworkId, NodeId, Prefix, SeqNo, UnixTime};
+use wattle_model::{Carrier, Instant, Micros, NetworkId, NodeId, Prefix, SeqNo, UnixTime};
 use wattle_wire::key::SecretKey;
 use wattle_wire::record::{
     Body, LinkEntry, LinksBody, NodeBody, PrefixesBody, Record, RecordKey, RecordKind,
 };
 
-/// How long a record is valid after it was received.
-const LIFETIME_S: u32 = 900;
-/// When a record is signed anew: a third of its validity, so two refreshes may be missed.
-const REFRESH: Micros = Micros::from_secs(300);
-/// Refreshes are spread by up to this, so that the records of a network that started together drift apart.
-const REFRESH_SPREAD: u64 = 60_000_000;
+/// How long a record is valid after it was received, and for how long in a network of many members. A third of it later
+/// the record is signed anew, so two refreshes may be missed; refreshes are spread by a fifteenth, so that the records
+/// of a network that started together drift apart.
+const VALIDITY: Micros = Micros::from_secs(900);
+const VALIDITY_PER_MEMBER: Micros = Micros::from_secs(6);
+const VALIDITY_MOST: Micros = Micros::from_secs(23 * 3_600);
 /// How far the counter jumps at most over a number of a former life: small against the 32 bits of an epoch.
 const JUMP: u64 = 1 << 20;
 /// Links and prefixes that fit one record.
@@ -35,6 +35,9 @@ pub(crate) struct Origin {
     key: SecretKey,
     next_seq: SeqNo,
     records: BTreeMap<(RecordKind, u8), Own>,
+    /// Which record each link is in: it stays there, or one link more would rewrite all records after its own.
+    parts: BTreeMap<(NodeId, Carrier), u8>,
+    members: usize,
     rng: ChaCha8Rng,
 }
 
@@ -42,6 +45,16 @@ pub(crate) struct Origin {
 struct Own {
     body: Body,
     refresh_at: Instant,
+    length: usize,
+}
+
+impl Own {
+    /// The next refresh takes along what was measured since.
+    fn measured(&mut self, body: Body) {
+        if let (Body::Links(own), Body::Links(body)) = (&mut self.body, body) {
+            own.links = body.links;
+        }
+    }
 }
 
 impl Origin {
@@ -54,8 +67,15 @@ impl Origin {
             key,
             next_seq: SeqNo(SeqNo::first_of(epoch).0 + begin),
             records: BTreeMap::new(),
+            parts: BTreeMap::new(),
+            members: 0,
             rng,
         }
+    }
+
+    /// So many members hear what this node says.
+    pub(crate) fn heard_by(&mut self, members: usize) {
+        self.members = members;
     }
 
     /// Says what the node is; the record, if that is news.
@@ -63,18 +83,55 @@ impl Origin {
         self.say(now, RecordKind::Node, vec![Body::Node(body)])
     }
 
-    /// Says which links the node has; the records whose part changed.
+    /// Says which links the node has; the records in which a link or a price is another.
     pub(crate) fn links(&mut self, now: Instant, at: UnixTime, links: &[LinkEntry]) -> Vec<Record> {
-        let bodies = links
-            .chunks(LINKS_PER_PART)
-            .map(|links| {
-                Body::Links(LinksBody {
-                    at,
-                    links: links.to_vec(),
-                })
-            })
+        let bodies = self
+            .distribute(links)
+            .into_iter()
+            .map(|links| Body::Links(LinksBody { at, links }))
             .collect();
         self.say(now, RecordKind::Links, bodies)
+    }
+
+    /// The links of each part, in their order.
+    fn distribute(&mut self, links: &[LinkEntry]) -> Vec<Vec<LinkEntry>> {
+        let end = |link: &LinkEntry| (link.neighbour, link.carrier);
+        let kept: BTreeSet<_> = links.iter().map(end).collect();
+        self.parts.retain(|end, _| kept.contains(end));
+        let mut bodies: Vec<Vec<LinkEntry>> = Vec::new();
+        let (placed, others): (Vec<&LinkEntry>, Vec<&LinkEntry>) = links
+            .iter()
+            .partition(|link| self.parts.contains_key(&end(link)));
+        for link in placed {
+            let part = usize::from(self.parts[&end(link)]);
+            bodies.resize_with(bodies.len().max(part + 1), Vec::new);
+            bodies[part].push(*link);
+        }
+        for link in others.into_iter().take(self.room()) {
+            let with_room = bodies.iter().position(|body| body.len() < LINKS_PER_PART);
+            let part = with_room.unwrap_or_else(|| {
+                bodies.push(Vec::new());
+                bodies.len() - 1
+            });
+            bodies[part].push(*link);
+            self.parts.insert(end(link), part as u8);
+        }
+        for body in &mut bodies {
+            body.sort_unstable_by_key(end);
+        }
+        bodies
+    }
+
+    fn room(&self) -> usize {
+        usize::from(MAX_PARTS) * LINKS_PER_PART - self.parts.len()
+    }
+
+    /// How many bytes the records about links take.
+    pub(crate) fn links_length(&self) -> usize {
+        let records = self
+            .records
+            .range((RecordKind::Links, 0)..=(RecordKind::Links, u8::MAX));
+        records.map(|(_, own)| own.length).sum()
     }
 
     /// Says which prefixes the node announces; the records whose part changed.
@@ -133,6 +190,7 @@ impl Origin {
         self.records.entry(at).or_insert_with(|| Own {
             body: empty(at.0),
             refresh_at: now,
+            length: 0,
         });
         self.sign(now, at).into_iter().collect()
     }
@@ -147,26 +205,29 @@ impl Origin {
     }
 
     fn say_part(&mut self, now: Instant, at: (RecordKind, u8), body: Body) -> Option<Record> {
-        let is_news = self
-            .records
-            .get(&at)
-            .is_none_or(|own| !says_the_same(&own.body, &body));
-        if !is_news {
-            return None;
+        match self.records.get_mut(&at) {
+            Some(own) if says_the_same(&own.body, &body) => {
+                own.measured(body);
+                return None;
+            }
+            Some(_) | None => {}
         }
         self.records.insert(
             at,
             Own {
                 body,
                 refresh_at: now,
+                length: 0,
             },
         );
         self.sign(now, at)
     }
 
     fn sign(&mut self, now: Instant, at: (RecordKind, u8)) -> Option<Record> {
+        let validity = self.validity();
+        let spread = self.rng.next_u64() % (validity.0 / 15);
         let own = self.records.get_mut(&at)?;
-        own.refresh_at = now + REFRESH + Micros(self.rng.next_u64() % REFRESH_SPREAD);
+        own.refresh_at = now + Micros(validity.0 / 3 + spread);
         let key = RecordKey {
             origin: self.node,
             kind: at.0,
@@ -174,24 +235,32 @@ impl Origin {
         };
         let seq = self.next_seq;
         self.next_seq = seq.next();
-        Some(Record::sign(
-            self.network,
-            key,
-            seq,
-            LIFETIME_S,
-            &own.body,
-            &self.key,
-        ))
+        let lifetime = (validity.as_millis() / 1_000) as u32;
+        let record = Record::sign(self.network, key, seq, lifetime, &own.body, &self.key);
+        own.length = record.bytes().len();
+        Some(record)
+    }
+
+    /// How long records are valid: refreshes of many members are not to be more than those of few.
+    fn validity(&self) -> Micros {
+        let grown = Micros(VALIDITY_PER_MEMBER.0 * self.members as u64);
+        grown.clamp(VALIDITY, VALIDITY_MOST)
     }
 }
 
-/// Whether two bodies differ in their time at most.
+/// Whether two bodies differ at most in their time and in what was measured to come to the same prices.
 fn says_the_same(one: &Body, other: &Body) -> bool {
     match (one, other) {
         (Body::Node(one), Body::Node(other)) => {
             (one.transit, &one.version) == (other.transit, &other.version)
         }
-        (Body::Links(one), Body::Links(other)) => one.links == other.links,
+        (Body::Links(one), Body::Links(other)) => {
+            let price = |link: &LinkEntry| (link.neighbour, link.carrier, link.cost);
+            one.links
+                .iter()
+                .map(price)
+                .eq(other.links.iter().map(price))
+        }
         (Body::Prefixes(one), Body::Prefixes(other)) => one.prefixes == other.prefixes,
         (Body::Removal(one), Body::Removal(other)) => one.serial == other.serial,
         _ => false,
@@ -260,6 +329,40 @@ mod tests {
             })
             .collect();
         assert_eq!(sizes, [(1, 5), (2, 0)]);
+    }
+
+    #[test]
+    fn a_link_more_or_less_and_another_price_rewrite_one_record() {
+        let mut origin = origin(1);
+        let mut links: Vec<_> = (0..100).map(link).collect();
+        let mut written = |links: &[LinkEntry]| -> Vec<(u8, usize)> {
+            let records = origin.links(Instant(0), UnixTime(1), links);
+            let part = |record: &Record| match record.body() {
+                Body::Links(body) => (record.key().part, body.links.len()),
+                other => panic!("{other:?}"),
+            };
+            records.iter().map(part).collect()
+        };
+        assert_eq!(written(&links), [(0, 35), (1, 35), (2, 30)]);
+        links[50].cost = Cost(1);
+        for link in &mut links {
+            link.rtt = Micros(5);
+        }
+        assert_eq!(written(&links), [(1, 35)]);
+        links.remove(10);
+        assert_eq!(written(&links), [(0, 34)]);
+        links.push(link(1_000));
+        assert_eq!(written(&links), [(0, 35)]);
+    }
+
+    #[test]
+    fn records_live_longer_in_a_large_network() {
+        let mut origin = origin(1);
+        origin.heard_by(1_000);
+        let record = origin.links(Instant(0), UnixTime(1), &[link(2)]).remove(0);
+        assert_eq!(record.lifetime_s(), 6_000);
+        let due = origin.poll_timeout().0 / 1_000_000;
+        assert!((2_000..=2_400).contains(&due), "{due}");
     }
 
     #[test]

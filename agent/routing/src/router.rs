@@ -10,7 +10,7 @@ mod interface;
 mod links;
 mod membership;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use wattle_model::{Cost, Instant, LinkId, NodeId, Prefix, UnixTime};
@@ -23,10 +23,11 @@ pub use self::links::Link;
 use crate::cost::Health;
 use crate::damping::Damper;
 use crate::event::{Cause, Event, Happening};
-use crate::flooding::Adjacency;
+use crate::flooding::{Adjacency, Recent};
 use crate::graph::Graph;
 use crate::lsdb::Lsdb;
 use crate::origin::Origin;
+use crate::pacing::Pacer;
 use crate::routes::Routes;
 use crate::topology::{Members, Topology};
 
@@ -52,10 +53,10 @@ pub struct Router {
     health: Health,
     transit: Damper,
     wall: (Instant, UnixTime),
-    /// When gathered good news about links is told.
-    links_due: Instant,
-    links_told: Instant,
-    told_fingerprint: u64,
+    pacer: Pacer,
+    recent: Recent,
+    /// Per origin, the neighbours that get its records from others; until the graph changes.
+    spared: BTreeMap<NodeId, BTreeSet<NodeId>>,
     computing: Computing,
     counters: Counters,
     outputs: VecDeque<Output>,
@@ -82,9 +83,9 @@ impl Router {
             health: Health::default(),
             transit: Damper::new(now, Cost(0)),
             wall: (now, config.time),
-            links_due: Instant::NEVER,
-            links_told: Instant(0),
-            told_fingerprint: 0,
+            pacer: Pacer::new(node),
+            recent: Recent::default(),
+            spared: BTreeMap::new(),
             computing: Computing {
                 due: Instant::NEVER,
                 cause: Cause::PeerSet,
@@ -95,6 +96,7 @@ impl Router {
             outputs: VecDeque::new(),
             members,
         };
+        router.origin.heard_by(router.members.nodes.len());
         router.tell_node(now);
         router.tell_links(now);
         router.tell_prefixes(now);
@@ -104,6 +106,18 @@ impl Router {
 
     /// Takes in what happened.
     pub fn handle(&mut self, input: Input, now: Instant) {
+        self.handle_all([input], now);
+    }
+
+    /// Takes in all that happened since the last time: cheaper than one by one, since what follows is done once.
+    pub fn handle_all(&mut self, inputs: impl IntoIterator<Item = Input>, now: Instant) {
+        for input in inputs {
+            self.take_in(input, now);
+        }
+        self.settle(now);
+    }
+
+    fn take_in(&mut self, input: Input, now: Instant) {
         match input {
             Input::Link {
                 link,
@@ -132,7 +146,6 @@ impl Router {
             Input::Health(health) => self.health_changed(now, health),
             Input::Time(time) => self.wall = (now, time),
         }
-        self.settle(now);
     }
 
     /// Does what is due.
@@ -147,7 +160,7 @@ impl Router {
             self.tell_node(now);
         }
         self.retell_costs(now);
-        if self.links_due <= now {
+        if self.links_due() <= now || self.origin.poll_timeout() <= now {
             self.tell_links(now);
         }
         let refreshed = self.origin.refresh(now);
@@ -162,7 +175,7 @@ impl Router {
         let adjacencies = self.adjacencies.values().map(Adjacency::poll_timeout);
         let others = [
             self.computing.due,
-            self.links_due,
+            self.links_due(),
             self.database.poll_timeout(),
             self.origin.poll_timeout(),
         ];
@@ -184,14 +197,17 @@ impl Router {
             self.compute(now, self.computing.cause);
         }
         let fingerprint = self.database.fingerprint();
-        if fingerprint != self.told_fingerprint {
-            self.told_fingerprint = fingerprint;
+        if fingerprint != self.recent.current() {
+            self.recent.push(now, fingerprint);
             self.outputs.push_back(Output::Fingerprint(fingerprint));
             for adjacency in self.adjacencies.values_mut() {
-                adjacency.fingerprints(now, None, fingerprint);
+                adjacency.fingerprints(now, None, &self.recent);
             }
         }
         for (neighbour, adjacency) in &mut self.adjacencies {
+            if adjacency.poll_timeout() > now {
+                continue;
+            }
             for message in adjacency.flush(now, &self.database) {
                 self.counters.sent += 1;
                 let payload = Control::Flood(message).to_bytes();

@@ -3,7 +3,7 @@
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
-use wattle_model::SeqNo;
+use wattle_model::{NodeId, SeqNo};
 
 use crate::DecodeError;
 use crate::codec::{Reader, Writer};
@@ -22,6 +22,8 @@ pub enum Flood {
     Digest(Digest),
     /// Please send these records.
     Request(Vec<RecordKey>),
+    /// What the parts of the sender's database come to; the receiver answers with digests of those that differ.
+    Summary(Summary),
 }
 
 /// One version of a record.
@@ -44,10 +46,104 @@ pub struct Digest {
     pub records: Vec<RecordId>,
 }
 
+/// Into how many parts a summary cuts a database: a power of two.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Buckets {
+    bits: u32,
+}
+
+impl Buckets {
+    /// The most that a message holds.
+    pub const MOST: Self = Self { bits: 7 };
+
+    /// So many parts, if it is a power of two and not too many.
+    pub fn new(count: usize) -> Option<Self> {
+        let bits = count.checked_ilog2().filter(|_| count.is_power_of_two())?;
+        (bits <= Self::MOST.bits).then_some(Self { bits })
+    }
+
+    /// How many.
+    pub const fn count(self) -> usize {
+        1 << self.bits
+    }
+
+    /// The part that an origin's records are in.
+    fn of(self, origin: NodeId) -> usize {
+        origin.0.checked_shr(64 - self.bits).unwrap_or(0) as usize
+    }
+
+    /// The smallest origin of a part.
+    fn first(self, bucket: usize) -> NodeId {
+        NodeId((bucket as u64).checked_shl(64 - self.bits).unwrap_or(0))
+    }
+}
+
+/// For each part of a database, by the leading bits of the origins, the exclusive or of its records' fingerprints.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    buckets: Buckets,
+    fingerprints: Vec<u64>,
+}
+
+impl Summary {
+    /// The summary of a database without records.
+    pub fn empty(buckets: Buckets) -> Self {
+        Self {
+            buckets,
+            fingerprints: vec![0; buckets.count()],
+        }
+    }
+
+    /// Takes in one record.
+    pub fn add(&mut self, key: RecordKey, fingerprint: u64) {
+        self.fingerprints[self.buckets.of(key.origin)] ^= fingerprint;
+    }
+
+    /// Into how many parts it cuts the database.
+    pub const fn buckets(&self) -> Buckets {
+        self.buckets
+    }
+
+    /// One fingerprint per part, in the order of the origins.
+    pub fn fingerprints(&self) -> &[u64] {
+        &self.fingerprints
+    }
+
+    /// The first key that may be in a part.
+    pub fn first_key(&self, bucket: usize) -> RecordKey {
+        RecordKey {
+            origin: self.buckets.first(bucket),
+            kind: RecordKind::Node,
+            part: 0,
+        }
+    }
+
+    /// The last key that may be in a part.
+    pub fn last_key(&self, bucket: usize) -> RecordKey {
+        let next = self.buckets.first(bucket + 1).0;
+        RecordKey {
+            // After the last part the numbers begin anew.
+            origin: NodeId(next.wrapping_sub(1)),
+            kind: RecordKind::Removal,
+            part: u8::MAX,
+        }
+    }
+
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let fingerprints = reader.list(Reader::u64)?;
+        let buckets = Buckets::new(fingerprints.len()).ok_or(DecodeError::Range("buckets"))?;
+        Ok(Self {
+            buckets,
+            fingerprints,
+        })
+    }
+}
+
 const UPDATE: u8 = 16;
 const ACK: u8 = 17;
 const DIGEST: u8 = 18;
 const REQUEST: u8 = 19;
+const SUMMARY: u8 = 20;
 const KEY_LENGTH: usize = 10;
 const ID_LENGTH: usize = KEY_LENGTH + 8;
 
@@ -100,6 +196,7 @@ impl Flood {
                 records: reader.list(RecordId::decode)?,
             }),
             REQUEST => Self::Request(reader.list(decode_key)?),
+            SUMMARY => Self::Summary(Summary::decode(reader)?),
             other => return Err(DecodeError::Kind(other)),
         };
         reader.end()?;
@@ -125,6 +222,12 @@ impl Flood {
                 writer
                     .u8(REQUEST)
                     .list(keys.iter(), |w, key| encode_key(w, *key));
+            }
+            Self::Summary(summary) => {
+                let fingerprints = summary.fingerprints.iter();
+                writer.u8(SUMMARY).list(fingerprints, |w, fingerprint| {
+                    w.u64(*fingerprint);
+                });
             }
         }
     }

@@ -13,7 +13,7 @@ use wattle_model::{
 };
 use wattle_wire::DecodeError;
 use wattle_wire::control::Control;
-use wattle_wire::flood::{Digest, Flood, MAX_IDS, MAX_KEYS, RecordId};
+use wattle_wire::flood::{Buckets, Digest, Flood, MAX_IDS, MAX_KEYS, RecordId, Summary};
 use wattle_wire::frame::{Clear, Header};
 use wattle_wire::grant::{Grant, Holder, Peer, PeerSet, PeerSetError, SignedGrant};
 use wattle_wire::key::SecretKey;
@@ -94,6 +94,7 @@ fn link_state_messages_read_as_they_were_written_and_bear_no_truncation() {
         Flood::Ack(ids),
         Flood::Digest(digest),
         Flood::Request(keys),
+        Flood::Summary(summary(8)),
     ] {
         let bytes = Control::Flood(flood.clone()).to_bytes();
         assert_eq!(Control::parse(&bytes), Ok(Control::Flood(flood)));
@@ -101,6 +102,56 @@ fn link_state_messages_read_as_they_were_written_and_bear_no_truncation() {
             assert!(Control::parse(&bytes[..length]).is_err());
         }
     }
+}
+
+#[test]
+fn a_summary_is_kind_20_and_one_fingerprint_per_part() {
+    let bytes = Control::Flood(Flood::Summary(summary(2))).to_bytes();
+    assert_eq!(
+        bytes,
+        [
+            20, 0, 2, // summary of two parts
+            0, 0, 0, 0, 0, 0, 0, 5, // origins below 2^63
+            0, 0, 0, 0, 0, 0, 0, 6, // the others
+        ]
+    );
+}
+
+#[test]
+fn a_summary_of_a_number_of_parts_that_is_no_power_of_two_or_too_large_is_refused() {
+    for count in [0_u16, 3, 100, 256, 512] {
+        let mut bytes = vec![20];
+        bytes.extend(count.to_be_bytes());
+        bytes.extend(vec![0; 8 * usize::from(count)]);
+        assert!(Control::parse(&bytes).is_err(), "{count}");
+    }
+}
+
+proptest! {
+    #[test]
+    fn every_key_lies_in_the_part_that_it_is_added_to(origin in any::<u64>(), bits in 0_u32..8) {
+        let key = RecordKey { origin: NodeId(origin), kind: RecordKind::Links, part: 3 };
+        let mut summary = Summary::empty(Buckets::new(1 << bits).unwrap());
+        summary.add(key, 9);
+        for (part, fingerprint) in summary.fingerprints().iter().enumerate() {
+            let lies_within = summary.first_key(part) <= key && key <= summary.last_key(part);
+            prop_assert_eq!(lies_within, *fingerprint == 9);
+        }
+    }
+}
+
+/// Two records, one in the first half of the origins and one in the second.
+fn summary(parts: usize) -> Summary {
+    let mut summary = Summary::empty(Buckets::new(parts).unwrap());
+    for (origin, fingerprint) in [(1, 5), (u64::MAX, 6)] {
+        let key = RecordKey {
+            origin: NodeId(origin),
+            kind: RecordKind::Node,
+            part: 0,
+        };
+        summary.add(key, fingerprint);
+    }
+    summary
 }
 
 #[test]
@@ -120,6 +171,7 @@ fn the_largest_messages_fit_their_envelope() {
         Flood::Ack(vec![id; MAX_IDS]),
         Flood::Digest(digest),
         Flood::Request(vec![key; MAX_KEYS]),
+        Flood::Summary(Summary::empty(Buckets::MOST)),
     ] {
         let length = Control::Flood(flood).to_bytes().len();
         assert!(length <= wattle_wire::control::MAX_MESSAGE, "{length}");

@@ -4,14 +4,14 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
-use wattle_link::{Input as LinkInput, Link, Output as LinkOutput, Traffic};
+use wattle_link::{Input as LinkInput, Link, Output as LinkOutput, Traffic as Watched};
 use wattle_model::{Instant, LinkId, Micros, NodeId, Prefix, SeqNo, UnixTime};
 use wattle_routing::{Config, Event, Happening, Input, Member, Members, Output, Router};
 use wattle_wire::control::Control;
 use wattle_wire::key::SecretKey;
 use wattle_wire::record::{Body, Record, RecordKey, RecordKind, RemovalBody};
 
-use crate::network::{Arrival, Datagram, Edge, EdgeNumber, Network};
+use crate::network::{Arrival, Datagram, Edge, EdgeNumber, Machine, Network};
 
 /// Between two packets of a user on a busy edge.
 const DATA_INTERVAL: Micros = Micros::from_millis(10);
@@ -53,6 +53,8 @@ pub struct Fleet {
     pub nodes: Vec<Node>,
     /// What connects them.
     pub network: Network,
+    /// The processor that all nodes share, if receiving takes time at all.
+    pub machine: Option<Machine>,
     /// Who belongs to it, by the trust root's word.
     pub members: Members,
     /// Randomness of the network and of whoever breaks it.
@@ -60,16 +62,76 @@ pub struct Fleet {
     /// What routers told people.
     pub events: Vec<(NodeNumber, Event)>,
     /// Messages about link state that were sent.
-    pub flooded: u64,
+    pub flooded: Traffic,
+    /// Those among them that carry records.
+    pub updates: Traffic,
     /// Datagrams of every kind that were sent.
-    pub sent: u64,
+    pub sent: Traffic,
     root: SecretKey,
     next_data: Instant,
-    wakes: BTreeMap<NodeNumber, Instant>,
+    wakes: Wakes,
 }
 
+/// What was sent, by number and size: payloads, without what seals and carries them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Traffic {
+    /// Datagrams.
+    pub datagrams: u64,
+    /// Their bytes.
+    pub bytes: u64,
+}
+
+impl Traffic {
+    fn count(&mut self, bytes: usize) {
+        self.datagrams += 1;
+        self.bytes += bytes as u64;
+    }
+
+    /// What was sent since an earlier moment.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        Self {
+            datagrams: self.datagrams - earlier.datagrams,
+            bytes: self.bytes - earlier.bytes,
+        }
+    }
+}
+
+/// When each node is to be woken, the next one found at once.
+#[derive(Debug, Default)]
+struct Wakes {
+    by_node: BTreeMap<NodeNumber, Instant>,
+    by_time: BTreeSet<(Instant, NodeNumber)>,
+}
+
+impl Wakes {
+    fn set(&mut self, node: NodeNumber, at: Instant) {
+        self.remove(node);
+        self.by_node.insert(node, at);
+        self.by_time.insert((at, node));
+    }
+
+    fn remove(&mut self, node: NodeNumber) {
+        if let Some(at) = self.by_node.remove(&node) {
+            self.by_time.remove(&(at, node));
+        }
+    }
+
+    fn next(&self) -> Instant {
+        self.by_time.first().map_or(Instant::NEVER, |(at, _)| *at)
+    }
+
+    fn due(&self, now: Instant) -> Vec<NodeNumber> {
+        let due = self.by_time.iter().take_while(|(at, _)| *at <= now);
+        due.map(|(_, node)| *node).collect()
+    }
+}
+
+/// The first byte of a message that carries records.
+const UPDATE: u8 = 16;
+
 impl Fleet {
-    /// So many nodes that are off, without edges. Node `i` was granted `10.i.0.0/16`.
+    /// So many nodes that are off, without edges, each with a prefix of its own.
     pub fn new(seed: u64, count: usize) -> Self {
         let root = SecretKey::from_seed(&[255; 32]);
         let mut members = Members {
@@ -79,7 +141,7 @@ impl Fleet {
         };
         let nodes = (0..count)
             .map(|number| {
-                let key = SecretKey::from_seed(&[number as u8 + 1; 32]);
+                let key = SecretKey::from_seed(&seed_of(number));
                 let id = key.public().node_id();
                 let prefixes = vec![granted_prefix(NodeNumber(number))];
                 members.nodes.insert(
@@ -102,14 +164,16 @@ impl Fleet {
             now: Instant(1_000_000),
             nodes,
             network: Network::default(),
+            machine: None,
             members,
             rng: ChaCha8Rng::seed_from_u64(seed),
             events: Vec::new(),
-            flooded: 0,
-            sent: 0,
+            flooded: Traffic::default(),
+            updates: Traffic::default(),
+            sent: Traffic::default(),
             root,
             next_data: Instant::NEVER,
-            wakes: BTreeMap::new(),
+            wakes: Wakes::default(),
         }
     }
 
@@ -167,7 +231,7 @@ impl Fleet {
     /// Ends a node's process without a word.
     pub fn crash(&mut self, number: NodeNumber) {
         self.nodes[number.0].process = None;
-        self.wakes.remove(&number);
+        self.wakes.remove(number);
     }
 
     /// Makes a node forget how often it booted.
@@ -180,7 +244,7 @@ impl Fleet {
         let until = self.now + span;
         if let Some(process) = &mut self.nodes[number.0].process {
             process.frozen_until = until;
-            self.wakes.insert(number, until);
+            self.wakes.set(number, until);
         }
     }
 
@@ -226,7 +290,7 @@ impl Fleet {
     pub fn run(&mut self, span: Micros) {
         let end = self.now + span;
         loop {
-            let wake = self.wakes.values().min().copied().unwrap_or(Instant::NEVER);
+            let wake = self.wakes.next();
             let next = wake
                 .min(self.network.next_arrival())
                 .min(self.next_data)
@@ -278,6 +342,9 @@ impl Fleet {
 
     fn step(&mut self) {
         while let Some(arrival) = self.network.arrive(self.now) {
+            let Some(arrival) = self.served(arrival) else {
+                continue;
+            };
             let now = self.now;
             let to = arrival.to;
             let Some(process) = &mut self.nodes[to.0].process else {
@@ -293,15 +360,30 @@ impl Fleet {
             self.next_data = self.now + DATA_INTERVAL;
             self.send_data();
         }
-        let due: Vec<_> = self
-            .wakes
-            .iter()
-            .filter(|(_, at)| **at <= self.now)
-            .map(|(number, _)| *number)
-            .collect();
-        for number in due {
+        for number in self.wakes.due(self.now) {
             self.wake(number);
         }
+    }
+
+    /// The arrival, if nothing holds it up; else it comes again when the machine is done with it, or never.
+    fn served(&mut self, arrival: Arrival) -> Option<Arrival> {
+        let Some(machine) = self.machine.as_mut().filter(|_| !arrival.is_served) else {
+            return Some(arrival);
+        };
+        let bytes = match &arrival.datagram {
+            Datagram::Message(bytes) if bytes.first() == Some(&UPDATE) => bytes.len(),
+            Datagram::Message(_) | Datagram::Data => 0,
+        };
+        let at = machine.serve(self.now, bytes)?;
+        let is_served = true;
+        self.network.hold(
+            at,
+            Arrival {
+                is_served,
+                ..arrival
+            },
+        );
+        None
     }
 
     fn wake(&mut self, number: NodeNumber) {
@@ -311,7 +393,7 @@ impl Fleet {
         };
         let local = now + process.offset;
         if now < process.frozen_until {
-            self.wakes.insert(number, process.frozen_until);
+            self.wakes.set(number, process.frozen_until);
             return;
         }
         let late = now.since(process.planned());
@@ -388,7 +470,7 @@ impl Fleet {
                 link.handle(
                     LinkInput::Sent {
                         datagrams: 1,
-                        traffic: Traffic::Data,
+                        traffic: Watched::Data,
                     },
                     local,
                 );
@@ -409,7 +491,7 @@ impl Fleet {
         }
         if let Some(process) = &self.nodes[number.0].process {
             self.wakes
-                .insert(number, process.planned().max(process.frozen_until));
+                .set(number, process.planned().max(process.frozen_until));
         }
     }
 
@@ -489,10 +571,13 @@ impl Fleet {
                     };
                     let sent = LinkInput::Sent {
                         datagrams: 1,
-                        traffic: Traffic::Control,
+                        traffic: Watched::Control,
                     };
                     link.handle(sent, local);
-                    self.flooded += 1;
+                    self.flooded.count(payload.len());
+                    if payload.first() == Some(&UPDATE) {
+                        self.updates.count(payload.len());
+                    }
                     self.transmit(number, edge, &Datagram::Message(payload));
                 }
                 Output::Fingerprint(fingerprint) => {
@@ -546,7 +631,10 @@ impl Fleet {
     }
 
     fn transmit(&mut self, from: NodeNumber, edge: EdgeNumber, datagram: &Datagram) {
-        self.sent += 1;
+        self.sent.count(match datagram {
+            Datagram::Message(bytes) => bytes.len(),
+            Datagram::Data => 0,
+        });
         self.network
             .send(self.now, &mut self.rng, from, edge, datagram);
     }
@@ -570,12 +658,22 @@ impl Process {
 
 /// What a node was granted and announces.
 pub fn granted_prefix(number: NodeNumber) -> Prefix {
-    let address = std::net::Ipv4Addr::new(10, number.0 as u8, 0, 0);
-    Prefix::new(address.into(), 16).expect("16 bits fit an IPv4 address")
+    prefix_in(10, number)
 }
 
 /// What a node announces although it was not granted it.
 pub fn stolen_prefix(number: NodeNumber) -> Prefix {
-    let address = std::net::Ipv4Addr::new(192, 168, number.0 as u8, 0);
+    prefix_in(11, number)
+}
+
+fn prefix_in(net: u8, number: NodeNumber) -> Prefix {
+    let [.., high, low] = number.0.to_be_bytes();
+    let address = std::net::Ipv4Addr::new(net, high, low, 0);
     Prefix::new(address.into(), 24).expect("24 bits fit an IPv4 address")
+}
+
+fn seed_of(number: usize) -> [u8; 32] {
+    let mut seed = [1; 32];
+    seed[..8].copy_from_slice(&(number as u64 + 1).to_be_bytes());
+    seed
 }

@@ -1,7 +1,7 @@
 //! The fleet in virtual time: the real cores of many nodes over an imagined network with faults from a seed.
 //!
 //! A [`Fleet`] runs every node's links and router against a clock that jumps from event to event; a [`scenario`] breaks things
-//! and mends them; the [`oracle`] says what must hold once it is quiet. The same seed is the same run. Messages cross the
+//! and mends them; a [`topology`] is one line a link; the [`oracle`] says what must hold once it is quiet. The same seed is the same run. Messages cross the
 //! network as the bytes that agents send; sessions and packets of users are not here yet, their place is the worker.
 
 pub mod fleet;
@@ -9,7 +9,9 @@ pub mod forward;
 pub mod network;
 pub mod oracle;
 pub mod scenario;
+pub mod topology;
 
-pub use fleet::{Fleet, NodeNumber};
+pub use fleet::{Fleet, NodeNumber, Traffic};
 pub use forward::Fate;
-pub use network::{Edge, EdgeNumber};
+pub use network::{Edge, EdgeNumber, Machine};
+pub use topology::Plan;

@@ -72,6 +72,8 @@ pub struct Arrival {
     pub edge: EdgeNumber,
     /// What.
     pub datagram: Datagram,
+    /// Whether the machine had time for it, if machines take any.
+    pub is_served: bool,
 }
 
 /// Datagrams under way, in the order of their arrival.
@@ -109,6 +111,7 @@ impl Network {
                     to,
                     edge: number,
                     datagram: datagram.clone(),
+                    is_served: false,
                 },
             );
         }
@@ -122,9 +125,60 @@ impl Network {
             .map_or(Instant::NEVER, |(at, _)| *at)
     }
 
+    /// Puts a datagram back until `at`: whoever is to read it is busy.
+    pub fn hold(&mut self, at: Instant, arrival: Arrival) {
+        self.count += 1;
+        self.flying.insert((at, self.count), arrival);
+    }
+
     /// Takes a datagram that has arrived by `now`.
     pub fn arrive(&mut self, now: Instant) -> Option<Arrival> {
         let entry = self.flying.first_entry()?;
         (entry.key().0 <= now).then(|| entry.remove())
+    }
+}
+
+/// One processor that all nodes share: every datagram takes its time, and one that would wait too long is dropped.
+///
+/// What a busy host does to a mesh: round trips grow on all links at once, and messages get lost after they were sent.
+#[derive(Debug, Clone)]
+pub struct Machine {
+    /// What a datagram takes.
+    pub per_datagram: Micros,
+    /// What each kilobyte of records takes besides: signatures are checked.
+    pub per_kilobyte: Micros,
+    /// How long a datagram waits at most.
+    pub patience: Micros,
+    /// Datagrams that were dropped.
+    pub dropped: u64,
+    /// For how long it was busy.
+    pub busy: Micros,
+    free_at: Instant,
+}
+
+impl Machine {
+    /// A machine that has done nothing yet.
+    pub fn new(per_datagram: Micros, per_kilobyte: Micros, patience: Micros) -> Self {
+        Self {
+            per_datagram,
+            per_kilobyte,
+            patience,
+            dropped: 0,
+            busy: Micros(0),
+            free_at: Instant(0),
+        }
+    }
+
+    /// When it is done with a datagram of so many bytes of records; `None` if it drops it.
+    pub(crate) fn serve(&mut self, now: Instant, bytes: usize) -> Option<Instant> {
+        let begins = self.free_at.max(now);
+        if begins.since(now) > self.patience {
+            self.dropped += 1;
+            return None;
+        }
+        let takes = Micros(self.per_datagram.0 + self.per_kilobyte.0 * bytes as u64 / 1_000);
+        self.busy = Micros(self.busy.0 + takes.0);
+        self.free_at = begins + takes;
+        Some(self.free_at)
     }
 }

@@ -75,7 +75,7 @@ pub fn run(seed: u64) -> Result<Report, Failure> {
         nodes: run.fleet.nodes.len(),
         edges: run.fleet.network.edges.len(),
         story: run.story,
-        sent: run.fleet.sent,
+        sent: run.fleet.sent.datagrams,
         ended: run.fleet.now,
     })
 }
@@ -307,7 +307,7 @@ impl Run {
     fn stays_quiet(&mut self) -> Result<(), Violation> {
         let before = self.fleet.flooded;
         self.fleet.run(Micros::from_secs(10));
-        let flooded = self.fleet.flooded - before;
+        let flooded = self.fleet.flooded.since(&before).datagrams;
         let edges = self.fleet.network.edges.len() as u64;
         match flooded <= 8 * edges * edges {
             true => Ok(()),

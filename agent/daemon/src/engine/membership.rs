@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use wattle_control::NodeRef;
 use wattle_model::{NodeId, Prefix, UnixTime};
-use wattle_routing::{Member, Members};
+use wattle_routing::{Member, Members, adjacency};
 use wattle_wire::grant::{Grant, Peer, PeerSet, PeerSetError, removes};
 use wattle_wire::key::PublicKey;
 use wattle_wire::record::{Record, RecordKind};
@@ -23,6 +23,8 @@ pub(crate) struct Membership {
     set: PeerSet,
     /// Removals that reached us before a peer set with them did, by node.
     removals: BTreeMap<NodeId, Record>,
+    /// This node's neighbours by the rule for large networks; `None` while all members are.
+    chosen: Option<BTreeSet<NodeId>>,
 }
 
 /// Where an operator's word for a destination leads.
@@ -43,6 +45,7 @@ impl Membership {
             root,
             set,
             removals: BTreeMap::new(),
+            chosen: None,
         }
     }
 
@@ -52,6 +55,7 @@ impl Membership {
         set.may_follow(&self.set)?;
         let changed = set != self.set;
         self.set = set;
+        self.choose_neighbours();
         Ok(changed)
     }
 
@@ -67,6 +71,7 @@ impl Membership {
         let was_in = self.is_member(node);
         if is_removal {
             self.removals.insert(node, removal.clone());
+            self.choose_neighbours();
         }
         is_removal && was_in
     }
@@ -128,9 +133,15 @@ impl Membership {
         }
     }
 
-    /// Whether this node and `peer` are to have links.
+    /// Whether this node and `peer` are to have links: neither is kept from the other, and one of them names the other or
+    /// the rule for large networks makes them neighbours.
     pub(crate) fn is_adjacent(&self, peer: NodeId) -> bool {
-        self.wants(self.own, peer) && self.wants(peer, self.own)
+        let words = [self.word(self.own, peer), self.word(peer, self.own)];
+        let by_rule = self
+            .chosen
+            .as_ref()
+            .is_none_or(|chosen| chosen.contains(&peer));
+        !words.contains(&Word::Refuses) && (by_rule || words.contains(&Word::Names))
     }
 
     /// Everybody whose link state counts, with the keys that sign it.
@@ -242,12 +253,24 @@ impl Membership {
             .is_some_and(|removal| removes(removal, node, serial))
     }
 
-    fn wants(&self, node: NodeId, other: NodeId) -> bool {
+    /// What the set says that a node thinks of another as a neighbour.
+    fn word(&self, node: NodeId, other: NodeId) -> Word {
         match self.set.peers.get(&node).map(|peer| &peer.neighbours) {
-            Some(Some(neighbours)) => neighbours.contains(&other),
-            Some(None) => true,
-            None => false,
+            Some(Some(neighbours)) if neighbours.contains(&other) => Word::Names,
+            Some(None) => Word::Accepts,
+            Some(Some(_)) | None => Word::Refuses,
         }
+    }
+
+    fn choose_neighbours(&mut self) {
+        let agents = |peer: &&Peer| peer.grant.grant().leaf_of().is_none();
+        let members: BTreeSet<NodeId> = self.members().filter(agents).map(Peer::node).collect();
+        let anchors = self
+            .members()
+            .filter(agents)
+            .filter(|peer| is_dialable(peer));
+        let anchors = anchors.map(Peer::node).collect();
+        self.chosen = adjacency::chosen(self.own, &members, &anchors);
     }
 
     fn entry(&self, peer: &Peer) -> PeerEntry {
@@ -261,6 +284,34 @@ impl Membership {
             candidates: peer.candidates.clone(),
             adjacent: grant.leaf_of().is_none() && self.is_adjacent(grant.node),
             leaf_of: grant.leaf_of(),
+        }
+    }
+}
+
+/// What a node's entry says of another node as its neighbour.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Word {
+    Names,
+    Accepts,
+    Refuses,
+}
+
+/// Whether a peer can be dialled from anywhere: it has no address but public ones, so nothing translates them.
+fn is_dialable(peer: &Peer) -> bool {
+    let mut addresses = peer.candidates.iter().map(std::net::SocketAddr::ip);
+    !peer.candidates.is_empty() && addresses.all(is_public)
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+            let is_special = v4.is_loopback() || v4.is_unspecified() || v4.is_broadcast();
+            !(is_shared || is_special || v4.is_private() || v4.is_link_local())
+        }
+        IpAddr::V6(v6) => {
+            let is_special = v6.is_loopback() || v6.is_unspecified();
+            !(is_special || v6.is_unique_local() || v6.is_unicast_link_local())
         }
     }
 }
@@ -363,6 +414,56 @@ mod tests {
         let mut at_a = network.membership("a");
         at_a.accept(&network.signed(1)).unwrap();
         assert!(at_a.worker_peers(LONG).peers.is_empty());
+    }
+
+    /// Input: forty nodes, a named b beside the rule. Output: a's and b's neighbours, by each of them.
+    #[test]
+    fn in_a_large_network_few_are_neighbours_by_rule_and_whoever_is_named() {
+        let mut network = Lab::new();
+        for index in 20..60 {
+            let identity = SecretKey::from_seed(&[index; 32]).public();
+            network.add(
+                identity.node_id(),
+                Holder::Agent { identity },
+                &format!("n{index}"),
+                index,
+            );
+        }
+        let (a, c) = (network.id("a"), network.id("c"));
+        let everybody: Vec<_> = network.set.peers.keys().copied().collect();
+        network.set.peers.get_mut(&c).unwrap().neighbours = Some(vec![a]);
+        let neighbours = |own: &str| -> BTreeSet<NodeId> {
+            let mut membership = network.membership(own);
+            membership.accept(&network.signed(1)).unwrap();
+            let all = everybody.iter().copied();
+            all.filter(|peer| *peer != network.id(own) && membership.is_adjacent(*peer))
+                .collect()
+        };
+        let (of_a, of_c) = (neighbours("a"), neighbours("c"));
+        assert!((4..=9).contains(&of_a.len()), "{of_a:?}");
+        assert_eq!(of_c, BTreeSet::from([a]));
+        assert!(of_a.contains(&c) && !neighbours("b").contains(&c));
+        let far = everybody
+            .iter()
+            .find(|peer| **peer != a && !of_a.contains(peer));
+        let far = network.set.peers[far.unwrap()].grant.grant().name.clone();
+        assert!(!neighbours(far.as_str()).contains(&a), "both ends agree");
+    }
+
+    #[test]
+    fn a_node_with_a_private_address_cannot_be_dialled_from_anywhere() {
+        let public = ["192.0.2.7", "2001:db8::7", "100.128.0.1"];
+        let private = [
+            "10.1.2.3",
+            "192.168.0.1",
+            "100.64.0.1",
+            "169.254.1.1",
+            "fd00::1",
+            "fe80::1",
+            "::1",
+        ];
+        assert!(public.iter().all(|text| is_public(text.parse().unwrap())));
+        assert!(!private.iter().any(|text| is_public(text.parse().unwrap())));
     }
 
     #[test]

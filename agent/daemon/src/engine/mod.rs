@@ -32,7 +32,7 @@ use tokio::time::{Instant as TokioInstant, MissedTickBehavior, interval, sleep_u
 use wattle_control::{HealthLevel, HealthLine, Reply, Request};
 use wattle_dataplane::Forwarding;
 use wattle_host::{Clock, Monitor, Netlink, Wanted, interface_name};
-use wattle_model::{Instant, NodeId, Prefix};
+use wattle_model::{Carrier, Instant, LinkId, NodeId, Prefix};
 use wattle_routing::{Health, Input, Output, Router};
 use wattle_wire::record::{Record, RecordKind};
 use wattle_worker::{Command, Event};
@@ -52,6 +52,8 @@ pub(crate) use membership::{Destination, Membership};
 
 /// Between two looks at the host's health and at grants that end.
 const CHORES: Duration = Duration::from_secs(5);
+/// Worker events taken at once: as many as may wait, so that a busy engine does for all of them what it does for one.
+const EVENTS_AT_ONCE: usize = crate::data_thread::EVENT_QUEUE;
 /// Addresses at which peers see us, kept at most.
 const MAX_REFLEXIVE: usize = 8;
 
@@ -133,8 +135,8 @@ pub(crate) struct Engine {
     on_link: BTreeMap<Prefix, String>,
     interface_addresses: BTreeSet<IpAddr>,
     reflexive: Vec<SocketAddr>,
-    /// Where peers were heard last over plain datagrams.
-    heard_at: BTreeMap<NodeId, IpAddr>,
+    /// Where peers were heard last, over each kind of plain datagrams.
+    heard_at: BTreeMap<(NodeId, Carrier), IpAddr>,
     candidates_changed: bool,
     /// Configured prefixes that were not granted.
     refused_prefixes: BTreeSet<Prefix>,
@@ -212,13 +214,14 @@ impl Engine {
         let mut chores = interval(CHORES);
         chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut watchdog = interval(watchdog_interval().unwrap_or(CHORES));
+        let mut events = Vec::new();
         let [terminate, interrupt] = &mut inputs.interrupts;
         while self.stopping == Stopping::GoesOn {
             let due = self.tokio_instant(self.router.poll_timeout());
             tokio::select! {
-                event = inputs.events.recv() => match event {
-                    Some(event) => self.worker_event(event),
-                    None => return Ended::WorkerGone,
+                count = inputs.events.recv_many(&mut events, EVENTS_AT_ONCE) => match count {
+                    0 => return Ended::WorkerGone,
+                    _ => self.worker_events(events.drain(..)),
                 },
                 () = sleep_until(due) => self.router.handle_timeout(self.clock.now()),
                 Some(query) = inputs.queries.recv() => self.answer(query),
@@ -253,43 +256,42 @@ impl Engine {
 
     // --- from the data thread --------------------------------------------------------------------
 
-    fn worker_event(&mut self, event: Event) {
-        self.counters.events += 1;
-        let now = self.clock.now();
-        match event {
-            Event::Link {
-                link,
-                peer,
-                carrier,
-                endpoint,
-                state,
-                measurement,
-                ..
-            } => {
-                self.heard(peer, carrier, endpoint);
-                let input = Input::Link {
+    fn worker_events(&mut self, events: impl Iterator<Item = Event>) {
+        let mut inputs = Inbox::default();
+        for event in events {
+            self.counters.events += 1;
+            match event {
+                Event::Link {
                     link,
-                    neighbour: peer,
+                    peer,
                     carrier,
+                    endpoint,
                     state,
                     measurement,
-                };
-                self.router.handle(input, now);
+                    ..
+                } => {
+                    self.heard(peer, carrier, endpoint);
+                    inputs.push(Input::Link {
+                        link,
+                        neighbour: peer,
+                        carrier,
+                        state,
+                        measurement,
+                    });
+                }
+                Event::Control { from, payload, .. } => {
+                    inputs.push(Input::Message { from, payload });
+                }
+                Event::Fingerprint {
+                    from, fingerprint, ..
+                } => inputs.push(Input::Fingerprint { from, fingerprint }),
+                Event::Session { peer, .. } => {
+                    tracing::debug!(peer = %self.membership().node_ref(peer).name, "Session established");
+                }
+                Event::Reflexive { address, .. } => self.seen_at(address),
             }
-            Event::Control { from, payload, .. } => {
-                self.router.handle(Input::Message { from, payload }, now);
-            }
-            Event::Fingerprint {
-                from, fingerprint, ..
-            } => {
-                self.router
-                    .handle(Input::Fingerprint { from, fingerprint }, now);
-            }
-            Event::Session { peer, .. } => {
-                tracing::debug!(peer = %self.membership().node_ref(peer).name, "Session established");
-            }
-            Event::Reflexive { address, .. } => self.seen_at(address),
         }
+        self.router.handle_all(inputs.inputs, self.clock.now());
     }
 
     /// A neighbour sees this node at an address: behind a NAT, others may have a chance there too.
@@ -498,6 +500,34 @@ impl Engine {
     }
 }
 
+/// What the router is told next, without measurements that a later one of the same link and state replaces.
+#[derive(Debug, Default)]
+struct Inbox {
+    inputs: Vec<Input>,
+    last: BTreeMap<LinkId, usize>,
+}
+
+impl Inbox {
+    fn push(&mut self, input: Input) {
+        let Input::Link { link, state, .. } = &input else {
+            self.inputs.push(input);
+            return;
+        };
+        let (link, state) = (*link, *state);
+        let waiting = self.last.get(&link).and_then(|at| self.inputs.get_mut(*at));
+        let replaced = waiting.filter(
+            |waiting| matches!(waiting, Input::Link { state: before, .. } if *before == state),
+        );
+        match replaced {
+            Some(replaced) => *replaced = input,
+            None => {
+                self.last.insert(link, self.inputs.len());
+                self.inputs.push(input);
+            }
+        }
+    }
+}
+
 async fn hear(uplink: Option<&mut Uplink>) -> FromCoordinator {
     match uplink {
         Some(uplink) => uplink.hear().await,
@@ -509,4 +539,56 @@ fn random_u64() -> u64 {
     let mut bytes = [0; 8];
     getrandom::fill(&mut bytes).expect("a Linux kernel always has random numbers");
     u64::from_be_bytes(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use wattle_model::{LinkState, Measurement, Micros};
+
+    use super::*;
+
+    #[test]
+    fn of_several_measurements_the_last_one_counts_and_every_change_of_state_does() {
+        let mut inbox = Inbox::default();
+        let told = [
+            (1, LinkState::Up, 10),
+            (2, LinkState::Up, 10),
+            (1, LinkState::Up, 20),
+            (1, LinkState::Down, 0),
+            (1, LinkState::Up, 30),
+            (1, LinkState::Up, 40),
+        ];
+        for (link, state, rtt) in told {
+            inbox.push(Input::Link {
+                link: LinkId(link),
+                neighbour: NodeId(7),
+                carrier: Carrier::Udp4,
+                state,
+                measurement: Measurement {
+                    rtt: Micros(rtt),
+                    ..Measurement::default()
+                },
+            });
+        }
+        let left: Vec<_> = inbox
+            .inputs
+            .iter()
+            .map(|input| match input {
+                Input::Link {
+                    link,
+                    state,
+                    measurement,
+                    ..
+                } => (link.0, *state, measurement.rtt.0),
+                other => panic!("{other:?}"),
+            })
+            .collect();
+        let expected = [
+            (1, LinkState::Up, 20),
+            (2, LinkState::Up, 10),
+            (1, LinkState::Down, 0),
+            (1, LinkState::Up, 40),
+        ];
+        assert_eq!(left, expected);
+    }
 }

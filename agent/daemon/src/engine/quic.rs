@@ -20,7 +20,9 @@ impl Engine {
             let neighbours = adjacent.filter_map(|peer| {
                 let identity = self.membership().grant(peer.id)?.identity()?;
                 let candidates = peer.candidates.iter().map(SocketAddr::ip);
-                let heard = self.heard_at.get(&peer.id).copied();
+                let heard = [Carrier::Udp4, Carrier::Udp6]
+                    .into_iter()
+                    .filter_map(|carrier| self.heard_at.get(&(peer.id, carrier)).copied());
                 Some(Neighbour {
                     identity,
                     addresses: self.quic_addresses(peer.id, candidates.chain(heard)),
@@ -34,7 +36,7 @@ impl Engine {
     pub(super) fn heard(&mut self, peer: NodeId, carrier: Carrier, endpoint: Option<SocketAddr>) {
         let plain = endpoint.filter(|_| carrier != Carrier::Quic);
         if let Some(ip) = plain.map(|endpoint| endpoint.ip())
-            && self.heard_at.insert(peer, ip) != Some(ip)
+            && self.heard_at.insert((peer, carrier), ip) != Some(ip)
         {
             self.quic_neighbours();
         }

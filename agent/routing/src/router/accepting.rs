@@ -1,6 +1,7 @@
 //! Messages of neighbours: what is believed, what is passed on, what is answered.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 
 use wattle_model::{Instant, NodeId};
 use wattle_wire::control::Control;
@@ -11,6 +12,12 @@ use super::{Output, Router};
 use crate::event::Cause;
 use crate::lsdb::Age;
 use crate::origin::MAX_PARTS;
+use crate::spreading;
+
+/// What takes every way goes to every neighbour as long as there are up to so many that others tell, too; else to this
+/// many of them.
+const EVERYWHERE: usize = 8;
+const DENSE_WAYS: usize = 3;
 
 impl Router {
     pub(super) fn message(&mut self, now: Instant, from: NodeId, payload: &[u8]) {
@@ -28,10 +35,16 @@ impl Router {
             Flood::Ack(ids) => {
                 if let Some(adjacency) = self.adjacencies.get_mut(&from) {
                     ids.into_iter()
-                        .for_each(|id| adjacency.has(id, &self.database));
+                        .for_each(|id| adjacency.has(now, id, &self.database));
                 }
             }
             Flood::Digest(digest) => self.digest(from, &digest),
+            Flood::Summary(summary) => {
+                let digests = self.database.digests_of_difference(&summary);
+                if let Some(adjacency) = self.adjacencies.get_mut(&from) {
+                    adjacency.describe(digests);
+                }
+            }
             Flood::Request(keys) => {
                 if let Some(adjacency) = self.adjacencies.get_mut(&from) {
                     let known = keys
@@ -46,7 +59,7 @@ impl Router {
     pub(super) fn record(&mut self, now: Instant, from: Option<NodeId>, record: Record) {
         let id = RecordId::from(&record);
         if let Some(adjacency) = from.and_then(|from| self.adjacencies.get_mut(&from)) {
-            adjacency.has(id, &self.database);
+            adjacency.has(now, id, &self.database);
             adjacency.acknowledge(id);
         }
         match self.database.age(id) {
@@ -96,15 +109,13 @@ impl Router {
         let before = self.database.entry(key).map(|entry| entry.body.clone());
         self.database.insert(now, record);
         let after = self.database.entry(key).map(|entry| entry.body.clone());
-        let told = match from {
-            Some(from) if !is_bad_news(before.as_ref(), after.as_ref()) => self.told_by(from),
-            Some(_) | None => BTreeSet::new(),
-        };
+        let spared = self.spared(key.origin, from, &before, &after);
         for (neighbour, adjacency) in &mut self.adjacencies {
-            if Some(*neighbour) != from && !told.contains(neighbour) {
+            if Some(*neighbour) != from && !spared.contains(neighbour) {
                 adjacency.owe(key);
             }
         }
+        let is_bad = is_bad_news(before.as_ref(), after.as_ref());
         match after {
             Some(Body::Removal(removal)) => {
                 self.removed.insert(key.origin, removal.serial);
@@ -115,10 +126,56 @@ impl Router {
                     .as_ref()
                     .is_none_or(|before| decides_differently(before, &body)) =>
             {
-                self.compute_soon(now, cause);
+                match is_bad {
+                    true => self.compute_urgently(now, cause),
+                    false => self.compute_soon(now, cause),
+                }
             }
             Some(_) | None => {}
         }
+    }
+
+    /// The neighbours that get news from others. What changes no link takes the tree; a new link may have made another
+    /// tree already for some, so it takes more ways; what is lost takes every way, or in a dense mesh enough of them.
+    fn spared(
+        &mut self,
+        origin: NodeId,
+        from: Option<NodeId>,
+        before: &Option<Body>,
+        after: &Option<Body>,
+    ) -> BTreeSet<NodeId> {
+        if is_bad_news(before.as_ref(), after.as_ref()) {
+            return match from {
+                Some(_) => self.redundant(origin),
+                None => BTreeSet::new(),
+            };
+        }
+        match (from, names_the_same(before.as_ref(), after.as_ref())) {
+            (_, true) => self.spared_by_tree(origin).clone(),
+            (None, false) => BTreeSet::new(),
+            (Some(from), false) => &self.told_by(from) | &self.redundant(origin),
+        }
+    }
+
+    fn spared_by_tree(&mut self, origin: NodeId) -> &BTreeSet<NodeId> {
+        let (graph, node) = (&self.graph, self.node);
+        self.spared
+            .entry(origin)
+            .or_insert_with(|| spreading::spared(graph, origin, node))
+    }
+
+    /// Where many others bring it anyway, all but a few: in a mesh of thirty each node would else hear it thirty times.
+    fn redundant(&mut self, origin: NodeId) -> BTreeSet<NodeId> {
+        let spared = self.spared_by_tree(origin);
+        if spared.len() <= EVERYWHERE {
+            return BTreeSet::new();
+        }
+        // Others begin elsewhere in the order, so nobody is left out by all.
+        let own = self.node;
+        let spared = self.spared_by_tree(origin);
+        let after_own = spared.range((Bound::Excluded(own), Bound::Unbounded));
+        let in_turn = after_own.chain(spared.range(..own));
+        in_turn.skip(DENSE_WAYS).copied().collect()
     }
 
     /// Whom `from` tells what it tells this node: the nodes that are its neighbours by both ends' word.
@@ -159,9 +216,8 @@ impl Router {
             return;
         }
         self.fingerprints.insert(from, fingerprint);
-        let ours = self.database.fingerprint();
         if let Some(adjacency) = self.adjacencies.get_mut(&from) {
-            adjacency.fingerprints(now, Some(fingerprint), ours);
+            adjacency.fingerprints(now, Some(fingerprint), &self.recent);
         }
     }
 }
@@ -176,6 +232,22 @@ fn is_bad_news(before: Option<&Body>, after: Option<&Body>) -> bool {
             before.links.iter().any(|link| !kept.contains(&ends(link)))
         }
         (_, Some(Body::Removal(_))) => true,
+        _ => false,
+    }
+}
+
+/// Whether a record names the links that the one before named: then it changes no tree.
+fn names_the_same(before: Option<&Body>, after: Option<&Body>) -> bool {
+    match (before, after) {
+        (Some(Body::Links(before)), Some(Body::Links(after))) => {
+            let ends = |link: &LinkEntry| (link.neighbour, link.carrier);
+            before
+                .links
+                .iter()
+                .map(ends)
+                .eq(after.links.iter().map(ends))
+        }
+        (Some(_), Some(_)) => true,
         _ => false,
     }
 }

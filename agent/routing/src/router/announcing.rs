@@ -5,14 +5,13 @@ use std::collections::BTreeMap;
 use wattle_model::{Carrier, Cost, Instant, NodeId};
 use wattle_wire::record::{Body, LinkEntry, NodeBody, Record};
 
-use super::Router;
+use super::{Link, Router};
 use crate::cost::Health;
 use crate::damping::{Damper, Urgency};
 use crate::event::{Cause, Happening};
 
 impl Router {
     pub(super) fn tell_links(&mut self, now: Instant) -> Option<Cause> {
-        self.links_due = Instant::NEVER;
         let mut entries: Vec<LinkEntry> = Vec::new();
         for link in self.links.values().filter(|link| link.damper.is_some()) {
             entries.push(LinkEntry {
@@ -29,9 +28,10 @@ impl Router {
         let before: BTreeMap<_, _> = self.reported_links().collect();
         let records = self.origin.links(now, self.time(now), &entries);
         if records.is_empty() {
+            self.pacer.dismiss();
             return None;
         }
-        self.links_told = now;
+        self.pacer.told(now, self.share());
         let cause = records.first().map(|record| Cause::Record(record.into()));
         self.write(now, records);
         if let Some(cause) = cause {
@@ -40,7 +40,7 @@ impl Router {
         cause
     }
 
-    /// Links that are in this node's record for the first time, or with another price.
+    /// Links that are in this node's records for the first time, with another price, or no longer.
     fn tell_difference(
         &mut self,
         now: Instant,
@@ -68,7 +68,20 @@ impl Router {
                 }
             })
             .collect();
-        for what in news {
+        let lost = self.links.iter().filter(|(_, link)| {
+            let end = (link.neighbour, link.carrier);
+            let is_used =
+                |other: &Link| other.damper.is_some() && (other.neighbour, other.carrier) == end;
+            before.contains_key(&end) && link.damper.is_none() && !self.links.values().any(is_used)
+        });
+        let lost: Vec<_> = lost
+            .map(|(id, link)| Happening::LinkDown {
+                link: *id,
+                neighbour: link.neighbour,
+                carrier: link.carrier,
+            })
+            .collect();
+        for what in lost.into_iter().chain(news) {
             self.event(now, cause, what);
         }
     }

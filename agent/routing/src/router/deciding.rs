@@ -10,12 +10,17 @@ use crate::event::{Cause, Happening};
 use crate::routes::{self, Neighbours, Routes};
 use crate::topology::Topology;
 
-/// Pauses between computations while changes keep coming (RFC 8405 with shorter ones: a computation takes microseconds),
-/// and the calm after which they start anew.
-const PAUSES: [Micros; 3] = [
+/// Pauses between computations while changes keep coming (RFC 8405 with shorter ones), and the calm after which they
+/// start anew. Bad news waits for the second of them at most.
+const PAUSES: [Micros; 8] = [
     Micros::from_millis(10),
     Micros::from_millis(20),
+    Micros::from_millis(50),
     Micros::from_millis(100),
+    Micros::from_millis(100),
+    Micros::from_millis(100),
+    Micros::from_millis(200),
+    Micros::from_millis(500),
 ];
 const CALM: Micros = Micros::from_secs(1);
 /// When the next computation of routes is due, and why.
@@ -29,10 +34,20 @@ pub(super) struct Computing {
 
 impl Router {
     pub(super) fn compute_soon(&mut self, now: Instant, cause: Cause) {
-        if self.computing.due == Instant::NEVER {
+        self.compute_after(now, cause, PAUSES[self.computing.pause]);
+    }
+
+    /// Something is lost: packets may be falling into the hole.
+    pub(super) fn compute_urgently(&mut self, now: Instant, cause: Cause) {
+        let pause = PAUSES[self.computing.pause.min(1)];
+        self.compute_after(now, cause, pause);
+    }
+
+    fn compute_after(&mut self, now: Instant, cause: Cause, pause: Micros) {
+        let due = (self.computing.last + pause).max(now);
+        if due < self.computing.due {
             self.computing.cause = cause;
-            let pause = PAUSES[self.computing.pause];
-            self.computing.due = (self.computing.last + pause).max(now);
+            self.computing.due = due;
         }
     }
 
@@ -51,7 +66,9 @@ impl Router {
         };
         self.counters.computations += 1;
         self.topology = Topology::of(&self.database, &self.members.nodes);
+        self.leave_out_lost_links();
         self.graph = self.topology.graph();
+        self.spared.clear();
         let neighbours = self.neighbours();
         let routes = routes::compute(
             &self.topology,
@@ -68,22 +85,37 @@ impl Router {
         }
     }
 
+    /// This node's own links are what it knows of them, not what it has told yet.
+    fn leave_out_lost_links(&mut self) {
+        let used = self.links.values().filter(|link| link.damper.is_some());
+        let used: BTreeSet<_> = used.map(|link| (link.neighbour, link.carrier)).collect();
+        let node = self.node;
+        self.topology
+            .links
+            .retain(|link| match (link.a == node, link.b == node) {
+                (true, _) => used.contains(&(link.b, link.carrier)),
+                (_, true) => used.contains(&(link.a, link.carrier)),
+                (false, false) => true,
+            });
+    }
+
     /// Usable links by neighbour, best first, by the price that both ends agree on.
     pub(super) fn neighbours(&self) -> Neighbours {
+        let node = self.node;
+        let own = self.topology.links.iter().filter_map(|link| {
+            let neighbour = match (link.a == node, link.b == node) {
+                (true, _) => link.b,
+                (_, true) => link.a,
+                (false, false) => return None,
+            };
+            Some(((neighbour, link.carrier), link.cost))
+        });
+        let agreed: BTreeMap<(NodeId, Carrier), Cost> = own.collect();
         let mut neighbours: BTreeMap<NodeId, Vec<(Cost, Carrier, LinkId)>> = BTreeMap::new();
         for (id, link) in self.links.iter().filter(|(_, link)| link.damper.is_some()) {
-            let ends = (self.node.min(link.neighbour), self.node.max(link.neighbour));
-            let agreed = self
-                .topology
-                .links
-                .iter()
-                .find(|other| (other.a, other.b) == ends && other.carrier == link.carrier);
-            if let Some(agreed) = agreed {
-                neighbours.entry(link.neighbour).or_default().push((
-                    agreed.cost,
-                    link.carrier,
-                    *id,
-                ));
+            if let Some(cost) = agreed.get(&(link.neighbour, link.carrier)) {
+                let links = neighbours.entry(link.neighbour).or_default();
+                links.push((*cost, link.carrier, *id));
             }
         }
         neighbours

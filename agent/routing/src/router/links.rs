@@ -5,16 +5,12 @@ use wattle_model::{Carrier, Cost, Instant, LinkId, LinkState, Measurement, Micro
 use super::Router;
 use crate::cost::CostParts;
 use crate::damping::{Damper, Urgency};
-use crate::event::Happening;
+use crate::event::Cause;
 use crate::flooding::Adjacency;
+use crate::pacing::{self, News};
 
 /// Loss that is told at once.
 const ALARMING_LOSS: Ppm = Ppm(50_000);
-/// Good news about links is gathered for this long after the last record.
-const GOOD_NEWS: Micros = Micros::from_millis(100);
-/// Prices that changed are gathered for this long after the last record, loss excepted: a node of many links would
-/// otherwise write a record for every one of them.
-const PRICE_NEWS: Micros = Micros::from_millis(500);
 
 /// One of this node's links, as routing sees it.
 #[derive(Debug, Clone)]
@@ -67,7 +63,7 @@ impl Router {
             (false, true) => {
                 link.damper = Some(Damper::new(now, wanted));
                 self.links.insert(id, link);
-                self.links_due = self.links_due.min(self.links_told + GOOD_NEWS).max(now);
+                self.notice(now, News::Joined);
             }
             (true, true) => {
                 let before = link.advertised();
@@ -84,27 +80,36 @@ impl Router {
             (true, false) => {
                 link.damper = None;
                 self.links.insert(id, link);
-                if let Some(cause) = self.tell_links(now) {
-                    self.event(
-                        now,
-                        cause,
-                        Happening::LinkDown {
-                            link: id,
-                            neighbour,
-                            carrier,
-                        },
-                    );
-                    self.compute(now, cause);
-                }
+                self.notice(now, News::Failure);
+                let cause = match self.links_due() <= now {
+                    true => self.tell_links(now),
+                    false => None,
+                };
+                // Whether others may be told or not, this node itself goes around at once.
+                self.compute(now, cause.unwrap_or(Cause::Time));
             }
             (false, false) => {
                 self.links.insert(id, link);
             }
         }
         self.adjust_adjacency(now, neighbour);
-        if self.links_due <= now {
+        if self.links_due() <= now {
             self.tell_links(now);
         }
+    }
+
+    /// When what there is to tell of links is told.
+    pub(super) fn links_due(&self) -> Instant {
+        self.pacer.due(self.share())
+    }
+
+    fn notice(&mut self, now: Instant, news: News) {
+        let share = self.share();
+        self.pacer.notice(now, news, share);
+    }
+
+    pub(super) fn share(&self) -> Micros {
+        pacing::share(self.members.nodes.len(), self.origin.links_length())
     }
 
     pub(super) fn retell_costs(&mut self, now: Instant) {
@@ -131,14 +136,11 @@ impl Router {
         if before == link.advertised() {
             return;
         }
-        match urgency_of(&link.measurement) {
-            Urgency::Alarm => {
-                self.tell_links(now);
-            }
-            Urgency::Normal => {
-                self.links_due = self.links_due.min(self.links_told + PRICE_NEWS).max(now);
-            }
-        }
+        let news = match urgency_of(&link.measurement) {
+            Urgency::Alarm => News::Alarm,
+            Urgency::Normal => News::Price,
+        };
+        self.notice(now, news);
     }
 
     /// A neighbour is told link state over its best link, as long as there is one.

@@ -12,6 +12,7 @@ use crate::topology::Members;
 impl Router {
     pub(super) fn members_changed(&mut self, now: Instant, members: Members) {
         self.members = members;
+        self.origin.heard_by(self.members.nodes.len());
         self.expel(now, Cause::PeerSet);
         let neighbours: BTreeSet<NodeId> = self.links.values().map(|link| link.neighbour).collect();
         for neighbour in neighbours {

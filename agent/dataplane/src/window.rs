@@ -1,7 +1,7 @@
 //! How much the kernel may hold of what was handed to it: a few milliseconds of what the network takes.
 //!
 //! What lies in the kernel's queue is past every decision of ours, so it should be little; too little, and the network
-//! would idle. The rate is measured whenever the kernel is full, the limit is that rate times [`HOLD`].
+//! would idle. The rate is measured whenever the kernel is full, the limit is what the network takes in a few milliseconds.
 
 use wattle_model::{Instant, Micros};
 

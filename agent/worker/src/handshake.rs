@@ -1,6 +1,7 @@
 //! Coming to a session: whom to dial when and over what, and what follows once it is there.
 
 use wattle_dataplane::{Class, DropReason, Packet, TxBatch};
+use wattle_link::{Input, Traffic};
 use wattle_model::{Carrier, Instant};
 use wattle_tunnel::{DialRole, MIN_BUFFER};
 
@@ -31,6 +32,41 @@ impl Worker {
             let mut initiation = [0; MIN_BUFFER];
             if let Some(length) = self.table[slot].session.initiate(now, &mut initiation) {
                 self.send_handshake(slot, &initiation[..length], tx);
+                self.ask_for_the_way(now, slot);
+            }
+        }
+    }
+
+    /// Packets wait for a handshake: the link that it goes over is asked whether it lives, as it would be for packets.
+    fn ask_for_the_way(&mut self, now: Instant, slot: Slot) {
+        let peer = &self.table[slot];
+        if peer.waiting.is_empty() {
+            return;
+        }
+        let way = self.way(slot, flow_of(peer.entry.id), Class::RealTime);
+        let link = way.ok().and_then(|way| match way {
+            Way::Direct { link, .. } => link,
+            Way::Relayed { hop, .. } => Some((hop.next, hop.carrier)),
+        });
+        let Some((next, carrier)) = link else { return };
+        if let Some(port) = self.table[next].port_mut(carrier) {
+            let wanted = Input::Sent {
+                datagrams: 0,
+                traffic: Traffic::Data,
+            };
+            port.link.handle(wanted, now);
+            let due = port.link.poll_timeout();
+            self.due(now, due);
+        }
+    }
+
+    /// A link is no longer trusted: handshakes that packets wait for may have gone over it.
+    pub(crate) fn dial_again(&mut self, now: Instant) {
+        for slot in self.table.slots() {
+            let peer = &mut self.table[slot];
+            if !peer.waiting.is_empty() && !peer.session.is_usable() {
+                peer.dialer.restart(now, DialRole::First);
+                self.due(now, now);
             }
         }
     }

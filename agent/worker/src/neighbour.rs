@@ -309,6 +309,9 @@ impl Worker {
         }
         let due = self.table[slot].dialer.poll_timeout();
         self.due(now, due);
+        if matches!(state, LinkState::Suspect | LinkState::Down) {
+            self.dial_again(now);
+        }
     }
 
     fn link_event(&mut self, now: Instant, slot: Slot, carrier: Carrier) {

@@ -10,7 +10,7 @@ use wattle_dataplane::{
 };
 use wattle_link::Input;
 use wattle_model::{Carrier, Endpoint, Instant, Micros, NodeId, NodeIndex};
-use wattle_tunnel::{DialRole, Local, Shares};
+use wattle_tunnel::{Local, Shares};
 
 use crate::egress::Held;
 use crate::event::{Counters, LinkStatus, SessionStatus};
@@ -237,13 +237,7 @@ impl Worker {
 
     fn set_forwarding(&mut self, now: Instant, forwarding: Arc<Forwarding>) {
         self.forwarding = forwarding;
-        for slot in self.table.slots() {
-            let peer = &mut self.table[slot];
-            if !peer.waiting.is_empty() && !peer.session.is_usable() {
-                peer.dialer.restart(now, DialRole::First);
-                self.due(now, now);
-            }
-        }
+        self.dial_again(now);
     }
 
     fn set_fingerprint(&mut self, now: Instant, fingerprint: u64) {

@@ -9,8 +9,9 @@ use wattle_model::{Carrier, Cost, Measurement, Micros, Ppm};
 
 /// Price of a hop that takes no time, so that fewer hops win ties.
 const BASE: u64 = 50;
-/// What QUIC costs beside plain datagrams: sealing twice and waiting for a second thread, and …
-const QUIC_SURCHARGE: u64 = 1_000;
+/// What QUIC costs beside plain datagrams: sealing twice, waiting for a second thread, and twice what queueing can cost a
+/// plain link, since the load that makes a plain link wait would weigh more on QUIC over the same network, and …
+const QUIC_SURCHARGE: u64 = 10_000;
 /// … this part of the propagation delay. A price that fell by less than a fifth is not told (`damping`), so anything
 /// smaller could leave a plain link between the same nodes looking dearer than it.
 const QUIC_PROPAGATION: u64 = 4;

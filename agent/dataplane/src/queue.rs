@@ -82,21 +82,10 @@ pub trait Item {
     fn mark(&mut self) -> bool;
 }
 
-/// Why an item was dropped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Overflow {
-    /// There was no room.
-    Full,
-    /// Its flow has had to wait too long for too long.
-    Delay,
-}
-
 /// Items that wait.
 #[derive(Debug)]
 pub struct Queue<T> {
     classes: [Shares<T>; 3],
-    bytes: usize,
-    items: usize,
     marked: u64,
 }
 
@@ -104,8 +93,6 @@ impl<T> Default for Queue<T> {
     fn default() -> Self {
         Self {
             classes: std::array::from_fn(|_| Shares::default()),
-            bytes: 0,
-            items: 0,
             marked: 0,
         }
     }
@@ -114,11 +101,9 @@ impl<T> Default for Queue<T> {
 impl<T: Item> Queue<T> {
     /// Lets an item wait. Returns what had to be dropped for it, which may be the item itself.
     pub fn push(&mut self, now: Instant, class: Class, flow: u32, item: T) -> Vec<T> {
-        self.bytes += item.bytes();
-        self.items += 1;
         self.classes[class as usize].push(now, flow as usize % FLOWS, item);
         let mut dropped = Vec::new();
-        while self.bytes > MAX_BYTES || self.items > MAX_ITEMS {
+        while self.bytes() > MAX_BYTES || self.items() > MAX_ITEMS {
             let longest = self
                 .classes
                 .iter_mut()
@@ -126,7 +111,6 @@ impl<T: Item> Queue<T> {
             let Some(item) = longest.and_then(Shares::drop_longest) else {
                 break;
             };
-            self.left(&item);
             dropped.push(item);
         }
         dropped
@@ -139,7 +123,6 @@ impl<T: Item> Queue<T> {
             let Some((item, fate)) = self.classes[class as usize].pop(now) else {
                 continue;
             };
-            self.left(&item);
             self.classes[class as usize].credit -= item.bytes() as i64;
             match fate {
                 Fate::Send => return Some(item),
@@ -157,12 +140,12 @@ impl<T: Item> Queue<T> {
 
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
-        self.bytes
+        self.classes.iter().map(|class| class.bytes).sum()
     }
 
     /// Whether nothing waits.
     pub fn is_empty(&self) -> bool {
-        self.items == 0
+        self.items() == 0
     }
 
     /// Items that were marked instead of dropped.
@@ -170,9 +153,8 @@ impl<T: Item> Queue<T> {
         self.marked
     }
 
-    fn left(&mut self, item: &T) {
-        self.bytes -= item.bytes();
-        self.items -= 1;
+    fn items(&self) -> usize {
+        self.classes.iter().map(|class| class.items).sum()
     }
 
     /// The most urgent class that waits and has not used up its share of the round.
@@ -214,6 +196,8 @@ struct Shares<T> {
     /// Flows with a backlog.
     backlogged: VecDeque<usize>,
     credit: i64,
+    items: usize,
+    bytes: usize,
 }
 
 impl<T> Default for Shares<T> {
@@ -223,6 +207,8 @@ impl<T> Default for Shares<T> {
             fresh: VecDeque::new(),
             backlogged: VecDeque::new(),
             credit: 0,
+            items: 0,
+            bytes: 0,
         }
     }
 }
@@ -250,13 +236,15 @@ impl<T> Default for Flow<T> {
 
 impl<T: Item> Shares<T> {
     fn is_empty(&self) -> bool {
-        self.flows.iter().all(|flow| flow.items.is_empty())
+        self.items == 0
     }
 
     fn push(&mut self, now: Instant, index: usize, item: T) {
         if self.flows.is_empty() {
             self.flows.resize_with(FLOWS, Flow::default);
         }
+        self.items += 1;
+        self.bytes += item.bytes();
         let flow = &mut self.flows[index];
         flow.bytes += item.bytes();
         flow.items.push_back((now, item));
@@ -279,7 +267,13 @@ impl<T: Item> Shares<T> {
         let flow = self.flows.get_mut(index)?;
         let (_, item) = flow.items.pop_front()?;
         flow.bytes -= item.bytes();
+        self.left(&item);
         Some(item)
+    }
+
+    fn left(&mut self, item: &T) {
+        self.items -= 1;
+        self.bytes -= item.bytes();
     }
 
     /// The item whose turn it is (RFC 8290 §4.2); `None` if nothing waits.
@@ -315,6 +309,7 @@ impl<T: Item> Shares<T> {
                 true => Fate::Signal,
                 false => Fate::Send,
             };
+            self.left(&item);
             return Some((item, fate));
         }
     }
@@ -501,7 +496,7 @@ mod tests {
         // 20 packets wait at any time, one leaves each millisecond: 20 ms, above the target for good.
         let mut numbers = 0..;
         for millis in 0..1_000 {
-            while queue.items < 20 {
+            while queue.items() < 20 {
                 queue.push(
                     at(millis),
                     Class::Default,

@@ -522,7 +522,6 @@ impl RecvBatch {
     }
 }
 
-/// Asks for large buffers, beyond the system's limit if the process may; a refusal leaves the default.
 /// A socket on the wildcard addresses of both families (of IPv4 alone on a host without IPv6), for a carrier that reads
 /// and writes it by itself.
 ///
@@ -591,6 +590,7 @@ fn bound(
     }
 }
 
+/// Sets the buffers, beyond the system's limit if the process may; a refusal leaves the default.
 fn set_buffers(socket: &Socket) {
     if setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).is_err() {
         let _default = socket.set_recv_buffer_size(SOCKET_BUFFER);

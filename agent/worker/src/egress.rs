@@ -2,7 +2,7 @@
 //! leaves no gap in a session, and sent by class and turn when the sockets take something again.
 
 use wattle_dataplane::packet::mark_congestion;
-use wattle_dataplane::queue::{Item, Overflow};
+use wattle_dataplane::queue::Item;
 use wattle_dataplane::segment::SuperPacket;
 use wattle_dataplane::{Class, DropReason, Origin, Packet, TunBatch, TxBatch, VnetHeader, flow};
 use wattle_model::{Instant, NodeId};
@@ -63,7 +63,7 @@ impl Worker {
             let mut dropped = Vec::new();
             let next = self.held.pop(now, |held| dropped.push(held));
             for held in dropped {
-                self.drop_held(&held, Overflow::Delay);
+                self.drop_held(&held, DropReason::QueueDelay);
             }
             let Some(held) = next else { break };
             any = true;
@@ -106,15 +106,11 @@ impl Worker {
 
     fn hold(&mut self, now: Instant, class: Class, flow: u32, held: Held) {
         for held in self.held.push(now, class, flow, held) {
-            self.drop_held(&held, Overflow::Full);
+            self.drop_held(&held, DropReason::QueueFull);
         }
     }
 
-    fn drop_held(&mut self, held: &Held, why: Overflow) {
-        let reason = match why {
-            Overflow::Full => DropReason::QueueFull,
-            Overflow::Delay => DropReason::QueueDelay,
-        };
+    fn drop_held(&mut self, held: &Held, reason: DropReason) {
         match held {
             Held::Packet { count, .. } => {
                 self.counters.tun_rx_packets += count;

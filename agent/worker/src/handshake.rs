@@ -1,7 +1,7 @@
 //! Coming to a session: whom to dial when and over what, and what follows once it is there.
 
 use wattle_dataplane::{Class, DropReason, Packet, TxBatch};
-use wattle_link::{Input, Traffic};
+use wattle_link::Traffic;
 use wattle_model::{Carrier, Instant};
 use wattle_tunnel::{DialRole, MIN_BUFFER};
 
@@ -44,19 +44,8 @@ impl Worker {
             return;
         }
         let way = self.way(slot, flow_of(peer.entry.id), Class::RealTime);
-        let link = way.ok().and_then(|way| match way {
-            Way::Direct { link, .. } => link,
-            Way::Relayed { hop, .. } => Some((hop.next, hop.carrier)),
-        });
-        let Some((next, carrier)) = link else { return };
-        if let Some(port) = self.table[next].port_mut(carrier) {
-            let wanted = Input::Sent {
-                datagrams: 0,
-                traffic: Traffic::Data,
-            };
-            port.link.handle(wanted, now);
-            let due = port.link.poll_timeout();
-            self.due(now, due);
+        if let Some((next, carrier)) = way.ok().and_then(|way| way.link()) {
+            self.link_sent(now, next, carrier, 0, Traffic::Data);
         }
     }
 

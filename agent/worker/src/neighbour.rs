@@ -340,9 +340,7 @@ impl Worker {
         datagrams: u64,
         traffic: Traffic,
     ) {
-        if let Some(port) = self.table[slot].port_mut(carrier)
-            && datagrams > 0
-        {
+        if let Some(port) = self.table[slot].port_mut(carrier) {
             port.link.handle(Input::Sent { datagrams, traffic }, now);
             let due = port.link.poll_timeout();
             self.due(now, due);

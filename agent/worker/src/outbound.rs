@@ -352,22 +352,20 @@ impl Worker {
 
     /// Tells the link what was sent over it.
     pub(crate) fn count_sent(&mut self, now: Instant, way: Way, datagrams: u64) {
-        let (slot, carrier) = match way {
-            Way::Direct {
-                link: Some(link), ..
-            } => link,
-            Way::Direct { link: None, .. } => {
-                self.counters.leaf_packets += datagrams;
-                return;
+        if datagrams == 0 {
+            return;
+        }
+        if let Way::Relayed { hop, .. } = way
+            && hop.is_detour
+        {
+            self.counters.backup_packets += datagrams;
+        }
+        match way.link() {
+            Some((slot, carrier)) => {
+                self.link_sent(now, slot, carrier, datagrams, Traffic::Data);
             }
-            Way::Relayed { hop, .. } => {
-                if hop.is_detour {
-                    self.counters.backup_packets += datagrams;
-                }
-                (hop.next, hop.carrier)
-            }
-        };
-        self.link_sent(now, slot, carrier, datagrams, Traffic::Data);
+            None => self.counters.leaf_packets += datagrams,
+        }
     }
 
     /// Counts a drop, and tells the kernel what is wrong if that helps it.
@@ -396,6 +394,14 @@ impl Worker {
 }
 
 impl Way {
+    /// The link that it begins with; `None` to an address that has none.
+    pub(crate) fn link(&self) -> Option<(Slot, Carrier)> {
+        match self {
+            Self::Direct { link, .. } => *link,
+            Self::Relayed { hop, .. } => Some((hop.next, hop.carrier)),
+        }
+    }
+
     /// Bytes in front of the message.
     fn front(&self) -> usize {
         match self {

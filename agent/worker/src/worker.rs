@@ -106,10 +106,12 @@ impl Worker {
         tx: &mut TxBatch,
         tun: &mut TunBatch,
     ) {
-        match Packet::parse(packet) {
-            Some(ip) if self.is_congested => self.hold_packet(now, header, packet, &ip),
-            _ => self.packet_out(now, header, packet, tx, tun),
+        if self.is_congested
+            && let Some(ip) = Packet::parse(packet)
+        {
+            return self.hold_packet(now, header, packet, &ip);
         }
+        self.packet_out(now, header, packet, tx, tun);
     }
 
     /// Sends a packet of this node's kernel.

@@ -275,6 +275,11 @@ impl Engine {
     }
 }
 
+fn labelled<const N: usize>(labels: [(&str, &str); N]) -> Vec<(String, String)> {
+    let owned = |(label, value): (&str, &str)| (label.to_owned(), value.to_owned());
+    labels.map(owned).to_vec()
+}
+
 fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
     let counters = &report.worker.counters;
     for (name, help, value) in [
@@ -373,9 +378,7 @@ fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
         to.add(
             "wattle_worker_dropped_packets".to_owned(),
             "Packets dropped, by origin and reason.",
-            labels
-                .map(|(label, value)| (label.to_owned(), value.to_owned()))
-                .to_vec(),
+            labelled(labels),
             Kind::Counter,
             dropped.packets,
         );
@@ -482,7 +485,7 @@ fn quic_figures(quic: &wattle_quic::Counters, to: &mut Snapshot) {
         to.add(
             "wattle_quic_dropped_packets".to_owned(),
             "Datagrams dropped by the QUIC carrier, by reason.",
-            vec![("reason".to_owned(), reason.to_owned())],
+            labelled([("reason", reason)]),
             Kind::Counter,
             value,
         );
@@ -545,7 +548,6 @@ fn host_figures(report: &WorkerReport, to: &mut Snapshot) {
     ] {
         to.counter(format!("wattle_host_{name}"), help, value);
     }
-    let labeled = |label: &str, value: &str| vec![(label.to_owned(), value.to_owned())];
     for (reason, value) in [
         ("buffer_full", udp.drop_buffer_full),
         ("unreachable", udp.drop_unreachable),
@@ -558,7 +560,7 @@ fn host_figures(report: &WorkerReport, to: &mut Snapshot) {
         to.add(
             "wattle_host_udp_unsent_packets".to_owned(),
             "Datagrams that the kernel would not send, by reason.",
-            labeled("reason", reason),
+            labelled([("reason", reason)]),
             Kind::Counter,
             value,
         );
@@ -567,7 +569,7 @@ fn host_figures(report: &WorkerReport, to: &mut Snapshot) {
         to.add(
             "wattle_host_udp_unusable_packets".to_owned(),
             "Datagrams received and not looked at, by reason.",
-            labeled("reason", reason),
+            labelled([("reason", reason)]),
             Kind::Counter,
             value,
         );
@@ -576,7 +578,7 @@ fn host_figures(report: &WorkerReport, to: &mut Snapshot) {
         to.add(
             "wattle_host_offload_in_use".to_owned(),
             "Whether an offload of the kernel is in use.",
-            labeled("offload", offload.name()),
+            labelled([("offload", offload.name())]),
             Kind::Gauge,
             report.offloads.has(offload).into(),
         );

@@ -13,6 +13,7 @@ pub mod settings;
 pub mod stream;
 pub mod time;
 pub mod token;
+pub mod topics;
 pub mod topology;
 
 pub use bytes::Bytes;

@@ -9,6 +9,7 @@ pub mod bytes;
 pub mod frame;
 pub mod plan;
 pub mod rest;
+pub mod secret;
 pub mod settings;
 pub mod stream;
 pub mod time;

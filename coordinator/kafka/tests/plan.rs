@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_kafka::acl::{Acl, Operation, Pattern, Resource};
 use wattle_kafka::document::Document;
+use wattle_kafka::item::{Change, Flag, Verdict};
 use wattle_kafka::observed::{Observed, ObservedTopic, Partition, Scram};
-use wattle_kafka::plan::{Change, Flag, Verdict};
 use wattle_kafka::wanted::Impossible;
 use wattle_kafka::{Plan, Wanted};
 

@@ -77,6 +77,16 @@ fn a_secured_cluster_of_three_becomes_what_its_document_says_and_stays_so() {
     })
     .unwrap_or_else(|error| panic!("{error:?}: {:?}", mirror.status()));
     assert_each_event_is_there_once(&cluster, 300);
+    drop(mirror);
+
+    // The same user with a certificate instead of a password has the same rights.
+    let mirror = start_mirror(cluster.kafka_by_certificate("wattle").unwrap(), 1..=400);
+    eventually("the rest is committed", MINUTE, || {
+        Ok(mirror.status().committed_seq == 400)
+    })
+    .unwrap_or_else(|error| panic!("{error:?}: {:?}", mirror.status()));
+    assert_each_event_is_there_once(&cluster, 400);
+    drop(mirror);
 
     // Nothing is left to do.
     let plan = document.run("plan", &[], 0);
@@ -217,7 +227,7 @@ fn a_reader_with_a_certificate_reads_and_may_not_write(cluster: &Cluster) {
         .unwrap();
     let told = String::from_utf8_lossy(&verified.stdout);
     assert!(
-        verified.status.success() && told.contains("300 seen, 0 lost"),
+        verified.status.success() && told.contains("400 seen, 0 lost"),
         "{verified:?}"
     );
 

@@ -371,11 +371,11 @@ impl Cluster {
             );
         }
         if self.shape.tiered {
+            let jars = self.jars.display();
             let _ = writeln!(
                 text,
-                "\n[cluster.tiered]\nclass = \"{LOCAL_TIERED}\"\nclass_path = \"{}/tiered/*\"\n\
+                "\n[cluster.tiered]\nclass = \"{LOCAL_TIERED}\"\nclass_path = \"{jars}/tiered/*:{jars}/tiered/classes/\"\n\
                  properties = {{ dir = \"{}\" }}",
-                self.jars.display(),
                 self.remote().display()
             );
         }

@@ -9,10 +9,12 @@ pub mod bytes;
 pub mod frame;
 pub mod plan;
 pub mod rest;
+pub mod secret;
 pub mod settings;
 pub mod stream;
 pub mod time;
 pub mod token;
+pub mod topics;
 pub mod topology;
 
 pub use bytes::Bytes;

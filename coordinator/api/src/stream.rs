@@ -11,6 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::Timestamp;
 use crate::secret::{SecretError, SecretRef, Secrets};
+use crate::slots::{SlotMap, SlotMapError};
+use crate::snapshot::SnapshotId;
 
 /// Header: the event's place in the total order of one network's events.
 pub const HEADER_SEQ: &str = "wattle-seq";
@@ -53,6 +55,16 @@ pub struct Topics {
     pub state: String,
     /// How far the mirror is, compacted, one partition.
     pub progress: String,
+    /// The whole topology at regular times, one partition.
+    pub snapshots: String,
+    /// What nodes measure.
+    pub metrics: String,
+    /// What is wrong, one partition.
+    pub alerts: String,
+    /// Who did what, one partition, kept for ever.
+    pub audit: String,
+    /// What could not be written as it is, one partition.
+    pub dlq: String,
 }
 
 impl Topics {
@@ -62,6 +74,11 @@ impl Topics {
             events: format!("{prefix}.topology.events.v1"),
             state: format!("{prefix}.topology.state.v1"),
             progress: format!("{prefix}.topology.progress.v1"),
+            snapshots: format!("{prefix}.topology.snapshots.v1"),
+            metrics: format!("{prefix}.metrics.links.v1"),
+            alerts: format!("{prefix}.alerts.v1"),
+            audit: format!("{prefix}.audit.v1"),
+            dlq: format!("{prefix}.topology.dlq.v1"),
         }
     }
 }
@@ -72,7 +89,7 @@ pub fn transactional_id(network: &str) -> String {
 }
 
 /// How far the mirror is. Written in the same transaction as the events it speaks of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProgressRecord {
     /// The network.
     pub network: NetworkId,
@@ -82,12 +99,41 @@ pub struct ProgressRecord {
     pub first_seq: u64,
     /// Every event from `first_seq` to this one is in the events topic.
     pub last_seq: u64,
-    /// The last event that is in the state topic; behind `last_seq` only while that topic is written anew.
+    /// The last event that is in the state topic; another than `last_seq` only while one of the topics is written anew.
     pub state_seq: u64,
     /// The last event of each partition of the events topic, for [`HEADER_PREV_SEQ`]; 0 for none.
     pub partitions: Vec<u64>,
     /// When it was written.
     pub ts: Timestamp,
+    /// The last offset of each partition of the events topic that is known to be written, -1 for none; may lag. A
+    /// partition that ends before it was truncated or made anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offsets: Vec<i64>,
+    /// As `offsets`, of the state topic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state_offsets: Vec<i64>,
+    /// Version of the slot map in force; 0 without one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slots: u32,
+    /// The last alert or audit record that is in its topic.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub notices: u64,
+    /// The last snapshot that is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotId>,
+    /// When it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_at: Option<Timestamp>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_none_yet(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The partition of a record: records of one site share one, so that a site's history has one order. Without a site
@@ -123,6 +169,42 @@ pub struct Kafka {
     /// How topics are made that do not exist.
     #[serde(default)]
     pub topics: TopicSettings,
+    /// Which partitions the sites own; by hash if empty.
+    #[serde(default, skip_serializing_if = "is_unmapped")]
+    pub slots: SlotMap,
+    /// What happens when a topic with events is missing, recreated or truncated.
+    #[serde(default)]
+    pub lost_topic: LostTopic,
+    /// Seconds between snapshots.
+    #[serde(default = "snapshot_every")]
+    pub snapshot_every_s: u32,
+    /// Seconds between measurements.
+    #[serde(default = "metrics_every")]
+    pub metrics_every_s: u32,
+}
+
+/// A quarter of an hour: what a fresh reader has to replay at most.
+const fn snapshot_every() -> u32 {
+    900
+}
+
+const fn metrics_every() -> u32 {
+    10
+}
+
+fn is_unmapped(slots: &SlotMap) -> bool {
+    slots.0.is_empty()
+}
+
+/// What happens when a topic with events is missing, recreated or truncated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LostTopic {
+    /// It is written anew from what the coordinator has, with a snapshot.
+    #[default]
+    Resnapshot,
+    /// Nothing is written until somebody acts.
+    Halt,
 }
 
 /// How to speak to a broker.
@@ -207,6 +289,10 @@ pub struct TopicSettings {
     pub replication: Option<u16>,
     /// How long events are kept.
     pub retention_days: u32,
+    /// By partition: the rack of its leader when topics are made; the other copies go to other racks. Brokers are
+    /// placed by the cluster where it is empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub racks: Vec<String>,
 }
 
 impl Default for TopicSettings {
@@ -215,6 +301,7 @@ impl Default for TopicSettings {
             partitions: 6,
             replication: None,
             retention_days: 90,
+            racks: Vec::new(),
         }
     }
 }
@@ -236,6 +323,17 @@ pub enum KafkaConfigError {
     /// Numbers of the topics out of range.
     #[error("kafka.topics: {0}")]
     Topics(&'static str),
+    /// Numbers of the mirror out of range.
+    #[error("kafka.{setting}: {rule}")]
+    Number {
+        /// Which setting.
+        setting: &'static str,
+        /// What is allowed.
+        rule: &'static str,
+    },
+    /// The slot map cannot be used.
+    #[error(transparent)]
+    Slots(#[from] SlotMapError),
     /// A SASL protocol without a user.
     #[error(
         "kafka.protocol wants a user: add [kafka.sasl] with username and password_file, password_env or password_credential"
@@ -273,6 +371,13 @@ impl KafkaConfigError {
             Self::Prefix(_) => &["topic_prefix"],
             Self::Topics(why) if why.starts_with("partitions") => &["topics", "partitions"],
             Self::Topics(why) if why.starts_with("replication") => &["topics", "replication"],
+            Self::Topics(why) if why.starts_with("racks") => &["topics", "racks"],
+            Self::Number {
+                setting: "snapshot_every_s",
+                ..
+            } => &["snapshot_every_s"],
+            Self::Number { .. } => &["metrics_every_s"],
+            Self::Slots(_) => &["slots"],
             Self::Topics(_) => &["topics", "retention_days"],
             Self::NoUser => &["protocol"],
             Self::UserUnused => &["sasl"],
@@ -373,6 +478,10 @@ impl Kafka {
             sasl: None,
             tls: None,
             topics: TopicSettings::default(),
+            slots: SlotMap::default(),
+            lost_topic: LostTopic::default(),
+            snapshot_every_s: snapshot_every(),
+            metrics_every_s: metrics_every(),
         }
     }
 
@@ -430,6 +539,15 @@ impl Kafka {
             return Err(KafkaConfigError::Prefix(prefix.clone()));
         }
         self.topics.check()?;
+        self.slots.check(self.topics.partitions)?;
+        if !(10..=86_400).contains(&self.snapshot_every_s) {
+            let (setting, rule) = ("snapshot_every_s", "10 to 86400 seconds");
+            return Err(KafkaConfigError::Number { setting, rule });
+        }
+        if !(1..=3_600).contains(&self.metrics_every_s) {
+            let (setting, rule) = ("metrics_every_s", "1 to 3600 seconds");
+            return Err(KafkaConfigError::Number { setting, rule });
+        }
         match (self.protocol.has_sasl(), &self.sasl) {
             (true, None) => return Err(KafkaConfigError::NoUser),
             (false, Some(_)) => return Err(KafkaConfigError::UserUnused),
@@ -459,6 +577,11 @@ impl TopicSettings {
         }
         if !(1..=36_500).contains(&self.retention_days) {
             return Err(KafkaConfigError::Topics("retention_days is 1 to 36500"));
+        }
+        if !self.racks.is_empty() && self.racks.len() != self.partitions as usize {
+            return Err(KafkaConfigError::Topics(
+                "racks names one rack for each partition, or none at all",
+            ));
         }
         Ok(())
     }

@@ -579,8 +579,10 @@ fn event(seq: u64) -> TopologyEvent {
             record_seq: Some(seq),
             site: Some(site.parse().unwrap()),
             observed_at: None,
+            coalesced: 0,
         },
         ts: Timestamp::from_millis(1_795_385_280_000 + seq),
+        omitted: None,
     }
 }
 

@@ -260,15 +260,16 @@ impl Cluster {
             let running = self
                 .servers
                 .iter()
-                .filter(|server| server.process.is_some())
-                .count();
-            if self.listed()? == running {
+                .filter(|server| server.process.is_some());
+            let running = running.count();
+            let (listed, said) = self.listed()?;
+            if listed == running {
                 return Ok(());
             }
             self.fail_if_ended()?;
             ensure!(
                 Instant::now() < deadline,
-                "the cluster is not whole:\n{}",
+                "kcat sees {listed} of {running} servers: {said}\n{}",
                 self.log_tails()
             );
             std::thread::sleep(Duration::from_millis(100));
@@ -481,16 +482,16 @@ impl Cluster {
         Ok(())
     }
 
-    /// How many servers kcat sees; none while it gets no answer.
-    fn listed(&self) -> Result<usize> {
+    /// How many servers kcat sees, none while it gets no answer, and what it complains of.
+    fn listed(&self) -> Result<(usize, String)> {
         let output = self
             .kcat_command(Shape::ADMIN)
             .args(["-L", "-J", "-m", "5"])
-            .stderr(Stdio::null())
             .output()
             .context("running kcat (Debian: apt-get install kcat)")?;
         let listing: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap_or_default();
-        Ok(listing["brokers"].as_array().map_or(0, Vec::len))
+        let listed = listing["brokers"].as_array().map_or(0, Vec::len);
+        Ok((listed, String::from_utf8_lossy(&output.stderr).into_owned()))
     }
 
     fn fail_if_ended(&mut self) -> Result<()> {

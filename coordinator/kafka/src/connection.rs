@@ -264,7 +264,7 @@ impl Connection {
         let request = SaslAuthenticateRequest::default().with_auth_bytes(Bytes::from(text));
         let answer = self.call(&request)?;
         if answer.error_code != 0 {
-            let reason = answer.error_message.map(ToString::to_string);
+            let reason = answer.error_message.map(|message| message.to_string());
             return Err(self.refused(reason.unwrap_or_else(|| "no reason given".to_owned())));
         }
         String::from_utf8(answer.auth_bytes.to_vec())

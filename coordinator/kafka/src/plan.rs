@@ -11,6 +11,9 @@ use crate::moves::Moves;
 use crate::observed::{Observed, ObservedTopic, Scram};
 use crate::wanted::{REMOTE, Wanted, WantedTopic, principal};
 
+/// What a right is that somebody has.
+const GRANTED: &str = "granted";
+
 /// Everything that differs, in the order in which it is to be changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
 pub struct Plan {
@@ -330,7 +333,7 @@ impl Plan {
             return;
         };
         for acl in wanted.acls.difference(found) {
-            let difference = Difference::new("right", None, Some(acl.to_string()));
+            let difference = Difference::new(&acl.to_string(), None, Some(GRANTED.to_owned()));
             let subject = format!("right of {}", acl.principal);
             self.add(
                 subject,
@@ -347,7 +350,7 @@ impl Plan {
     }
 
     fn revoke(&mut self, acl: &Acl, why: &str) {
-        let difference = Difference::new("right", Some(acl.to_string()), None);
+        let difference = Difference::new(&acl.to_string(), Some(GRANTED.to_owned()), None);
         let subject = format!("right of {}", acl.principal);
         let change = Change::Revoke(acl.clone());
         self.add_with(

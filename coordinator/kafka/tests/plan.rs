@@ -38,8 +38,13 @@ fn an_empty_cluster_gets_topics_users_and_rights() {
     assert_eq!(
         told,
         [
+            "topic wattle.home.alerts.v1",
+            "topic wattle.home.audit.v1",
+            "topic wattle.home.metrics.links.v1",
+            "topic wattle.home.topology.dlq.v1",
             "topic wattle.home.topology.events.v1",
             "topic wattle.home.topology.progress.v1",
+            "topic wattle.home.topology.snapshots.v1",
             "topic wattle.home.topology.state.v1",
             "user wattle",
             "right of User:eyes",
@@ -56,7 +61,7 @@ fn an_empty_cluster_gets_topics_users_and_rights() {
         ]
     );
     assert!(plan.items.iter().all(|item| item.verdict == Verdict::Free));
-    let Change::CreateTopic { replicas, .. } = &plan.items[0].change else {
+    let Change::CreateTopic { replicas, .. } = &plan.items[4].change else {
         panic!("{plan:?}")
     };
     assert_eq!(replicas, &[vec![1, 3], vec![2, 1]], "each in two racks");
@@ -203,7 +208,7 @@ fn leaders_are_where_their_sites_are() {
     let text = DOCUMENT.to_owned() + "[desired.leaders]\nfra1 = \"c\"\n";
     let wanted = wanted(&text);
     let plan = Plan::between(&empty(), &wanted);
-    let Change::CreateTopic { replicas, .. } = &plan.items[0].change else {
+    let Change::CreateTopic { replicas, .. } = &plan.items[4].change else {
         panic!("{plan:?}")
     };
     let at = wattle_api::stream::partition_of(Some("fra1"), "", 2) as usize;

@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::io::{BufRead as _, IsTerminal as _};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use wattle_api::Timestamp;
 use wattle_api::topology::TopologyEvent;
 use wattle_topology::{Graph, Moment, picture};
@@ -18,6 +19,9 @@ use crate::output::{Output, wall_clock};
 
 /// The longest pause between two events.
 const LONGEST: Duration = Duration::from_secs(2);
+
+/// What a timer can tell apart.
+const STEP: Duration = Duration::from_millis(1);
 
 /// Events below the map.
 const SHOWN: usize = 10;
@@ -51,11 +55,12 @@ pub(super) async fn run(
         events: 0,
     };
     let mut at = film.begins;
+    let mut due = Instant::now();
     let mut events = past.events(&graph, from).await?;
     let mut now = graph;
     film.open(&now, output)?;
     while let Some(event) = events.next_until(to).await? {
-        if !pace.wait(at, event.ts).await {
+        if !pace.wait(at, event.ts, &mut due).await {
             break;
         }
         at = at.max(event.ts);
@@ -69,11 +74,15 @@ pub(super) async fn run(
 }
 
 impl Pace {
-    /// Waits for the next event; says whether to go on.
-    async fn wait(self, at: Timestamp, next: Timestamp) -> bool {
+    /// Waits for the next event; says whether to go on. Pauses add up in `due`: most are shorter than a timer's step.
+    async fn wait(self, at: Timestamp, next: Timestamp, due: &mut Instant) -> bool {
         match self {
             Self::Speed(factor) => {
-                tokio::time::sleep(pause(at, next, factor)).await;
+                let now = Instant::now();
+                *due = now.max(*due) + pause(at, next, factor);
+                if *due > now + STEP {
+                    tokio::time::sleep_until(*due).await;
+                }
                 true
             }
             Self::Step => {

@@ -2,7 +2,7 @@
 //!
 //! Bounded, in order, without locks while nobody sleeps on them; nobody ever does, a bell announces what was put in.
 
-use std::sync::mpsc::{Receiver, SyncSender, TryRecvError, TrySendError, sync_channel};
+use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 
 use wattle_host::Wake;
 use wattle_worker::Passed;
@@ -60,10 +60,7 @@ pub(crate) fn places(bells: &[Wake]) -> Vec<Place> {
 impl Place {
     /// Takes the oldest thing that was put in.
     pub(crate) fn take(&self) -> Option<Passed> {
-        match self.own.try_recv() {
-            Ok(passed) => Some(passed),
-            Err(TryRecvError::Empty | TryRecvError::Disconnected) => None,
-        }
+        self.own.try_recv().ok()
     }
 
     /// Puts something in for another worker; gives it back if there is no room.

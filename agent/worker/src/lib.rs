@@ -20,6 +20,7 @@ mod handshake;
 mod inbound;
 mod lane;
 mod lanes;
+mod leaf;
 mod ledger;
 mod membership;
 mod mss;

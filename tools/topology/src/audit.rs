@@ -161,6 +161,7 @@ mod tests {
             state_seq: last_seq,
             partitions: vec![],
             ts: Timestamp::from_millis(0),
+            ..ProgressRecord::default()
         }
     }
 

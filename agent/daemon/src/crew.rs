@@ -29,8 +29,8 @@ const BUSY_LOOKS: u32 = 4;
 const QUIET_LOOKS: u32 = 240;
 /// After the program changed, a processor may still be about to put a packet where the one before said.
 const GRACE: Duration = Duration::from_millis(1);
-/// How long the workers that come wait for the others.
-const SETTLE: Duration = Duration::from_millis(20);
+/// How long the workers that come wait for the others: a busy one reads a full queue in tens of milliseconds.
+const SETTLE: Duration = Duration::from_millis(100);
 
 /// What a data thread says of itself, read by the crew at any time.
 #[derive(Debug, Default)]

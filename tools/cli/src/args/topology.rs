@@ -170,7 +170,7 @@ pub(crate) struct MapArgs {
     /// How to show it
     #[arg(long, default_value = "table", value_parser = format())]
     pub(crate) format: Format,
-    /// Coordinates for GeoJSON: a TOML file with a table [sites.NAME] for each site, with latitude and longitude
+    /// Coordinates for GeoJSON: a TOML file with a table `sites.NAME` for each site, with latitude and longitude
     #[arg(long, value_name = "FILE")]
     pub(crate) sites: Option<PathBuf>,
 }

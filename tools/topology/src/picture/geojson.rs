@@ -19,9 +19,9 @@ pub(super) fn draw(scene: &Scene) -> Result<String, PictureError> {
         let position = positions.get(&node.id);
         let geometry = position.map(|(x, y)| json!({ "type": "Point", "coordinates": [x, y] }));
         features.push(feature(
-            format!("node:{}", node.id),
-            geometry,
-            json!({
+            &EntityKey::Node(node.id).to_string(),
+            geometry.as_ref(),
+            &json!({
                 "kind": "node",
                 "name": node.name,
                 "site": node.site,
@@ -38,9 +38,9 @@ pub(super) fn draw(scene: &Scene) -> Result<String, PictureError> {
             json!({ "type": "LineString", "coordinates": [[from.0, from.1], [to.0, to.1]] })
         });
         features.push(feature(
-            key_of(link).to_string(),
-            geometry,
-            json!({
+            &key_of(link).to_string(),
+            geometry.as_ref(),
+            &json!({
                 "kind": "link",
                 "from": scene.graph.name(link.from),
                 "to": scene.graph.name(link.to),
@@ -58,7 +58,7 @@ pub(super) fn draw(scene: &Scene) -> Result<String, PictureError> {
 }
 
 /// A feature whose place is not known has no geometry.
-fn feature(id: String, geometry: Option<Value>, properties: Value) -> Value {
+fn feature(id: &str, geometry: Option<&Value>, properties: &Value) -> Value {
     json!({ "type": "Feature", "id": id, "geometry": geometry, "properties": properties })
 }
 

@@ -58,11 +58,7 @@ pub(super) fn draw(scene: &Scene) -> String {
         escape::xml(&title(scene)),
     );
     for line in &lines {
-        let labelled = match lines.len() {
-            0..=FEW => true,
-            ..=LABELS => line.is_usable(),
-            _ => false,
-        };
+        let labelled = lines.len() <= FEW || (lines.len() <= LABELS && line.is_usable());
         text += &draw_line(scene, line, &places, labelled);
     }
     for (node, place) in nodes.iter().zip(&places) {

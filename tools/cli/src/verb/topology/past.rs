@@ -49,7 +49,7 @@ pub(super) fn span((from, to): (&str, &str)) -> Outcome<(Moment, Moment)> {
 /// Where a network's past is read.
 pub(super) enum Past {
     /// The topics of a cluster.
-    Kafka(Source),
+    Kafka(Box<Source>),
     /// The coordinator, as far back as it keeps events.
     Coordinator(Coordinator),
 }
@@ -58,7 +58,7 @@ impl Past {
     /// Connects to what the command line names.
     pub(super) async fn open(source: &StreamArgs) -> Outcome<Self> {
         Ok(match kafka(source)? {
-            Some(kafka) => Self::Kafka(Source::find(kafka).await.map_err(failure)?),
+            Some(kafka) => Self::Kafka(Box::new(Source::find(kafka).await.map_err(failure)?)),
             None => Self::Coordinator(Coordinator::connect(&source.coordinator).await?),
         })
     }

@@ -220,6 +220,9 @@ fn rights(user: &User, role: Role, principal: &str, network: &str, kafka: &Kafka
             operation,
         )
     };
+    let group = |name: &str, pattern| {
+        Acl::allow(principal, Resource::Group, name, pattern, Operation::Read)
+    };
     match role {
         Role::Mirror => {
             let id = transactional_id(network);
@@ -241,26 +244,31 @@ fn rights(user: &User, role: Role, principal: &str, network: &str, kafka: &Kafka
             ];
             let on_transactions = [Operation::Describe, Operation::Write];
             let all = on_topics.map(topics).into_iter();
-            all.chain(on_transactions.map(transactions)).collect()
+            // Its consumers never join the group, but librdkafka asks for its coordinator.
+            all.chain(on_transactions.map(transactions))
+                .chain([group(&id, Pattern::Literal)])
+                .collect()
         }
         Role::Reader => {
             let groups = user.group_prefix.as_deref().unwrap_or(&user.name);
-            let group = Acl::allow(
-                principal,
-                Resource::Group,
-                groups,
-                Pattern::Prefixed,
-                Operation::Read,
-            );
             let on_topics = [
                 Operation::Describe,
                 Operation::DescribeConfigs,
                 Operation::Read,
             ];
-            on_topics.map(topics).into_iter().chain([group]).collect()
+            let own = group(groups, Pattern::Prefixed);
+            let of_wattle = group(READERS_GROUP, Pattern::Literal);
+            on_topics
+                .map(topics)
+                .into_iter()
+                .chain([own, of_wattle])
+                .collect()
         }
     }
 }
+
+/// The group that `wattle topology` names, without ever joining it.
+const READERS_GROUP: &str = "wattle-topology";
 
 /// The racks in which partitions are led: those of `kafka.topics.racks`, and of the sites whose records are there.
 fn leaders(

@@ -51,6 +51,8 @@ fn an_empty_cluster_gets_topics_users_and_rights() {
             "right of User:eyes",
             "right of User:eyes",
             "right of User:eyes",
+            "right of User:eyes",
+            "right of User:wattle",
             "right of User:wattle",
             "right of User:wattle",
             "right of User:wattle",

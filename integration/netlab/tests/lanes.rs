@@ -31,8 +31,10 @@ fn flows_move_to_a_second_worker_under_load_and_none_overtakes_itself() {
         let (streams, _echo) = flows(&mesh, &a, &b)?;
         streams[0].wait_for(100);
         let _load = load(&mesh, &a, &b, 12)?;
-        let grown = eventually("both workers of both ends carry packets", PATIENCE, || {
-            Ok(lanes(&mesh, &a)? == 1 && lanes(&mesh, &b)? == 1)
+        // Which end is the limit is the machine's business: one that grows is enough.
+        let has_grown = |host| Ok::<_, anyhow::Error>(lanes(&mesh, host)? == 1);
+        let grown = eventually("both workers of an end carry packets", PATIENCE, || {
+            Ok(has_grown(&a)? || has_grown(&b)?)
         })?;
         streams[0].wait_for(500);
         for (number, report) in stop(streams)?.into_iter().enumerate() {
@@ -55,6 +57,9 @@ fn flows_move_to_a_second_worker_under_load_and_none_overtakes_itself() {
             Ok(true)
         })?;
         for host in [&a, &b] {
+            if !has_grown(host)? {
+                continue;
+            }
             let metrics = mesh.metrics(host)?;
             for worker in ["worker=\"0\"", "worker=\"1\""] {
                 let read = metrics.sum("wattle_worker_read_packets_total", worker);

@@ -14,7 +14,7 @@ use wattle_routing::graph::{Graph, Vertex};
 use wattle_routing::spf::Tree;
 use wattle_routing::{Protection, Route, Routes, order};
 use wattle_sim::aftermath::{self, Coverage, Failure, Fate, Packets};
-use wattle_sim::{Atlas, Chart, oracle};
+use wattle_sim::{Atlas, Chart, EdgeNumber, Fleet, NodeNumber, oracle};
 
 #[test]
 fn every_packet_that_a_failure_leaves_a_way_arrives_before_anybody_is_told() {
@@ -107,6 +107,44 @@ fn no_packet_goes_in_circles_while_nodes_take_to_other_routes_one_by_one() {
     println!("{total:?}");
     assert!(total.steps > 1_000, "{total:?}");
     assert!(total.circles * 1_000 <= total.steps, "{total:?}");
+}
+
+#[test]
+fn agents_on_public_networks_send_nothing_in_circles_when_links_break_and_return() {
+    let small = |chart: &&Chart| chart.nodes.len() <= 18;
+    let (mut looked, mut circled) = (0, Vec::new());
+    for chart in atlas().charts.iter().filter(small).take(6) {
+        let mut fleet = chart.plan().fleet(1);
+        fleet.start_all();
+        fleet.run(Micros::from_secs(20));
+        for edge in 0..fleet.network.edges.len() {
+            fleet.set_busy(EdgeNumber(edge), true);
+        }
+        fleet.run(Micros::from_secs(3));
+        for edge in [0, chart.links.len() / 2] {
+            for cut in [true, false] {
+                fleet.network.edges[edge].cut = [cut, cut];
+                for _ in 0..300 {
+                    fleet.run(Micros::from_millis(10));
+                    looked += 1;
+                    circled
+                        .extend(circles(&fleet).map(|pair| (chart.name.clone(), edge, cut, pair)));
+                }
+            }
+        }
+    }
+    assert!(looked > 5_000, "{looked}");
+    assert!(circled.is_empty(), "{circled:?}");
+}
+
+/// Pairs whose packets go round in circles at the moment.
+fn circles(fleet: &Fleet) -> impl Iterator<Item = (NodeNumber, NodeNumber)> + '_ {
+    let all = 0..fleet.nodes.len();
+    let pairs = all.clone().flat_map(move |from| {
+        all.clone()
+            .map(move |to| (NodeNumber(from), NodeNumber(to)))
+    });
+    pairs.filter(|(from, to)| matches!(fleet.packet(*from, *to), wattle_sim::Fate::Circled))
 }
 
 /// Failures of one network: all of a small one, some of a large one.

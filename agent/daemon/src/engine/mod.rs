@@ -352,7 +352,7 @@ impl Engine {
     /// Hands the data thread a new forwarding snapshot.
     fn forward(&mut self) {
         let snapshot = forwarding::snapshot(self.membership(), self.router.routes());
-        self.forwarding = Arc::new(snapshot);
+        self.forwarding = Arc::new(snapshot.keeping(&self.forwarding));
         let order = Command::SetForwarding(Arc::clone(&self.forwarding));
         self.worker.order(order);
     }

@@ -37,11 +37,11 @@ impl<'a> Map<'a> {
         let shares: u32 = route.next.iter().map(|next| u32::from(next.weight)).sum();
         let used = route.next.iter().filter_map(|next| {
             let share = u64::from(next.weight) * 1_000_000 / u64::from(shares.max(1));
-            let nodes = self.nodes(next.neighbour, None, to.node)?;
+            let nodes = self.nodes(next.neighbour, &[], to.node)?;
             Some(self.way(PathRole::Used, share as u32, &nodes))
         });
-        let backup = route.backup.and_then(|backup| {
-            let nodes = self.nodes(backup.neighbour, backup.waypoint, to.node)?;
+        let backup = route.backup.as_ref().and_then(|backup| {
+            let nodes = self.nodes(backup.neighbour, &backup.waypoints, to.node)?;
             Some(self.way(PathRole::Backup, 0, &nodes))
         });
         Some(PathReport {
@@ -131,15 +131,10 @@ impl<'a> Map<'a> {
     }
 
     /// The nodes of the way that begins with `neighbour`, this node first.
-    fn nodes(
-        &self,
-        neighbour: NodeId,
-        waypoint: Option<NodeId>,
-        to: NodeId,
-    ) -> Option<Vec<NodeId>> {
+    fn nodes(&self, neighbour: NodeId, waypoints: &[NodeId], to: NodeId) -> Option<Vec<NodeId>> {
         let mut nodes = vec![self.membership.own()];
         let mut at = neighbour;
-        for stop in waypoint.into_iter().chain([to]) {
+        for stop in waypoints.iter().copied().chain([to]) {
             let tree = Tree::of(&self.graph, self.graph.vertex(at)?);
             let leg = tree.path(self.graph.vertex(stop)?)?;
             let leg = leg.into_iter().map(|vertex| self.graph.node(vertex));

@@ -414,7 +414,7 @@ impl Engine {
             weight_ppm: (u64::from(next.weight) * 1_000_000 / shares.max(1)) as u32,
             cost_us: Some(route.cost.0),
         });
-        let backup = route.backup.map(|backup| NextHopReport {
+        let backup = route.backup.as_ref().map(|backup| NextHopReport {
             via: self.membership().node_ref(backup.neighbour),
             link: backup.link,
             role: PathRole::Backup,

@@ -186,6 +186,42 @@ fn a_backup_over_a_waypoint_goes_past_it() {
 }
 
 #[test]
+fn a_relays_detour_may_begin_where_the_frame_came_from() {
+    // 0 - 1 - 2 - 3 - 0. Node 0 sends to 2 over 1; when 1 loses its link to 2, the way around leads back over 0, past 3.
+    let mut net = Net::new(Protection::NULL, 4, &[(0, 1), (1, 2), (2, 3), (0, 3)]);
+    net.run(Micros::from_secs(2));
+    net.route(0, &[(1, 1), (2, 1), (3, 3)]);
+    net.route(2, &[(0, 3), (1, 1)]);
+    net.route(3, &[(0, 0), (1, 0), (2, 2)]);
+    let next = vec![NextLink {
+        link: net.link(1, 2),
+        weight: 1,
+    }];
+    let backup = Backup {
+        link: net.link(1, 0),
+        waypoints: vec![NodeIndex(3)],
+    };
+    let path = Path::new(next, Some(backup), 1);
+    let back = Path::single(net.link(1, 0));
+    net.set_forwarding(
+        1,
+        Forwarding::new([], [(net.id(2), path), (net.id(0), back)]),
+    );
+    net.cut(1, 2);
+    for _ in 0..40 {
+        net.send(0, &packet(0, 2, b"round"));
+        net.run(Micros::from_millis(10));
+    }
+    // Over 1, back over 0, and over 3.
+    assert!(
+        net.delivered(2).contains(&packet_with(0, 2, 61, b"round")),
+        "{:?}",
+        net.delivered(2)
+    );
+    assert_eq!(net.dropped(1, DropReason::FrameReturned), 0);
+}
+
+#[test]
 fn a_frame_never_goes_back_to_where_it_came_from() {
     let mut net = chain(Protection::NULL);
     net.route(1, &[(2, 0)]);

@@ -169,7 +169,7 @@ pub struct Counters {
     pub leaf_packets: u64,
     /// Packets of carriers, from or to a leaf of this node, that were sent on.
     pub forwarded_packets: u64,
-    /// Messages between neighbours sent.
+    /// Messages between neighbours sent, and ICMP errors to leaves and to nodes that send to leaves.
     pub control_tx_packets: u64,
     /// Messages between neighbours received.
     pub control_rx_packets: u64,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use wattle_dataplane::packet::lower_ttl;
-use wattle_dataplane::{Class, DropReason, Origin, Packet, TunBatch, TxBatch};
+use wattle_dataplane::{Class, DropReason, Packet, TunBatch, TxBatch};
 use wattle_model::{Checksum, Endpoint, Instant, NodeId};
 use wattle_tunnel::{CHANNEL_TYPE, Initiator, MIN_BUFFER, Message, Opened, Outcome, Refusal};
 use wattle_wire::frame::FRAME_TYPE;
@@ -246,14 +246,7 @@ impl Worker {
                 tun.commit(ip.length);
                 self.counters.tun_tx_packets += 1;
             }
-            Ok(Verdict::Send { to, ip }) => {
-                for peer in [slot, to] {
-                    self.clamp_mss(peer, &ip, packet, Checksum::Complete);
-                }
-                self.scratch[..ip.length].copy_from_slice(&packet[..ip.length]);
-                self.counters.leaf_packets += 1;
-                self.send_scratch_from(now, Origin::Wire, to, &ip, tx);
-            }
+            Ok(Verdict::Send { to, ip }) => self.send_on(now, (slot, to), &ip, packet, tx),
             Err(reason) => self.drops.count(reason),
         }
     }

@@ -14,6 +14,7 @@ mod egress;
 mod event;
 mod handshake;
 mod inbound;
+mod leaf;
 mod ledger;
 mod membership;
 mod mss;

@@ -3,13 +3,14 @@
 //!
 //! Knows nothing of sockets and opens no file: whoever connects hands in how a secret is read.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use wattle_model::NetworkId;
+use zeroize::Zeroizing;
 
 use crate::Timestamp;
+use crate::secret::{SecretError, SecretRef, Secrets};
 use crate::slots::{SlotMap, SlotMapError};
 use crate::snapshot::SnapshotId;
 
@@ -246,7 +247,14 @@ pub struct Sasl {
     /// The user.
     pub username: String,
     /// The file that holds the password.
-    pub password_file: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Instead, the variable of the environment that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_env: Option<String>,
+    /// Instead, the credential of systemd that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_credential: Option<String>,
 }
 
 /// Certificates as PEM files.
@@ -262,6 +270,12 @@ pub struct Tls {
     /// Its private key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
+    /// Instead, the variable of the environment that holds the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_env: Option<String>,
+    /// Instead, the credential of systemd that holds the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_credential: Option<String>,
 }
 
 /// How topics are made. Existing topics are used as they are.
@@ -321,7 +335,9 @@ pub enum KafkaConfigError {
     #[error(transparent)]
     Slots(#[from] SlotMapError),
     /// A SASL protocol without a user.
-    #[error("kafka.protocol wants a user: add [kafka.sasl] with username and password_file")]
+    #[error(
+        "kafka.protocol wants a user: add [kafka.sasl] with username and password_file, password_env or password_credential"
+    )]
     NoUser,
     /// A user without a protocol that sends it.
     #[error("kafka.sasl is set but kafka.protocol has no SASL: use sasl_ssl (or sasl_plaintext)")]
@@ -330,32 +346,21 @@ pub enum KafkaConfigError {
     #[error("kafka.tls is set but kafka.protocol has no TLS: use ssl or sasl_ssl")]
     TlsUnused,
     /// A certificate without its key, or a key without its certificate.
-    #[error("kafka.tls: certificate_file and key_file belong together")]
-    HalfCertificate,
-    /// A secret cannot be read.
-    #[error("{setting} {path}: {source}", path = .path.display())]
-    Secret {
-        /// Which setting names it.
-        setting: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Others than its owner and group may read a secret, or change it.
     #[error(
-        "{setting} {path} is open to other users (mode {mode:04o}), so it may no longer be secret; run `chmod 0640 {path}` \
-         with the coordinator's group as the file's, or hand it over as a systemd credential",
-        path = .path.display()
+        "kafka.tls: certificate_file and its key (key_file, key_env or key_credential) belong together"
     )]
-    Exposed {
-        /// Which setting names it.
-        setting: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    HalfCertificate,
+    /// No password, or more than one.
+    #[error(
+        "kafka.sasl: name the password by one of password_file, password_env and password_credential"
+    )]
+    Password,
+    /// More than one key.
+    #[error("kafka.tls: name the key by one of key_file, key_env and key_credential")]
+    Key,
+    /// A secret cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
 }
 
 impl KafkaConfigError {
@@ -377,8 +382,14 @@ impl KafkaConfigError {
             Self::NoUser => &["protocol"],
             Self::UserUnused => &["sasl"],
             Self::TlsUnused | Self::HalfCertificate => &["tls"],
-            Self::Secret { setting, .. } | Self::Exposed { setting, .. } => match *setting {
+            Self::Password => &["sasl"],
+            Self::Key => &["tls"],
+            Self::Secret(error) => match error.setting() {
                 KEY_FILE => &["tls", "key_file"],
+                KEY_ENV => &["tls", "key_env"],
+                KEY_CREDENTIAL => &["tls", "key_credential"],
+                PASSWORD_ENV => &["sasl", "password_env"],
+                PASSWORD_CREDENTIAL => &["sasl", "password_credential"],
                 _ => &["sasl", "password_file"],
             },
         }
@@ -386,19 +397,75 @@ impl KafkaConfigError {
 }
 
 const PASSWORD_FILE: &str = "kafka.sasl.password_file";
+const PASSWORD_ENV: &str = "kafka.sasl.password_env";
+const PASSWORD_CREDENTIAL: &str = "kafka.sasl.password_credential";
 const KEY_FILE: &str = "kafka.tls.key_file";
+const KEY_ENV: &str = "kafka.tls.key_env";
+const KEY_CREDENTIAL: &str = "kafka.tls.key_credential";
 
-/// What a secret's file may not allow: anything to others, more than reading to the group. The group reads because the
-/// coordinator is seldom the owner: `root:wattle-coordinator`, or a systemd credential.
-const FORBIDDEN: u32 = 0o037;
+impl Sasl {
+    /// A user with SCRAM-SHA-512 whose password is in a file.
+    pub fn in_file(username: &str, password: impl Into<PathBuf>) -> Self {
+        Self {
+            mechanism: Mechanism::default(),
+            username: username.to_owned(),
+            password_file: Some(password.into()),
+            password_env: None,
+            password_credential: None,
+        }
+    }
 
-/// How secrets are read; this crate opens no file.
-pub trait Secrets {
-    /// The permission bits of a file.
-    fn mode(&self, path: &Path) -> io::Result<u32>;
+    /// Where the password is.
+    pub fn password(&self) -> Result<SecretRef, KafkaConfigError> {
+        let found = SecretRef::only(
+            self.password_file.as_deref(),
+            self.password_env.as_deref(),
+            self.password_credential.as_deref(),
+        );
+        found.ok().flatten().ok_or(KafkaConfigError::Password)
+    }
 
-    /// The text of a file.
-    fn text(&self, path: &Path) -> io::Result<String>;
+    /// Reads the password.
+    pub fn read_password(
+        &self,
+        secrets: &impl Secrets,
+    ) -> Result<Zeroizing<String>, KafkaConfigError> {
+        let password = self.password()?;
+        let setting = match password {
+            SecretRef::File(_) => PASSWORD_FILE,
+            SecretRef::Variable(_) => PASSWORD_ENV,
+            SecretRef::Credential(_) => PASSWORD_CREDENTIAL,
+        };
+        Ok(password.read(setting, secrets)?)
+    }
+}
+
+impl Tls {
+    /// Where the private key is, if there is one.
+    pub fn key(&self) -> Result<Option<SecretRef>, KafkaConfigError> {
+        SecretRef::only(
+            self.key_file.as_deref(),
+            self.key_env.as_deref(),
+            self.key_credential.as_deref(),
+        )
+        .map_err(|_| KafkaConfigError::Key)
+    }
+
+    /// Reads the private key, if there is one.
+    pub fn read_key(
+        &self,
+        secrets: &impl Secrets,
+    ) -> Result<Option<Zeroizing<String>>, KafkaConfigError> {
+        let Some(key) = self.key()? else {
+            return Ok(None);
+        };
+        let setting = match key {
+            SecretRef::File(_) => KEY_FILE,
+            SecretRef::Variable(_) => KEY_ENV,
+            SecretRef::Credential(_) => KEY_CREDENTIAL,
+        };
+        Ok(Some(key.read(setting, secrets)?))
+    }
 }
 
 impl Kafka {
@@ -432,50 +499,28 @@ impl Kafka {
         secrets: &impl Secrets,
     ) -> Result<Vec<(&'static str, String)>, KafkaConfigError> {
         self.check()?;
-        self.refuse_exposed(secrets)?;
         let mut properties = vec![
             ("bootstrap.servers", self.brokers.join(",")),
             ("security.protocol", self.protocol.name().to_owned()),
         ];
         if let Some(sasl) = &self.sasl {
-            let password = secrets.text(&sasl.password_file);
-            let password = password.map_err(unreadable(PASSWORD_FILE, &sasl.password_file))?;
+            let password = sasl.read_password(secrets)?;
             properties.push(("sasl.mechanism", sasl.mechanism.name().to_owned()));
             properties.push(("sasl.username", sasl.username.clone()));
-            properties.push((
-                "sasl.password",
-                password.trim_end_matches(['\r', '\n']).to_owned(),
-            ));
+            properties.push(("sasl.password", password.to_string()));
         }
         let tls = self.tls.clone().unwrap_or_default();
+        if let Some(key) = tls.read_key(secrets)? {
+            properties.push(("ssl.key.pem", key.to_string()));
+        }
         let files = [
             ("ssl.ca.location", tls.ca_file),
             ("ssl.certificate.location", tls.certificate_file),
-            ("ssl.key.location", tls.key_file),
         ];
         for (name, file) in files {
             properties.extend(file.map(|file| (name, file.display().to_string())));
         }
         Ok(properties)
-    }
-
-    /// The files that hold secrets: whether others could have read them.
-    fn refuse_exposed(&self, secrets: &impl Secrets) -> Result<(), KafkaConfigError> {
-        let password = self.sasl.as_ref().map(|sasl| &sasl.password_file);
-        let key = self.tls.as_ref().and_then(|tls| tls.key_file.as_ref());
-        for (setting, path) in [(PASSWORD_FILE, password), (KEY_FILE, key)] {
-            let Some(path) = path else { continue };
-            let mode = secrets.mode(path).map_err(unreadable(setting, path))? & 0o7777;
-            if mode & FORBIDDEN != 0 {
-                let path = path.clone();
-                return Err(KafkaConfigError::Exposed {
-                    setting,
-                    path,
-                    mode,
-                });
-            }
-        }
-        Ok(())
     }
 
     /// Finds what is wrong with the section without connecting.
@@ -506,24 +551,16 @@ impl Kafka {
         match (self.protocol.has_sasl(), &self.sasl) {
             (true, None) => return Err(KafkaConfigError::NoUser),
             (false, Some(_)) => return Err(KafkaConfigError::UserUnused),
-            (true, Some(_)) | (false, None) => {}
+            (true, Some(sasl)) => drop(sasl.password()?),
+            (false, None) => {}
         }
         match &self.tls {
             Some(_) if !self.protocol.has_tls() => Err(KafkaConfigError::TlsUnused),
-            Some(tls) if tls.certificate_file.is_some() != tls.key_file.is_some() => {
+            Some(tls) if tls.certificate_file.is_some() != tls.key()?.is_some() => {
                 Err(KafkaConfigError::HalfCertificate)
             }
             Some(_) | None => Ok(()),
         }
-    }
-}
-
-fn unreadable(setting: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KafkaConfigError {
-    let path = path.to_owned();
-    move |source| KafkaConfigError::Secret {
-        setting,
-        path,
-        source,
     }
 }
 
@@ -551,7 +588,8 @@ impl TopicSettings {
 }
 
 impl Protocol {
-    const fn name(self) -> &'static str {
+    /// Its name in librdkafka's properties.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Plaintext => "plaintext",
             Self::Ssl => "ssl",
@@ -560,17 +598,20 @@ impl Protocol {
         }
     }
 
-    const fn has_sasl(self) -> bool {
+    /// Whether a user logs in.
+    pub const fn has_sasl(self) -> bool {
         matches!(self, Self::SaslPlaintext | Self::SaslSsl)
     }
 
-    const fn has_tls(self) -> bool {
+    /// Whether it is encrypted.
+    pub const fn has_tls(self) -> bool {
         matches!(self, Self::Ssl | Self::SaslSsl)
     }
 }
 
 impl Mechanism {
-    const fn name(self) -> &'static str {
+    /// Its name in the protocol and in librdkafka's properties.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
             Self::ScramSha256 => "SCRAM-SHA-256",
@@ -594,6 +635,9 @@ fn is_topic_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -624,13 +668,7 @@ mod tests {
     fn a_section_that_cannot_work_is_refused_with_a_hint() {
         let ok = Kafka::plaintext("k1:9092");
         assert!(ok.check().is_ok());
-        let sasl = || {
-            Some(Sasl {
-                mechanism: Mechanism::default(),
-                username: "u".into(),
-                password_file: "/nonexistent".into(),
-            })
-        };
+        let sasl = || Some(Sasl::in_file("u", "/nonexistent"));
         let cases: [(Kafka, &str); 8] = [
             (
                 Kafka {
@@ -706,11 +744,7 @@ mod tests {
     fn the_password_comes_from_its_file_and_stands_in_no_debug_output() {
         let section = Kafka {
             protocol: Protocol::SaslPlaintext,
-            sasl: Some(Sasl {
-                mechanism: Mechanism::ScramSha512,
-                username: "wattle".into(),
-                password_file: "/run/secret".into(),
-            }),
+            sasl: Some(Sasl::in_file("wattle", "/run/secret")),
             ..Kafka::plaintext("k1:9092")
         };
         let properties = section.properties(&File(Some(0o600))).unwrap();
@@ -724,11 +758,7 @@ mod tests {
     fn secrets_that_others_can_read_are_refused() {
         let with_password = Kafka {
             protocol: Protocol::SaslSsl,
-            sasl: Some(Sasl {
-                mechanism: Mechanism::default(),
-                username: "u".into(),
-                password_file: "/p".into(),
-            }),
+            sasl: Some(Sasl::in_file("u", "/p")),
             ..Kafka::plaintext("k1:9092")
         };
         let with_key = Kafka {
@@ -737,6 +767,7 @@ mod tests {
                 ca_file: None,
                 certificate_file: Some("/c".into()),
                 key_file: Some("/k".into()),
+                ..Tls::default()
             }),
             ..Kafka::plaintext("k1:9092")
         };
@@ -770,6 +801,10 @@ mod tests {
 
         fn text(&self, path: &Path) -> io::Result<String> {
             self.mode(path).map(|_| "hunter2\n".to_owned())
+        }
+
+        fn variable(&self, _: &str) -> Option<String> {
+            None
         }
     }
 }

@@ -13,7 +13,7 @@ use wattle_api::topology::{Cause, Entity, EntityKey, Op, PrefixEntity, TopologyE
 use wattle_fleet::Difference;
 use wattle_fleet::difference::Evidence;
 use wattle_model::{NetworkId, NodeId};
-use wattle_store::{Change, Claim, Store, StoreError, TokenFound};
+use wattle_store::{Change, Claim, Store, StoreError, TokenFound, Tokens};
 
 const NETWORK: NetworkId = NetworkId(7);
 const NOW: Timestamp = Timestamp::from_millis(1_795_385_280_000);
@@ -136,6 +136,24 @@ async fn of_64_parallel_joins_with_one_token_exactly_one_wins() {
     assert_eq!(losers, 63);
     assert_eq!(events(&store).await.len(), 1);
     assert_eq!(store.last_seq(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_opens_a_fresh_database_at_the_same_moment_finds_its_tables() {
+    for _ in 0..5 {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("coordinator.db");
+        let beside: Vec<_> = (0..6)
+            .map(|_| {
+                let path = path.clone();
+                tokio::spawn(async move { Tokens::open(&path).await.map(|_| ()) })
+            })
+            .collect();
+        open(directory.path()).await.unwrap();
+        for opened in beside {
+            opened.await.unwrap().unwrap();
+        }
+    }
 }
 
 #[tokio::test]

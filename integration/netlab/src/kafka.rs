@@ -3,6 +3,8 @@
 //! The jars come from `tools/lib/kafka.sh`; the environment variable [`LIBS`] says where they are. A broker can be
 //! killed and started again on the same port with the same data; it never outlives the thread that started it.
 
+pub mod cluster;
+
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -137,31 +139,7 @@ impl Broker {
 
     /// The records of a topic that are committed, as kcat sees them; fillers are passed over.
     pub fn kcat(&self, topic: &str) -> Result<Vec<KcatRecord>> {
-        let output = self
-            .kcat_command()
-            .args([
-                "-C",
-                "-t",
-                topic,
-                "-o",
-                "beginning",
-                "-e",
-                "-q",
-                "-f",
-                KCAT_FORMAT,
-            ])
-            .args(["-X", "isolation.level=read_committed"])
-            .output()?;
-        ensure!(
-            output.status.success(),
-            "kcat: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout)?
-            .lines()
-            .map(KcatRecord::parse)
-            .filter(|record| !record.as_ref().is_ok_and(|record| record.key == FILLER_KEY))
-            .collect()
+        read_with_kcat(self.kcat_command(), topic)
     }
 
     /// `kcat` with the address of this broker; more arguments can be added.
@@ -278,6 +256,34 @@ impl Drop for Broker {
             eprintln!("killing the broker: {error}");
         }
     }
+}
+
+/// Reads a topic from its beginning to its end; `kcat` knows where.
+fn read_with_kcat(mut kcat: Command, topic: &str) -> Result<Vec<KcatRecord>> {
+    let output = kcat
+        .args([
+            "-C",
+            "-t",
+            topic,
+            "-o",
+            "beginning",
+            "-e",
+            "-q",
+            "-f",
+            KCAT_FORMAT,
+        ])
+        .args(["-X", "isolation.level=read_committed"])
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "kcat: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout)?
+        .lines()
+        .map(KcatRecord::parse)
+        .filter(|record| !record.as_ref().is_ok_and(|record| record.key == FILLER_KEY))
+        .collect()
 }
 
 const KCAT_FORMAT: &str = "%p\t%o\t%k\t%h\t%S\t%s\n";

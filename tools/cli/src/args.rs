@@ -1,14 +1,19 @@
 //! The command line: verbs and their arguments, with the help that people read.
 
+mod kafka;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use wattle_model::{NodeName, Prefix, WgKey};
 
+pub(crate) use self::kafka::{KafkaApplyArgs, KafkaVerb, RenderArgs};
+
 /// Exit codes, as the help and the manual show them.
 pub(crate) const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failure, 2 usage, 3 daemon unreachable, 4 permission, 5 check failed, 6 time-out, 7 not found.";
+Exit codes: 0 done, 1 failure, 2 usage, 3 daemon unreachable, 4 permission, 5 check failed, 6 time-out, 7 not found, \
+8 differs from what is desired.";
 
 /// Asks the agent on this host, the coordinator, or the topology stream.
 #[derive(Debug, Parser)]
@@ -57,6 +62,9 @@ pub(crate) enum Verb {
     /// Read the network's topology stream from the coordinator or from Kafka
     #[command(subcommand)]
     Topology(TopologyVerb),
+    /// Compare a Kafka cluster with what it should be like, change it, or write its servers' configuration
+    #[command(subcommand)]
+    Kafka(KafkaVerb),
     /// Show who this node is, and what you may do here
     Whoami,
     /// Print the agent's metrics as Prometheus text

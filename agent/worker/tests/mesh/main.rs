@@ -359,10 +359,10 @@ fn a_leaf_is_hosted_checked_and_reached_from_everywhere() {
         net.inject(from, 2, &buffer[..length]);
 
         let seal = |session: &mut Session, packet: &[u8]| {
-            let (mut content, mut out) = ([0; 256], [0; 300]);
+            let (mut content, mut out) = ([0; 1_500], [0; 1_600]);
             content[..packet.len()].copy_from_slice(packet);
             let length = session
-                .seal(&mut content, packet.len(), 1_360, &mut out)
+                .seal(&mut content, packet.len(), 1_420, &mut out)
                 .unwrap();
             out[..length].to_vec()
         };
@@ -386,11 +386,26 @@ fn a_leaf_is_hosted_checked_and_reached_from_everywhere() {
             opened.outcome,
             Outcome::Packet(packet(0, leaf, b"back").len())
         );
+        // What is too large for the way on is answered with the size that is not: 1,400 bytes do not pass the overlay.
+        let large = packet(leaf, 0, &[7; 1_372]);
+        let answers = net.inject(from, 2, &seal(&mut session, &large));
+        let opened = session.open(net.now(), None, &answers[0], &mut buffer);
+        assert_eq!(opened.outcome, Outcome::Packet(576));
+        assert_eq!(
+            (buffer[9], &buffer[20..22]),
+            (1, &[3, 4][..]),
+            "ICMP, too big"
+        );
+        assert_eq!(buffer[26..28], 1_360_u16.to_be_bytes());
+        assert_eq!(buffer[12..20], [&large[16..20], &large[12..16]].concat());
+        assert_eq!(net.dropped(2, DropReason::TooBig), 1);
+        ledger::assert_balanced(&net, 2);
+        net.watch();
         // It cannot pretend.
         net.inject(from, 2, &seal(&mut session, &packet(1, 0, b"spoof")));
         assert_eq!(net.dropped(2, DropReason::SpoofedSource), 1);
         // Agents do not talk to it.
-        assert!(net.seen().filter(|(to, _)| *to == from.into()).count() == 1);
+        assert!(net.seen().filter(|(to, _)| *to == from.into()).count() == 0);
     }
 }
 

@@ -1,0 +1,717 @@
+//! The way from what a cluster has to what it should have, item by item: what may be done at once, what needs a flag
+//! because something is lost by it, and what Kafka cannot do in place. Asks nobody and changes nothing.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde::Serialize;
+
+use crate::acl::Acl;
+use crate::document::User;
+use crate::observed::{Observed, ObservedTopic, Scram};
+use crate::placement::Place;
+use crate::wanted::{REMOTE, Wanted, WantedTopic, principal};
+
+/// Everything that differs, in the order in which it is to be changed.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+pub struct Plan {
+    /// What differs.
+    pub items: Vec<Item>,
+    /// What is there and nobody asked for; left alone.
+    pub notes: Vec<String>,
+}
+
+/// One thing that differs.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Item {
+    /// What it is about: `topic NAME`, `user NAME`, `right of NAME`.
+    pub subject: String,
+    /// What is to be done.
+    pub action: Action,
+    /// Each difference.
+    pub differences: Vec<Difference>,
+    /// Whether it may be done.
+    #[serde(flatten)]
+    pub verdict: Verdict,
+    /// How it is done.
+    #[serde(skip)]
+    pub change: Change,
+}
+
+/// What is to be done.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Action {
+    /// Something is missing.
+    Create,
+    /// Something is otherwise.
+    Change,
+    /// Something is to be gone.
+    Delete,
+}
+
+/// A difference.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Difference {
+    /// Of what.
+    pub field: String,
+    /// As it is; none if it is not there.
+    pub found: Option<String>,
+    /// As it should be; none if it should not be there.
+    pub wanted: Option<String>,
+}
+
+/// Whether a change may be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[serde(tag = "verdict", rename_all = "snake_case")]
+pub enum Verdict {
+    /// At any time.
+    Free,
+    /// Only with a flag, because something is lost by it.
+    Guarded {
+        /// The flag.
+        flag: Flag,
+        /// What is lost.
+        why: String,
+    },
+    /// Not in place.
+    Refused {
+        /// Why, and what to do instead.
+        why: String,
+    },
+}
+
+/// What an operator may allow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Flag {
+    /// Delete topics, users and rights.
+    AllowDelete,
+    /// Keep less than before: shorter, fewer copies.
+    AllowShrink,
+}
+
+impl Flag {
+    /// As it is typed.
+    pub const fn option(self) -> &'static str {
+        match self {
+            Self::AllowDelete => "--allow-delete",
+            Self::AllowShrink => "--allow-shrink",
+        }
+    }
+}
+
+/// How something is changed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Change {
+    /// Not at all: it is refused.
+    Nothing,
+    /// Make a topic; with the brokers of each partition, or as the cluster likes.
+    CreateTopic {
+        /// Its name.
+        topic: String,
+        /// What it should be like.
+        wanted: WantedTopic,
+        /// The brokers of each partition; empty for the cluster's own choice.
+        replicas: Vec<Vec<i32>>,
+    },
+    /// Set some settings of a topic and leave the others.
+    SetConfig {
+        /// Its name.
+        topic: String,
+        /// The settings.
+        settings: BTreeMap<String, String>,
+    },
+    /// Give a topic more partitions.
+    AddPartitions {
+        /// Its name.
+        topic: String,
+        /// How many it is to have.
+        count: u32,
+    },
+    /// Move copies of partitions.
+    Reassign {
+        /// The topic.
+        topic: String,
+        /// The brokers of each partition that moves.
+        replicas: BTreeMap<i32, Vec<i32>>,
+    },
+    /// Let the first copy of partitions lead.
+    ElectLeaders {
+        /// The topic.
+        topic: String,
+        /// Its partitions.
+        partitions: Vec<i32>,
+    },
+    /// Give a user a password.
+    SetPassword(Box<User>),
+    /// Give a right.
+    Grant(Acl),
+    /// Take a right away.
+    Revoke(Acl),
+    /// Delete the passwords of a user.
+    DeleteUser {
+        /// The user.
+        user: String,
+        /// Which passwords.
+        kinds: Vec<Scram>,
+    },
+    /// Delete a topic with all that is in it.
+    DeleteTopic(String),
+}
+
+impl Plan {
+    /// Compares.
+    pub fn between(observed: &Observed, wanted: &Wanted) -> Self {
+        let mut plan = Self::default();
+        for (name, topic) in &wanted.topics {
+            match observed.topics.get(name) {
+                None => plan.create_topic(name, topic, observed),
+                Some(found) => plan.compare_topic(name, found, topic, observed),
+            }
+        }
+        plan.compare_users(observed, wanted);
+        plan.compare_rights(observed, wanted);
+        plan.remove(observed, wanted);
+        plan
+    }
+
+    /// Whether the cluster is as it should be.
+    pub fn is_empty(&self) -> bool {
+        self.items.is_empty()
+    }
+
+    /// The items that may be done with these flags.
+    pub fn allowed(&self, flags: &BTreeSet<Flag>) -> impl Iterator<Item = &Item> {
+        self.items.iter().filter(|item| item.verdict.allows(flags))
+    }
+
+    fn add(
+        &mut self,
+        subject: String,
+        action: Action,
+        differences: Vec<Difference>,
+        change: Change,
+    ) {
+        self.add_with(subject, action, differences, Verdict::Free, change);
+    }
+
+    fn add_with(
+        &mut self,
+        subject: String,
+        action: Action,
+        differences: Vec<Difference>,
+        verdict: Verdict,
+        change: Change,
+    ) {
+        self.items.push(Item {
+            subject,
+            action,
+            differences,
+            verdict,
+            change,
+        });
+    }
+
+    fn refuse(&mut self, subject: String, action: Action, difference: Difference, why: String) {
+        let verdict = Verdict::Refused { why };
+        self.add_with(subject, action, vec![difference], verdict, Change::Nothing);
+    }
+
+    fn create_topic(&mut self, name: &str, topic: &WantedTopic, observed: &Observed) {
+        let subject = format!("topic {name}");
+        let copies = topic
+            .replication
+            .map_or_else(|| "default".to_owned(), |n| n.to_string());
+        let mut differences = vec![
+            Difference::new("partitions", None, Some(topic.partitions.to_string())),
+            Difference::new("replication", None, Some(copies)),
+        ];
+        let settings = topic.config.iter();
+        differences
+            .extend(settings.map(|(key, value)| Difference::new(key, None, Some(value.clone()))));
+        if let Some(why) = topic.cannot_be_in(observed) {
+            let verdict = Verdict::Refused { why };
+            self.add_with(
+                subject,
+                Action::Create,
+                differences,
+                verdict,
+                Change::Nothing,
+            );
+            return;
+        }
+        let replicas = topic.replicas(observed).unwrap_or_default();
+        let change = Change::CreateTopic {
+            topic: name.to_owned(),
+            wanted: topic.clone(),
+            replicas,
+        };
+        self.add(subject, Action::Create, differences, change);
+    }
+
+    fn compare_topic(
+        &mut self,
+        name: &str,
+        found: &ObservedTopic,
+        wanted: &WantedTopic,
+        observed: &Observed,
+    ) {
+        self.compare_partitions(name, found, wanted);
+        self.compare_settings(name, found, wanted, observed);
+        self.compare_places(name, found, wanted, observed);
+        let strange = found
+            .own
+            .iter()
+            .filter(|key| !wanted.config.contains_key(*key));
+        for key in strange {
+            let value = found.config.get(key).map_or("", String::as_str);
+            self.notes.push(format!(
+                "topic {name}: {key} = {value} is set and not named here"
+            ));
+        }
+    }
+
+    fn compare_partitions(&mut self, name: &str, found: &ObservedTopic, wanted: &WantedTopic) {
+        let (has, should) = (found.partitions.len(), wanted.partitions as usize);
+        if has == should {
+            return;
+        }
+        let subject = format!("topic {name}");
+        let difference = Difference::new(
+            "partitions",
+            Some(has.to_string()),
+            Some(should.to_string()),
+        );
+        if has > should {
+            let why = "Kafka never takes partitions away: make another topic, or set what is there";
+            self.refuse(subject, Action::Change, difference, why.to_owned());
+        } else if wanted.keyed {
+            let why = "records would change their partition, so one key would be in two: make the topic anew, or set what is there";
+            self.refuse(subject, Action::Change, difference, why.to_owned());
+        } else {
+            let (topic, count) = (name.to_owned(), wanted.partitions);
+            let change = Change::AddPartitions { topic, count };
+            self.add(subject, Action::Change, vec![difference], change);
+        }
+    }
+
+    fn compare_settings(
+        &mut self,
+        name: &str,
+        found: &ObservedTopic,
+        wanted: &WantedTopic,
+        observed: &Observed,
+    ) {
+        let differing: Vec<(&String, &String)> = wanted
+            .config
+            .iter()
+            .filter(|(key, value)| {
+                found
+                    .config
+                    .get(*key)
+                    .is_none_or(|found| !is_same(found, value))
+            })
+            .collect();
+        let compacted = found
+            .config
+            .get("cleanup.policy")
+            .is_some_and(|p| p.contains("compact"));
+        let tiers = differing.iter().any(|(key, _)| *key == REMOTE) && wanted.is_tiered();
+        let why = if tiers && compacted {
+            Some("Kafka keeps compacted topics on the brokers' disks alone".to_owned())
+        } else {
+            wanted.cannot_be_in(observed).filter(|_| tiers)
+        };
+        if let Some(why) = why {
+            let differences = differences_of(&differing, found);
+            let verdict = Verdict::Refused { why };
+            let subject = format!("topic {name}");
+            self.add_with(
+                subject,
+                Action::Change,
+                differences,
+                verdict,
+                Change::Nothing,
+            );
+            return;
+        }
+        let (shrinking, free): (Vec<_>, Vec<_>) = differing
+            .into_iter()
+            .partition(|(key, value)| loses(key, found.config.get(*key), value));
+        self.set(name, &free, found, Verdict::Free);
+        let why = "records that are kept today would be gone".to_owned();
+        let flag = Flag::AllowShrink;
+        self.set(name, &shrinking, found, Verdict::Guarded { flag, why });
+    }
+
+    fn set(
+        &mut self,
+        name: &str,
+        settings: &[(&String, &String)],
+        found: &ObservedTopic,
+        verdict: Verdict,
+    ) {
+        if settings.is_empty() {
+            return;
+        }
+        let change = Change::SetConfig {
+            topic: name.to_owned(),
+            settings: settings
+                .iter()
+                .map(|(key, value)| ((*key).clone(), (*value).clone()))
+                .collect(),
+        };
+        let differences = differences_of(settings, found);
+        self.add_with(
+            format!("topic {name}"),
+            Action::Change,
+            differences,
+            verdict,
+            change,
+        );
+    }
+
+    /// How many copies there are, on which brokers, and who leads.
+    fn compare_places(
+        &mut self,
+        name: &str,
+        found: &ObservedTopic,
+        wanted: &WantedTopic,
+        observed: &Observed,
+    ) {
+        if observed.moving.contains(name) {
+            self.notes.push(format!(
+                "topic {name}: copies are being moved at this moment"
+            ));
+            return;
+        }
+        let moves = Moves::between(found, wanted, observed);
+        for broker in &moves.away {
+            self.notes.push(format!(
+                "topic {name}: broker {broker} has copies and is away"
+            ));
+        }
+        let subject = format!("topic {name}");
+        if let Some((difference, why)) = moves.impossible {
+            self.refuse(subject, Action::Change, difference, why);
+            return;
+        }
+        for (replicas, differences, verdict) in [
+            (
+                moves.fewer,
+                moves.fewer_differences,
+                Verdict::fewer_copies(),
+            ),
+            (moves.other, moves.other_differences, Verdict::Free),
+        ] {
+            if replicas.is_empty() {
+                continue;
+            }
+            let topic = name.to_owned();
+            let change = Change::Reassign { topic, replicas };
+            self.add_with(
+                subject.clone(),
+                Action::Change,
+                differences,
+                verdict,
+                change,
+            );
+        }
+        if !moves.elect.is_empty() {
+            let (topic, partitions) = (name.to_owned(), moves.elect);
+            let change = Change::ElectLeaders { topic, partitions };
+            self.add(subject, Action::Change, moves.elect_differences, change);
+        }
+    }
+
+    fn compare_users(&mut self, observed: &Observed, wanted: &Wanted) {
+        for (name, user) in &wanted.users {
+            let Some(kind) = Scram::of(user.mechanism) else {
+                continue;
+            };
+            let found = observed.users.get(name).and_then(|kinds| kinds.get(&kind));
+            let label = user.mechanism.name();
+            let told = |iterations: &u32| format!("{iterations} iterations");
+            let difference = match found {
+                Some(iterations) if *iterations != user.iterations => {
+                    Difference::new(label, Some(told(iterations)), Some(told(&user.iterations)))
+                }
+                Some(_) if observed.other_passwords.contains(name) => {
+                    let (found, wanted) = ("another password", "the password of the document");
+                    Difference::new(label, Some(found.to_owned()), Some(wanted.to_owned()))
+                }
+                Some(_) => continue,
+                None => Difference::new(label, None, Some(told(&user.iterations))),
+            };
+            let action = if found.is_some() {
+                Action::Change
+            } else {
+                Action::Create
+            };
+            let change = Change::SetPassword(Box::new(user.clone()));
+            self.add(format!("user {name}"), action, vec![difference], change);
+        }
+    }
+
+    fn compare_rights(&mut self, observed: &Observed, wanted: &Wanted) {
+        let Some(found) = &observed.acls else {
+            if !wanted.acls.is_empty() {
+                let many = format!("{} rights", wanted.acls.len());
+                let difference = Difference::new("rights", None, Some(many));
+                let why = "the brokers keep no rights, so anybody may do anything: set authorizer.class.name (wattle kafka render does)";
+                self.refuse(
+                    "cluster".to_owned(),
+                    Action::Create,
+                    difference,
+                    why.to_owned(),
+                );
+            }
+            return;
+        };
+        for acl in wanted.acls.difference(found) {
+            let difference = Difference::new("right", None, Some(acl.to_string()));
+            let subject = format!("right of {}", acl.principal);
+            self.add(
+                subject,
+                Action::Create,
+                vec![difference],
+                Change::Grant(acl.clone()),
+            );
+        }
+        for acl in found.difference(&wanted.acls) {
+            if wanted.principals.contains(&acl.principal) {
+                self.revoke(acl, "somebody may rely on it");
+            }
+        }
+    }
+
+    fn revoke(&mut self, acl: &Acl, why: &str) {
+        let difference = Difference::new("right", Some(acl.to_string()), None);
+        let subject = format!("right of {}", acl.principal);
+        let change = Change::Revoke(acl.clone());
+        self.add_with(
+            subject,
+            Action::Delete,
+            vec![difference],
+            Verdict::delete(why),
+            change,
+        );
+    }
+
+    fn remove(&mut self, observed: &Observed, wanted: &Wanted) {
+        for user in &wanted.gone_users {
+            let principal = principal(user);
+            let rights = observed
+                .acls
+                .iter()
+                .flatten()
+                .filter(|acl| acl.principal == principal);
+            let rights: Vec<Acl> = rights.cloned().collect();
+            for acl in &rights {
+                self.revoke(acl, "the user is to be gone");
+            }
+            let Some(kinds) = observed.users.get(user) else {
+                continue;
+            };
+            let difference = Difference::new("user", Some("there".to_owned()), None);
+            let (user, kinds) = (user.clone(), kinds.keys().copied().collect());
+            let subject = format!("user {user}");
+            let verdict = Verdict::delete("nobody can log in as this user any more");
+            let change = Change::DeleteUser { user, kinds };
+            self.add_with(subject, Action::Delete, vec![difference], verdict, change);
+        }
+        for topic in &wanted.gone_topics {
+            if let Some(found) = observed.topics.get(topic) {
+                let many = format!("{} partitions", found.partitions.len());
+                let difference = Difference::new("topic", Some(many), None);
+                let verdict = Verdict::delete("everything in it is lost");
+                let change = Change::DeleteTopic(topic.clone());
+                let subject = format!("topic {topic}");
+                self.add_with(subject, Action::Delete, vec![difference], verdict, change);
+            }
+        }
+    }
+}
+
+impl Difference {
+    fn new(field: &str, found: Option<String>, wanted: Option<String>) -> Self {
+        Self {
+            field: field.to_owned(),
+            found,
+            wanted,
+        }
+    }
+}
+
+impl Verdict {
+    /// Whether it may be done with these flags.
+    pub fn allows(&self, flags: &BTreeSet<Flag>) -> bool {
+        match self {
+            Self::Free => true,
+            Self::Guarded { flag, .. } => flags.contains(flag),
+            Self::Refused { .. } => false,
+        }
+    }
+
+    fn delete(why: &str) -> Self {
+        Self::Guarded {
+            flag: Flag::AllowDelete,
+            why: why.to_owned(),
+        }
+    }
+
+    fn fewer_copies() -> Self {
+        Self::Guarded {
+            flag: Flag::AllowShrink,
+            why: "fewer brokers may fail before records are lost".to_owned(),
+        }
+    }
+}
+
+impl WantedTopic {
+    /// Why the cluster cannot have such a topic.
+    fn cannot_be_in(&self, observed: &Observed) -> Option<String> {
+        if self.is_tiered() && !observed.tiered {
+            return Some(
+                "the brokers have no remote storage: set remote.log.storage.system.enable and a plugin (wattle kafka render does)"
+                    .to_owned(),
+            );
+        }
+        let copies = usize::from(self.replication.unwrap_or(0));
+        if copies > observed.brokers.len() {
+            let brokers = observed.brokers.len();
+            return Some(format!(
+                "{copies} copies need as many brokers, and there are {brokers}"
+            ));
+        }
+        let known = |rack: &&String| {
+            observed
+                .brokers
+                .values()
+                .any(|found| found.as_ref() == Some(*rack))
+        };
+        let stranger = self.leaders.values().find(|rack| !known(rack))?;
+        Some(format!(
+            "no broker is in rack {stranger}, which desired.leaders names"
+        ))
+    }
+
+    /// The brokers of each partition; none if the number of copies is the cluster's to choose.
+    fn replicas(&self, observed: &Observed) -> Option<Vec<Vec<i32>>> {
+        let copies = usize::from(self.replication?);
+        let partitions = 0..i32::try_from(self.partitions).ok()?;
+        partitions
+            .map(|at| self.place(at, copies).find(&observed.brokers, &[]))
+            .collect()
+    }
+
+    fn place(&self, partition: i32, copies: usize) -> Place<'_> {
+        let leader = self.leaders.get(&partition).map(String::as_str);
+        Place {
+            partition,
+            copies,
+            leader,
+        }
+    }
+}
+
+/// What has to move in a topic.
+#[derive(Default)]
+struct Moves {
+    fewer: BTreeMap<i32, Vec<i32>>,
+    fewer_differences: Vec<Difference>,
+    other: BTreeMap<i32, Vec<i32>>,
+    other_differences: Vec<Difference>,
+    elect: Vec<i32>,
+    elect_differences: Vec<Difference>,
+    impossible: Option<(Difference, String)>,
+    /// Brokers with copies that do not answer; they may come back, so nothing is moved away from them.
+    away: BTreeSet<i32>,
+}
+
+impl Moves {
+    fn between(found: &ObservedTopic, wanted: &WantedTopic, observed: &Observed) -> Self {
+        let mut moves = Self::default();
+        for (at, partition) in (0..).zip(&found.partitions) {
+            let is_away = |broker: &&i32| !observed.brokers.contains_key(*broker);
+            let away: Vec<i32> = partition.replicas.iter().filter(is_away).copied().collect();
+            if !away.is_empty() {
+                moves.away.extend(away);
+                continue;
+            }
+            let has = partition.replicas.len();
+            let copies = wanted.replication.map_or(has, usize::from);
+            let place = wanted.place(at, copies);
+            let field = format!("copies of partition {at}");
+            let told = Some(list(&partition.replicas));
+            let Some(replicas) = place.find(&observed.brokers, &partition.replicas) else {
+                let difference = Difference::new(&field, told, Some(format!("{copies} copies")));
+                let why = wanted.cannot_be_in(observed);
+                let why = why.unwrap_or_else(|| "too few brokers are alive".to_owned());
+                moves.impossible.get_or_insert((difference, why));
+                continue;
+            };
+            if replicas != partition.replicas {
+                let difference = Difference::new(&field, told, Some(list(&replicas)));
+                let (all, differences) = if copies < has {
+                    (&mut moves.fewer, &mut moves.fewer_differences)
+                } else {
+                    (&mut moves.other, &mut moves.other_differences)
+                };
+                all.insert(at, replicas);
+                differences.push(difference);
+            } else if place.leader.is_some() && partition.leader != replicas[0] {
+                moves.elect.push(at);
+                let (is, should) = (partition.leader.to_string(), replicas[0].to_string());
+                let field = format!("leader of partition {at}");
+                moves
+                    .elect_differences
+                    .push(Difference::new(&field, Some(is), Some(should)));
+            }
+        }
+        moves
+    }
+}
+
+fn list(brokers: &[i32]) -> String {
+    let texts: Vec<String> = brokers.iter().map(ToString::to_string).collect();
+    texts.join(",")
+}
+
+fn differences_of(settings: &[(&String, &String)], found: &ObservedTopic) -> Vec<Difference> {
+    let differences = settings.iter();
+    differences
+        .map(|(key, value)| {
+            Difference::new(key, found.config.get(*key).cloned(), Some((*value).clone()))
+        })
+        .collect()
+}
+
+/// Whether two values of a setting mean the same.
+fn is_same(found: &str, wanted: &str) -> bool {
+    let words = |text: &str| -> BTreeSet<String> {
+        text.split(',')
+            .map(|word| word.trim().to_ascii_lowercase())
+            .collect()
+    };
+    match (found.trim().parse::<f64>(), wanted.trim().parse::<f64>()) {
+        (Ok(found), Ok(wanted)) => found.total_cmp(&wanted).is_eq(),
+        _ => words(found) == words(wanted),
+    }
+}
+
+/// Whether records that are kept today would go if this setting became `wanted`.
+fn loses(key: &str, found: Option<&String>, wanted: &str) -> bool {
+    match key {
+        "retention.ms" | "retention.bytes" => {
+            let limit = |text: &str| match text.trim().parse::<i64>() {
+                Ok(limit) if limit >= 0 => limit,
+                Ok(_) | Err(_) => i64::MAX,
+            };
+            found.is_some_and(|found| limit(wanted) < limit(found))
+        }
+        "cleanup.policy" => true,
+        REMOTE => !wanted.eq_ignore_ascii_case("true"),
+        _ => false,
+    }
+}

@@ -52,16 +52,21 @@ fetch() {
     say "Apache Kafka $version is in $cache"
 }
 
-# The plugin that plays remote storage in tests has a folder of its own: it is no part of the broker.
+# The plugin that plays remote storage in tests has a folder of its own: it is no part of the broker. It is of another
+# version, whose clients have one class where the plugin looks for it and the broker's have not.
 fetch_tiered() {
-    local jar=kafka-storage-$tiered-test.jar
-    [ -e "$cache/tiered/$jar" ] && return 0
+    local jar=kafka-storage-$tiered-test.jar class=org/apache/kafka/common/utils/LogContext
+    [ -e "$cache/tiered/$jar" ] && [ -e "$cache/tiered/classes/$class.class" ] && return 0
     install_missing mvn
-    say "fetching $jar from Maven Central (0.6 MB, once) ..."
+    say "fetching $jar from Maven Central (11 MB, once) ..."
     rm -rf "$cache/tiered" "$cache/tiered.partial"
     mvn -B -q -f "$pom" dependency:copy -Dartifact="org.apache.kafka:kafka-storage:$tiered:jar:test" \
         -DoutputDirectory="$cache/tiered.partial" >&2 || die "Maven could not fetch $jar; see above"
+    mvn -B -q -f "$pom" dependency:unpack -Dartifact="org.apache.kafka:kafka-clients:$tiered" \
+        -Dmdep.unpack.includes="$class*.class" -DoutputDirectory="$cache/tiered.partial/classes" >&2 ||
+        die "Maven could not fetch kafka-clients-$tiered.jar; see above"
     [ -e "$cache/tiered.partial/$jar" ] || die "Maven brought no $jar"
+    [ -e "$cache/tiered.partial/classes/$class.class" ] || die "Maven brought no $class"
     mv "$cache/tiered.partial" "$cache/tiered"
 }
 

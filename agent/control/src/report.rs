@@ -50,6 +50,12 @@ pub struct StatusReport {
     /// The kernel's offloads that are in use.
     #[serde(default)]
     pub offloads: Vec<String>,
+    /// Threads that may carry packets.
+    #[serde(default)]
+    pub workers: u32,
+    /// Those that do.
+    #[serde(default)]
+    pub workers_active: u32,
     /// Whether the device, the sockets and a peer set are in place.
     pub ready: bool,
     /// Whether every node of the peer set is reachable by a route and no link is settling.
@@ -235,6 +241,9 @@ pub struct LinkReport {
     /// Bytes sent on it, as on the wire.
     #[serde(default)]
     pub tx_bytes: u64,
+    /// Lanes of further workers that carry packets beside it, whose bytes are not the link's.
+    #[serde(default)]
+    pub lanes: u32,
 }
 
 /// A price and what it is made of: the parts add up to the total.

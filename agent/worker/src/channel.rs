@@ -30,6 +30,7 @@ impl Worker {
             self.learn_endpoint(now, slot, arrival.from, tx);
             self.count_received_bytes(slot, arrival.from, bytes);
         }
+        self.lane_heard(slot, arrival);
         self.authentic(now, slot, arrival, tx);
         self.counters.channel_rx_packets += 1;
         if let Err(reason) = self.deliver(now, slot, arrival, checksum, packet, tx, tun) {
@@ -109,6 +110,9 @@ impl Worker {
             | Control::Observed(_)
             | Control::SizeProbe { .. }
             | Control::SizeProbeReply { .. }
+            | Control::Lanes(_)
+            | Control::Barrier { .. }
+            | Control::BarrierReply { .. }
             | Control::Flood(_) => {}
         }
     }

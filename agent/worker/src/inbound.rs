@@ -190,6 +190,7 @@ impl Worker {
             Initiator::Key(key) => self
                 .table
                 .by_key(key)
+                .filter(|slot| self.may_have_session(*slot))
                 .map(Some)
                 .ok_or(DropReason::UnknownPeer),
             Initiator::Cookie(length) => {
@@ -204,6 +205,11 @@ impl Worker {
             }
             Initiator::Refused(refusal) => Err(reason_of(refusal)),
         }
+    }
+
+    /// Leaves talk to the first worker only.
+    fn may_have_session(&self, slot: Slot) -> bool {
+        self.lane_number().is_none() || matches!(self.table[slot].kind, Kind::Node)
     }
 
     /// Sends a message back the way its cause came.
@@ -236,6 +242,7 @@ impl Worker {
         let Some(packet) = tun.space(length) else {
             return self.drops.count(DropReason::TunBatchFull);
         };
+        self.lane_heard(slot, arrival);
         if is_link_local(packet) {
             return self.neighbour_message(now, slot, arrival, packet, tx);
         }

@@ -67,6 +67,21 @@ impl Worker {
                 let peer = self.table[slot].entry.id;
                 self.tell(Event::Reflexive { peer, address });
             }
+            Control::Lanes(lanes) => {
+                self.link_heard(now, slot, arrival.from, tx);
+                self.lanes_told(now, slot, &lanes, tx);
+            }
+            Control::Barrier { number } => {
+                self.link_heard(now, slot, arrival.from, tx);
+                self.barrier(slot, arrival.from, number);
+            }
+            Control::BarrierReply { number } => {
+                self.link_heard(now, slot, arrival.from, tx);
+                match self.lane_number() {
+                    Some(_) => self.lane_answered(now, slot, number),
+                    None => self.end_barrier(slot, arrival.from.carrier(), number),
+                }
+            }
             Control::LinkKey(_)
             | Control::LinkKeyAck { .. }
             | Control::LinkKeyRequest
@@ -132,6 +147,9 @@ impl Worker {
             | Control::ChannelKeyAck(_)
             | Control::SizeProbe { .. }
             | Control::SizeProbeReply { .. }
+            | Control::Lanes(_)
+            | Control::Barrier { .. }
+            | Control::BarrierReply { .. }
             | Control::Flood(_) => {}
         }
     }
@@ -197,7 +215,7 @@ impl Worker {
     }
 
     /// Sends a message to the neighbour at `to`; probes count themselves.
-    fn send_control(
+    pub(crate) fn send_control(
         &mut self,
         now: Instant,
         slot: Slot,
@@ -298,6 +316,7 @@ impl Worker {
 
     /// A link went up or down.
     fn link_changed(&mut self, now: Instant, slot: Slot, state: LinkState) {
+        self.lanes_moved = true;
         let peer = &mut self.table[slot];
         match state {
             LinkState::Up => peer.dialer.stop(),
@@ -369,6 +388,10 @@ impl Worker {
         from: Endpoint,
         tx: &mut TxBatch,
     ) {
+        if self.lane_number().is_some() {
+            // The first worker says where a lane goes.
+            return;
+        }
         let carrier = from.carrier();
         let peer = &mut self.table[slot];
         let endpoint = match &mut peer.kind {
@@ -381,6 +404,7 @@ impl Worker {
         if *endpoint != Some(from) {
             let old = endpoint.replace(from);
             self.table.moved(slot, old, from);
+            self.lanes_moved = true;
             self.link_event(now, slot, carrier);
             self.send_observed(now, slot, tx);
         }
@@ -466,6 +490,9 @@ fn crosses_relays(message: &Control) -> bool {
         | Control::LinkKey(_)
         | Control::LinkKeyAck { .. }
         | Control::LinkKeyRequest
+        | Control::Lanes(_)
+        | Control::Barrier { .. }
+        | Control::BarrierReply { .. }
         | Control::Flood(_) => false,
     }
 }

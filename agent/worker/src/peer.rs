@@ -9,6 +9,8 @@ use wattle_model::{Carrier, Endpoint, Instant, LinkId, Micros};
 use wattle_tunnel::{DialRole, Dialer, LinkKeys, PathMtu, Session};
 
 use crate::PeerEntry;
+use crate::lane::Lane;
+use crate::lanes::PeerLanes;
 
 /// Packets that may wait for one session: about what a sender has under way while a handshake takes a round trip.
 const MAX_WAITING_PACKETS: usize = 128;
@@ -31,6 +33,10 @@ pub(crate) struct Peer {
     pub(crate) quic: Option<SocketAddr>,
     pub(crate) waiting: Waiting,
     pub(crate) path_mtu: PathMtu,
+    /// The lane to the peer, if this is a further worker.
+    pub(crate) lane: Lane,
+    /// What is known of the peer's lanes, if this is the first worker.
+    pub(crate) lanes: PeerLanes,
     /// Packets whose source was not this peer's.
     pub(crate) spoofed: u64,
 }

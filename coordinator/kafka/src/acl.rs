@@ -123,8 +123,10 @@ coded! {
 
 coded! {
     /// How a name is meant.
+    #[derive(Default)]
     Pattern {
         /// The whole name.
+        #[default]
         Literal = 3 "literal",
         /// Its beginning.
         Prefixed = 4 "prefixed",
@@ -167,22 +169,12 @@ coded! {
 
 coded! {
     /// Whether something is allowed or forbidden.
+    #[derive(Default)]
     Permission {
         /// Forbidden, whatever else is allowed.
         Deny = 2 "deny",
         /// Allowed.
+        #[default]
         Allow = 3 "allow",
-    }
-}
-
-impl Default for Pattern {
-    fn default() -> Self {
-        Self::Literal
-    }
-}
-
-impl Default for Permission {
-    fn default() -> Self {
-        Self::Allow
     }
 }

@@ -1,13 +1,16 @@
 //! Making the changes of a plan one by one, and telling what became of each: a change that fails holds up no other.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::Serialize;
 use wattle_api::secret::Secrets;
 
 use crate::admin::Admin;
-use crate::plan::{Action, Change, Flag, Item, Plan, Verdict};
+use crate::error::ClusterError;
+use crate::item::{Action, Change, Flag, Item, Verdict};
+use crate::plan::Plan;
+use crate::wanted::Wanted;
 
 /// What became of an item.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -67,6 +70,38 @@ pub fn apply<S: Secrets>(
         reports.push(report);
     }
     reports
+}
+
+/// Waits until the cluster shows what was done, since brokers learn of changes one after the other. Returns what differs
+/// then, or after `patience`.
+pub fn settle<S: Secrets>(
+    admin: &mut Admin<'_, S>,
+    wanted: &Wanted,
+    reports: &[Report],
+    patience: Duration,
+) -> Result<Plan, ClusterError> {
+    let end = Instant::now() + patience;
+    loop {
+        let plan = Plan::between(&admin.observe(wanted)?, wanted);
+        let lags = reports
+            .iter()
+            .any(|report| report.is_contradicted_by(&plan));
+        if !lags || Instant::now() >= end {
+            return Ok(plan);
+        }
+        std::thread::sleep(Duration::from_millis(100));
+    }
+}
+
+impl Report {
+    /// Whether it was done, and yet the same differs.
+    pub fn is_contradicted_by(&self, plan: &Plan) -> bool {
+        let same = |item: &Item| {
+            let mut fields = item.differences.iter().map(|difference| &difference.field);
+            item.subject == self.subject && fields.any(|field| self.fields.contains(field))
+        };
+        self.outcome == Outcome::Done && plan.items.iter().any(same)
+    }
 }
 
 fn outcome<S: Secrets>(

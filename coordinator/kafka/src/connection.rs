@@ -94,14 +94,14 @@ impl Connection {
             .as_ref()
             .map(|sasl| sasl.read_password(secrets))
             .transpose()?;
-        Self::open_as(kafka, secrets, kafka.sasl.as_ref().zip(password))
+        Self::open_as(kafka, secrets, kafka.sasl.as_ref().zip(password.as_ref()))
     }
 
     /// The same with a password that has been read.
     pub(crate) fn open_as(
         kafka: &Kafka,
         secrets: &impl Secrets,
-        user: Option<(&Sasl, Zeroizing<String>)>,
+        user: Option<(&Sasl, &Zeroizing<String>)>,
     ) -> Result<Self, ClusterError> {
         let tls = match kafka.protocol.has_tls() {
             true => Some(tls_config(&kafka.tls.clone().unwrap_or_default(), secrets)?),
@@ -109,18 +109,29 @@ impl Connection {
         };
         let mut troubles = Vec::new();
         for broker in &kafka.brokers {
-            match Self::reach(broker, tls.as_ref()) {
-                Ok(mut connection) => {
-                    connection.greet()?;
-                    if let Some((sasl, password)) = user {
-                        connection.log_in(sasl.mechanism, &sasl.username, password)?;
-                    }
-                    return Ok(connection);
-                }
-                Err(trouble) => troubles.push(format!("{broker}: {trouble}")),
+            match Self::reach(broker, tls.as_ref(), user) {
+                // The next broker may answer; what one of them refuses, all refuse.
+                Err(ClusterError::Unreachable(trouble)) => troubles.push(trouble),
+                Err(error @ ClusterError::Broken { .. }) => troubles.push(error.to_string()),
+                outcome => return outcome,
             }
         }
         Err(ClusterError::Unreachable(troubles.join("; ")))
+    }
+
+    /// Connects with one broker, asks what it can, and logs in.
+    fn reach(
+        broker: &str,
+        tls: Option<&Arc<ClientConfig>>,
+        user: Option<(&Sasl, &Zeroizing<String>)>,
+    ) -> Result<Self, ClusterError> {
+        let mut connection = Self::connect(broker, tls)
+            .map_err(|trouble| ClusterError::Unreachable(format!("{broker}: {trouble}")))?;
+        connection.greet()?;
+        if let Some((sasl, password)) = user {
+            connection.log_in(sasl, password)?;
+        }
+        Ok(connection)
     }
 
     /// Asks and waits for the answer, in the newest version that both sides know.
@@ -176,7 +187,7 @@ impl Connection {
         Ok(Bytes::from(answer))
     }
 
-    fn reach(broker: &str, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
+    fn connect(broker: &str, tls: Option<&Arc<ClientConfig>>) -> io::Result<Self> {
         let mut last = io::Error::from(io::ErrorKind::NotFound);
         for address in broker.to_socket_addrs()? {
             match TcpStream::connect_timeout(&address, CONNECT) {
@@ -206,7 +217,7 @@ impl Connection {
     /// Asks what the broker can. Version 0 is the one that every broker understands.
     fn greet(&mut self) -> Result<(), ClusterError> {
         let answer = self.call_in(&ApiVersionsRequest::default(), 0)?;
-        refusal(answer.error_code, None).map_or(Ok(()), Err)?;
+        done(answer.error_code, None)?;
         let able = answer.api_keys.iter();
         self.able = able
             .map(|key| (key.api_key, (key.min_version, key.max_version)))
@@ -214,12 +225,8 @@ impl Connection {
         Ok(())
     }
 
-    fn log_in(
-        &mut self,
-        mechanism: Mechanism,
-        user: &str,
-        password: Zeroizing<String>,
-    ) -> Result<(), ClusterError> {
+    fn log_in(&mut self, sasl: &Sasl, password: &Zeroizing<String>) -> Result<(), ClusterError> {
+        let mechanism = sasl.mechanism;
         let name = StrBytes::from_static_str(mechanism.name());
         let answer = self.call(&SaslHandshakeRequest::default().with_mechanism(name))?;
         if answer.error_code != 0 {
@@ -230,27 +237,16 @@ impl Connection {
         }
         match mechanism {
             Mechanism::Plain => {
-                let text = format!("\0{user}\0{}", *password);
+                let text = format!("\0{}\0{}", sasl.username, **password);
                 self.authenticate(text).map(drop)
             }
-            Mechanism::ScramSha256 | Mechanism::ScramSha512 => {
-                self.prove(mechanism, user, password)
-            }
+            Mechanism::ScramSha256 | Mechanism::ScramSha512 => self.prove(sasl, password),
         }
     }
 
-    fn prove(
-        &mut self,
-        mechanism: Mechanism,
-        user: &str,
-        password: Zeroizing<String>,
-    ) -> Result<(), ClusterError> {
-        let nonce = nonce().map_err(|source| ClusterError::Broken {
-            broker: self.broker.clone(),
-            doing: SaslAuthenticateRequest::DOING,
-            source,
-        })?;
-        let client = scram::Client::new(mechanism, user, password, &nonce)
+    fn prove(&mut self, sasl: &Sasl, password: &Zeroizing<String>) -> Result<(), ClusterError> {
+        let nonce = nonce()?;
+        let client = scram::Client::new(sasl.mechanism, &sasl.username, password.clone(), &nonce)
             .expect("both mechanisms that come here are SCRAM");
         let server_first = self.authenticate(client.first())?;
         let (last, expected) = client
@@ -292,10 +288,20 @@ impl Connection {
 }
 
 /// What a code and a message in an answer mean; none if all is well.
-pub(crate) fn refusal(code: i16, message: Option<&StrBytes>) -> Option<ClusterError> {
+fn refusal(code: i16, message: Option<&StrBytes>) -> Option<ClusterError> {
     let code = code.err()?;
-    let message = message.map(|message| message.to_string());
+    let message = message.map(ToString::to_string);
     Some(ClusterError::Refused { code, message })
+}
+
+/// What is wrong by a code and a message in an answer, if anything is.
+pub(crate) fn done(code: i16, message: Option<&StrBytes>) -> Result<(), ClusterError> {
+    refusal(code, message).map_or(Ok(()), Err)
+}
+
+/// Text as the protocol's messages hold it.
+pub(crate) fn text(text: &str) -> StrBytes {
+    StrBytes::from_string(text.to_owned())
 }
 
 /// A request with its length and header.
@@ -316,9 +322,9 @@ fn frame<C: Call>(request: &C, version: i16, correlation: i32) -> Result<Vec<u8>
     Ok(frame)
 }
 
-fn nonce() -> io::Result<String> {
+fn nonce() -> Result<String, ClusterError> {
     let mut bytes = [0; 18];
-    getrandom::fill(&mut bytes).map_err(|error| io::Error::other(error.to_string()))?;
+    getrandom::fill(&mut bytes).map_err(|error| ClusterError::Random(error.to_string()))?;
     Ok(STANDARD_NO_PAD.encode(bytes))
 }
 

@@ -23,6 +23,9 @@ pub enum ClusterError {
         /// Why.
         why: String,
     },
+    /// The system gives no random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
     /// No broker answers.
     #[error("no Kafka broker answers: {0}")]
     Unreachable(String),
@@ -67,7 +70,10 @@ pub enum ClusterError {
 impl ClusterError {
     /// Whether the connection may be used after this.
     pub(crate) const fn ends_connection(&self) -> bool {
-        !matches!(self, Self::Refused { .. } | Self::Secret(_))
+        !matches!(
+            self,
+            Self::Refused { .. } | Self::Secret(_) | Self::Random(_)
+        )
     }
 
     /// Whether a right is missing.

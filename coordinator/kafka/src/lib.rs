@@ -3,24 +3,29 @@
 //! [`Plan::between`], [`apply`].
 //!
 //! Speaks Kafka's protocol itself, since librdkafka's Rust binding changes settings only by replacing them all, and
-//! knows neither rights nor users. `document`, `wanted`, `placement` and `plan` ask nobody; sockets are in `connection`.
+//! knows neither rights nor users. `document`, `wanted`, `plan` and what they are made of ask nobody; sockets are in
+//! `connection`.
 
 pub mod acl;
 mod admin;
 mod apply;
+mod changes;
 mod connection;
 pub mod document;
 mod error;
+pub mod item;
+mod moves;
 pub mod observed;
 mod placement;
 pub mod plan;
+mod questions;
 pub mod render;
 mod scram;
 mod secrets;
 pub mod wanted;
 
 pub use crate::admin::Admin;
-pub use crate::apply::{Outcome, Report, apply};
+pub use crate::apply::{Outcome, Report, apply, settle};
 pub use crate::error::ClusterError;
 pub use crate::plan::Plan;
 pub use crate::secrets::HostSecrets;

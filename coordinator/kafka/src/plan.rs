@@ -1,15 +1,18 @@
 //! The way from what a cluster has to what it should have, item by item: what may be done at once, what needs a flag
 //! because something is lost by it, and what Kafka cannot do in place. Asks nobody and changes nothing.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 
 use serde::Serialize;
 
 use crate::acl::Acl;
-use crate::document::User;
+use crate::item::{Action, Change, Difference, Flag, Item, Verdict};
+use crate::moves::Moves;
 use crate::observed::{Observed, ObservedTopic, Scram};
-use crate::placement::Place;
 use crate::wanted::{REMOTE, Wanted, WantedTopic, principal};
+
+/// What a right is that somebody has.
+const GRANTED: &str = "granted";
 
 /// Everything that differs, in the order in which it is to be changed.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
@@ -18,145 +21,6 @@ pub struct Plan {
     pub items: Vec<Item>,
     /// What is there and nobody asked for; left alone.
     pub notes: Vec<String>,
-}
-
-/// One thing that differs.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Item {
-    /// What it is about: `topic NAME`, `user NAME`, `right of NAME`.
-    pub subject: String,
-    /// What is to be done.
-    pub action: Action,
-    /// Each difference.
-    pub differences: Vec<Difference>,
-    /// Whether it may be done.
-    #[serde(flatten)]
-    pub verdict: Verdict,
-    /// How it is done.
-    #[serde(skip)]
-    pub change: Change,
-}
-
-/// What is to be done.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Action {
-    /// Something is missing.
-    Create,
-    /// Something is otherwise.
-    Change,
-    /// Something is to be gone.
-    Delete,
-}
-
-/// A difference.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Difference {
-    /// Of what.
-    pub field: String,
-    /// As it is; none if it is not there.
-    pub found: Option<String>,
-    /// As it should be; none if it should not be there.
-    pub wanted: Option<String>,
-}
-
-/// Whether a change may be made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-#[serde(tag = "verdict", rename_all = "snake_case")]
-pub enum Verdict {
-    /// At any time.
-    Free,
-    /// Only with a flag, because something is lost by it.
-    Guarded {
-        /// The flag.
-        flag: Flag,
-        /// What is lost.
-        why: String,
-    },
-    /// Not in place.
-    Refused {
-        /// Why, and what to do instead.
-        why: String,
-    },
-}
-
-/// What an operator may allow.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Flag {
-    /// Delete topics, users and rights.
-    AllowDelete,
-    /// Keep less than before: shorter, fewer copies.
-    AllowShrink,
-}
-
-impl Flag {
-    /// As it is typed.
-    pub const fn option(self) -> &'static str {
-        match self {
-            Self::AllowDelete => "--allow-delete",
-            Self::AllowShrink => "--allow-shrink",
-        }
-    }
-}
-
-/// How something is changed.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Change {
-    /// Not at all: it is refused.
-    Nothing,
-    /// Make a topic; with the brokers of each partition, or as the cluster likes.
-    CreateTopic {
-        /// Its name.
-        topic: String,
-        /// What it should be like.
-        wanted: WantedTopic,
-        /// The brokers of each partition; empty for the cluster's own choice.
-        replicas: Vec<Vec<i32>>,
-    },
-    /// Set some settings of a topic and leave the others.
-    SetConfig {
-        /// Its name.
-        topic: String,
-        /// The settings.
-        settings: BTreeMap<String, String>,
-    },
-    /// Give a topic more partitions.
-    AddPartitions {
-        /// Its name.
-        topic: String,
-        /// How many it is to have.
-        count: u32,
-    },
-    /// Move copies of partitions.
-    Reassign {
-        /// The topic.
-        topic: String,
-        /// The brokers of each partition that moves.
-        replicas: BTreeMap<i32, Vec<i32>>,
-    },
-    /// Let the first copy of partitions lead.
-    ElectLeaders {
-        /// The topic.
-        topic: String,
-        /// Its partitions.
-        partitions: Vec<i32>,
-    },
-    /// Give a user a password.
-    SetPassword(Box<User>),
-    /// Give a right.
-    Grant(Acl),
-    /// Take a right away.
-    Revoke(Acl),
-    /// Delete the passwords of a user.
-    DeleteUser {
-        /// The user.
-        user: String,
-        /// Which passwords.
-        kinds: Vec<Scram>,
-    },
-    /// Delete a topic with all that is in it.
-    DeleteTopic(String),
 }
 
 impl Plan {
@@ -469,7 +333,7 @@ impl Plan {
             return;
         };
         for acl in wanted.acls.difference(found) {
-            let difference = Difference::new("right", None, Some(acl.to_string()));
+            let difference = Difference::new(&acl.to_string(), None, Some(GRANTED.to_owned()));
             let subject = format!("right of {}", acl.principal);
             self.add(
                 subject,
@@ -486,7 +350,7 @@ impl Plan {
     }
 
     fn revoke(&mut self, acl: &Acl, why: &str) {
-        let difference = Difference::new("right", Some(acl.to_string()), None);
+        let difference = Difference::new(&acl.to_string(), Some(GRANTED.to_owned()), None);
         let subject = format!("right of {}", acl.principal);
         let change = Change::Revoke(acl.clone());
         self.add_with(
@@ -531,151 +395,6 @@ impl Plan {
             }
         }
     }
-}
-
-impl Difference {
-    fn new(field: &str, found: Option<String>, wanted: Option<String>) -> Self {
-        Self {
-            field: field.to_owned(),
-            found,
-            wanted,
-        }
-    }
-}
-
-impl Verdict {
-    /// Whether it may be done with these flags.
-    pub fn allows(&self, flags: &BTreeSet<Flag>) -> bool {
-        match self {
-            Self::Free => true,
-            Self::Guarded { flag, .. } => flags.contains(flag),
-            Self::Refused { .. } => false,
-        }
-    }
-
-    fn delete(why: &str) -> Self {
-        Self::Guarded {
-            flag: Flag::AllowDelete,
-            why: why.to_owned(),
-        }
-    }
-
-    fn fewer_copies() -> Self {
-        Self::Guarded {
-            flag: Flag::AllowShrink,
-            why: "fewer brokers may fail before records are lost".to_owned(),
-        }
-    }
-}
-
-impl WantedTopic {
-    /// Why the cluster cannot have such a topic.
-    fn cannot_be_in(&self, observed: &Observed) -> Option<String> {
-        if self.is_tiered() && !observed.tiered {
-            return Some(
-                "the brokers have no remote storage: set remote.log.storage.system.enable and a plugin (wattle kafka render does)"
-                    .to_owned(),
-            );
-        }
-        let copies = usize::from(self.replication.unwrap_or(0));
-        if copies > observed.brokers.len() {
-            let brokers = observed.brokers.len();
-            return Some(format!(
-                "{copies} copies need as many brokers, and there are {brokers}"
-            ));
-        }
-        let known = |rack: &&String| {
-            observed
-                .brokers
-                .values()
-                .any(|found| found.as_ref() == Some(*rack))
-        };
-        let stranger = self.leaders.values().find(|rack| !known(rack))?;
-        Some(format!(
-            "no broker is in rack {stranger}, which desired.leaders names"
-        ))
-    }
-
-    /// The brokers of each partition; none if the number of copies is the cluster's to choose.
-    fn replicas(&self, observed: &Observed) -> Option<Vec<Vec<i32>>> {
-        let copies = usize::from(self.replication?);
-        let partitions = 0..i32::try_from(self.partitions).ok()?;
-        partitions
-            .map(|at| self.place(at, copies).find(&observed.brokers, &[]))
-            .collect()
-    }
-
-    fn place(&self, partition: i32, copies: usize) -> Place<'_> {
-        let leader = self.leaders.get(&partition).map(String::as_str);
-        Place {
-            partition,
-            copies,
-            leader,
-        }
-    }
-}
-
-/// What has to move in a topic.
-#[derive(Default)]
-struct Moves {
-    fewer: BTreeMap<i32, Vec<i32>>,
-    fewer_differences: Vec<Difference>,
-    other: BTreeMap<i32, Vec<i32>>,
-    other_differences: Vec<Difference>,
-    elect: Vec<i32>,
-    elect_differences: Vec<Difference>,
-    impossible: Option<(Difference, String)>,
-    /// Brokers with copies that do not answer; they may come back, so nothing is moved away from them.
-    away: BTreeSet<i32>,
-}
-
-impl Moves {
-    fn between(found: &ObservedTopic, wanted: &WantedTopic, observed: &Observed) -> Self {
-        let mut moves = Self::default();
-        for (at, partition) in (0..).zip(&found.partitions) {
-            let is_away = |broker: &&i32| !observed.brokers.contains_key(*broker);
-            let away: Vec<i32> = partition.replicas.iter().filter(is_away).copied().collect();
-            if !away.is_empty() {
-                moves.away.extend(away);
-                continue;
-            }
-            let has = partition.replicas.len();
-            let copies = wanted.replication.map_or(has, usize::from);
-            let place = wanted.place(at, copies);
-            let field = format!("copies of partition {at}");
-            let told = Some(list(&partition.replicas));
-            let Some(replicas) = place.find(&observed.brokers, &partition.replicas) else {
-                let difference = Difference::new(&field, told, Some(format!("{copies} copies")));
-                let why = wanted.cannot_be_in(observed);
-                let why = why.unwrap_or_else(|| "too few brokers are alive".to_owned());
-                moves.impossible.get_or_insert((difference, why));
-                continue;
-            };
-            if replicas != partition.replicas {
-                let difference = Difference::new(&field, told, Some(list(&replicas)));
-                let (all, differences) = if copies < has {
-                    (&mut moves.fewer, &mut moves.fewer_differences)
-                } else {
-                    (&mut moves.other, &mut moves.other_differences)
-                };
-                all.insert(at, replicas);
-                differences.push(difference);
-            } else if place.leader.is_some() && partition.leader != replicas[0] {
-                moves.elect.push(at);
-                let (is, should) = (partition.leader.to_string(), replicas[0].to_string());
-                let field = format!("leader of partition {at}");
-                moves
-                    .elect_differences
-                    .push(Difference::new(&field, Some(is), Some(should)));
-            }
-        }
-        moves
-    }
-}
-
-fn list(brokers: &[i32]) -> String {
-    let texts: Vec<String> = brokers.iter().map(ToString::to_string).collect();
-    texts.join(",")
 }
 
 fn differences_of(settings: &[(&String, &String)], found: &ObservedTopic) -> Vec<Difference> {

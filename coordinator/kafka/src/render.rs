@@ -68,8 +68,8 @@ pub fn cluster_id(cluster: &Cluster) -> String {
 struct Properties(Vec<(String, String)>);
 
 impl Properties {
-    fn set(&mut self, key: &str, value: impl ToString) {
-        let value = value.to_string();
+    fn set(&mut self, key: &str, value: impl Into<String>) {
+        let value = value.into();
         match self.0.iter_mut().find(|(known, _)| known == key) {
             Some(entry) => entry.1 = value,
             None => self.0.push((key.to_owned(), value)),
@@ -114,7 +114,7 @@ fn properties(cluster: &Cluster, server: &Server) -> String {
     }
     tiered(cluster, server, &mut properties);
     for (key, value) in &cluster.properties {
-        properties.set(key, value);
+        properties.set(key, value.as_str());
     }
     let head = format!(
         "# Server {} of a cluster of {}.\n",
@@ -131,9 +131,9 @@ fn identity(cluster: &Cluster, server: &Server, properties: &mut Properties) {
         "broker"
     };
     properties.set("process.roles", roles);
-    properties.set("node.id", server.id);
+    properties.set("node.id", server.id.to_string());
     if let Some(rack) = &server.rack {
-        properties.set("broker.rack", rack);
+        properties.set("broker.rack", rack.as_str());
         let nearest = "org.apache.kafka.common.replica.RackAwareReplicaSelector";
         properties.set("replica.selector.class", nearest);
     }
@@ -177,17 +177,17 @@ fn copies(cluster: &Cluster, properties: &mut Properties) {
         "transaction.state.log.replication.factor",
         "share.coordinator.state.topic.replication.factor",
     ] {
-        properties.set(key, copies);
+        properties.set(key, copies.to_string());
     }
     for key in [
         "min.insync.replicas",
         "transaction.state.log.min.isr",
         "share.coordinator.state.topic.min.isr",
     ] {
-        properties.set(key, in_step);
+        properties.set(key, in_step.to_string());
     }
-    properties.set("unclean.leader.election.enable", false);
-    properties.set("auto.create.topics.enable", false);
+    properties.set("unclean.leader.election.enable", "false");
+    properties.set("auto.create.topics.enable", "false");
 }
 
 fn security(cluster: &Cluster, server: &Server, directory: &Path, properties: &mut Properties) {
@@ -213,7 +213,7 @@ fn security(cluster: &Cluster, server: &Server, directory: &Path, properties: &m
     }
     let authorizer = "org.apache.kafka.metadata.authorizer.StandardAuthorizer";
     properties.set("authorizer.class.name", authorizer);
-    properties.set("allow.everyone.if.no.acl.found", false);
+    properties.set("allow.everyone.if.no.acl.found", "false");
     let servers = cluster
         .brokers
         .iter()
@@ -240,19 +240,22 @@ fn tiered(cluster: &Cluster, server: &Server, properties: &mut Properties) {
     let Some(storage) = &cluster.tiered else {
         return;
     };
-    properties.set("remote.log.storage.system.enable", true);
-    properties.set("remote.log.storage.manager.class.name", &storage.class);
+    properties.set("remote.log.storage.system.enable", "true");
+    properties.set(
+        "remote.log.storage.manager.class.name",
+        storage.class.as_str(),
+    );
     if let Some(path) = &storage.class_path {
-        properties.set("remote.log.storage.manager.class.path", path);
+        properties.set("remote.log.storage.manager.class.path", path.as_str());
     }
     for (key, value) in &storage.properties {
-        properties.set(&format!("rsm.config.{key}"), value);
+        properties.set(&format!("rsm.config.{key}"), value.as_str());
     }
     properties.set("remote.log.metadata.manager.listener.name", "BROKERS");
     let copies = COPIES.min(cluster.brokers.len());
     properties.set(
         "rlmm.config.remote.log.metadata.topic.replication.factor",
-        copies,
+        copies.to_string(),
     );
     // The clients by which servers tell each other where segments are log in as the servers do.
     if let (Security::SaslSsl, Some(directory)) = (cluster.security, &cluster.tls_dir) {

@@ -34,7 +34,7 @@ pub struct WantedTopic {
     pub replication: Option<u16>,
     /// Settings; what is not named stays as it is.
     pub config: BTreeMap<String, String>,
-    /// A record's place follows from the number of partitions, so that must not change.
+    /// A key's place follows from the number of partitions, so that must not change.
     pub keyed: bool,
     /// In which racks partitions should be led.
     pub leaders: BTreeMap<i32, String>,
@@ -116,7 +116,7 @@ impl Wanted {
         kafka: &Kafka,
         network: &str,
     ) -> Result<(), Impossible> {
-        let leaders = leaders(&desired.leaders, kafka.topics.partitions)?;
+        let leaders = leaders(&desired.leaders, kafka)?;
         for spec in desired_topics(&kafka.topics_of(network), &kafka.topics) {
             let config = spec.config.into_iter();
             let mut topic = WantedTopic {
@@ -127,6 +127,8 @@ impl Wanted {
                 leaders: BTreeMap::new(),
             };
             if spec.partitions == kafka.topics.partitions {
+                // A slot map says where records are, whatever the number of partitions is.
+                topic.keyed = kafka.slots.newest().is_none();
                 topic.leaders.clone_from(&leaders);
             }
             if let Some(tiered) = &desired.tiered {
@@ -218,6 +220,9 @@ fn rights(user: &User, role: Role, principal: &str, network: &str, kafka: &Kafka
             operation,
         )
     };
+    let group = |name: &str, pattern| {
+        Acl::allow(principal, Resource::Group, name, pattern, Operation::Read)
+    };
     match role {
         Role::Mirror => {
             let id = transactional_id(network);
@@ -239,47 +244,66 @@ fn rights(user: &User, role: Role, principal: &str, network: &str, kafka: &Kafka
             ];
             let on_transactions = [Operation::Describe, Operation::Write];
             let all = on_topics.map(topics).into_iter();
-            all.chain(on_transactions.map(transactions)).collect()
+            // Its consumers never join the group, but librdkafka asks for its coordinator.
+            all.chain(on_transactions.map(transactions))
+                .chain([group(&id, Pattern::Literal)])
+                .collect()
         }
         Role::Reader => {
             let groups = user.group_prefix.as_deref().unwrap_or(&user.name);
-            let group = Acl::allow(
-                principal,
-                Resource::Group,
-                groups,
-                Pattern::Prefixed,
-                Operation::Read,
-            );
             let on_topics = [
                 Operation::Describe,
                 Operation::DescribeConfigs,
                 Operation::Read,
             ];
-            on_topics.map(topics).into_iter().chain([group]).collect()
+            let own = group(groups, Pattern::Prefixed);
+            let of_wattle = group(READERS_GROUP, Pattern::Literal);
+            on_topics
+                .map(topics)
+                .into_iter()
+                .chain([own, of_wattle])
+                .collect()
         }
     }
 }
 
-/// The racks of partitions, from the racks of the sites in them.
+/// The group that `wattle topology` names, without ever joining it.
+const READERS_GROUP: &str = "wattle-topology";
+
+/// The racks in which partitions are led: those of `kafka.topics.racks`, and of the sites whose records are there.
 fn leaders(
     sites: &BTreeMap<String, String>,
-    partitions: u32,
+    kafka: &Kafka,
 ) -> Result<BTreeMap<i32, String>, Impossible> {
-    let mut taken: BTreeMap<u32, (&String, &String)> = BTreeMap::new();
+    let mut taken: BTreeMap<u32, (&str, &String)> = BTreeMap::new();
+    for (partition, rack) in (0..).zip(&kafka.topics.racks) {
+        taken.insert(partition, ("kafka.topics.racks", rack));
+    }
     for (site, rack) in sites {
-        let partition = partition_of(Some(site), "", partitions);
-        let (first, known) = *taken.entry(partition).or_insert((site, rack));
-        if known != rack {
-            let (first, second) = (first.clone(), site.clone());
-            return Err(Impossible::TwoRacks {
-                first,
-                second,
-                partition,
-            });
+        for partition in partitions_of(site, kafka) {
+            let (first, known) = *taken.entry(partition).or_insert((site, rack));
+            if known != rack {
+                let (first, second) = (first.to_owned(), site.clone());
+                return Err(Impossible::TwoRacks {
+                    first,
+                    second,
+                    partition,
+                });
+            }
         }
     }
     let leaders = taken.into_iter();
     Ok(leaders
         .map(|(partition, (_, rack))| (partition as i32, rack.clone()))
         .collect())
+}
+
+/// The partitions to which the records of a site go.
+fn partitions_of(site: &str, kafka: &Kafka) -> Vec<u32> {
+    let Some(slots) = kafka.slots.newest() else {
+        return vec![partition_of(Some(site), "", kafka.topics.partitions)];
+    };
+    let mut named = slots.sites.iter();
+    let own = named.find(|(name, _)| name.to_string() == site);
+    own.map_or(&slots.default, |(_, slots)| slots).clone()
 }

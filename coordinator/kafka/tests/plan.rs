@@ -9,8 +9,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_kafka::acl::{Acl, Operation, Pattern, Resource};
 use wattle_kafka::document::Document;
+use wattle_kafka::item::{Change, Flag, Verdict};
 use wattle_kafka::observed::{Observed, ObservedTopic, Partition, Scram};
-use wattle_kafka::plan::{Change, Flag, Verdict};
 use wattle_kafka::wanted::Impossible;
 use wattle_kafka::{Plan, Wanted};
 
@@ -51,6 +51,8 @@ fn an_empty_cluster_gets_topics_users_and_rights() {
             "right of User:eyes",
             "right of User:eyes",
             "right of User:eyes",
+            "right of User:eyes",
+            "right of User:wattle",
             "right of User:wattle",
             "right of User:wattle",
             "right of User:wattle",
@@ -61,10 +63,8 @@ fn an_empty_cluster_gets_topics_users_and_rights() {
         ]
     );
     assert!(plan.items.iter().all(|item| item.verdict == Verdict::Free));
-    let Change::CreateTopic { replicas, .. } = &plan.items[4].change else {
-        panic!("{plan:?}")
-    };
-    assert_eq!(replicas, &[vec![1, 3], vec![2, 1]], "each in two racks");
+    let replicas = replicas_of_events(&plan);
+    assert_eq!(replicas, [vec![1, 3], vec![2, 1]], "each in two racks");
 }
 
 #[test]
@@ -208,9 +208,7 @@ fn leaders_are_where_their_sites_are() {
     let text = DOCUMENT.to_owned() + "[desired.leaders]\nfra1 = \"c\"\n";
     let wanted = wanted(&text);
     let plan = Plan::between(&empty(), &wanted);
-    let Change::CreateTopic { replicas, .. } = &plan.items[4].change else {
-        panic!("{plan:?}")
-    };
+    let replicas = replicas_of_events(&plan);
     let at = wattle_api::stream::partition_of(Some("fra1"), "", 2) as usize;
     assert_eq!(replicas[at][0], 3, "broker 3 is in rack c");
 
@@ -223,6 +221,35 @@ fn leaders_are_where_their_sites_are() {
             topic: EVENTS.into(),
             partitions: vec![at as i32]
         }
+    );
+}
+
+#[test]
+fn the_slot_map_and_the_racks_of_partitions_are_honoured() {
+    let slots = "[[kafka.slots]]\nversion = 1\ndefault = [0]\nsites = { fra1 = [1] }\n";
+    let text = DOCUMENT.to_owned() + slots + "[desired.leaders]\nfra1 = \"c\"\n";
+    let mapped = wanted(&text);
+    let replicas = replicas_of_events(&Plan::between(&empty(), &mapped));
+    assert_eq!(replicas[1][0], 3);
+    let mut observed = made(&mapped);
+    observed.topics.get_mut(EVENTS).unwrap().partitions.pop();
+    let plan = Plan::between(&observed, &mapped);
+    assert!(
+        matches!(plan.items[0].change, Change::AddPartitions { count: 2, .. }),
+        "the slot map says where records are: {plan:?}"
+    );
+
+    let text = DOCUMENT.replace("replication = 2", "replication = 2\nracks = [\"b\", \"a\"]");
+    let replicas = replicas_of_events(&Plan::between(&empty(), &wanted(&text)));
+    assert_eq!((replicas[0][0], replicas[1][0]), (2, 1));
+    let text = text + slots + "[desired.leaders]\nfra1 = \"c\"\n";
+    let document = Document::parse(text.as_bytes()).unwrap();
+    let refused = Wanted::of(&document.desired, &document.kafka.unwrap()).unwrap_err();
+    assert!(
+        refused
+            .to_string()
+            .contains("kafka.topics.racks and fra1 share partition 1"),
+        "{refused}"
     );
 }
 
@@ -381,6 +408,17 @@ fn made(wanted: &Wanted) -> Observed {
         }
     }
     observed
+}
+
+/// Where the events topic is to be made.
+fn replicas_of_events(plan: &Plan) -> Vec<Vec<i32>> {
+    let made = plan.items.iter().find_map(|item| match &item.change {
+        Change::CreateTopic {
+            topic, replicas, ..
+        } if topic == EVENTS => Some(replicas.clone()),
+        _ => None,
+    });
+    made.unwrap()
 }
 
 fn partition(replicas: &[i32]) -> Partition {

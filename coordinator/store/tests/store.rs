@@ -397,3 +397,28 @@ async fn batches_of_events_reach_the_disk_faster_than_2000_a_second() {
     let rate = 10_000.0 / start.elapsed().as_secs_f64();
     assert!(rate > 2_000.0, "{rate:.0} events/s");
 }
+
+#[tokio::test]
+async fn the_newest_event_of_a_time_is_found_until_it_is_trimmed_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await.unwrap();
+    let at = |seconds: u64| Timestamp::from_millis(NOW.as_millis() + seconds * 1_000);
+    assert_eq!(store.seq_at(at(0)).await.unwrap(), None);
+    // Events 1 to 3 at 0 s, 4 to 6 at 10 s, ... 28 to 30 at 90 s.
+    for step in 0..10 {
+        let change = announce(step * 3..step * 3 + 3);
+        store.commit(&change, at(step * 10)).await.unwrap();
+    }
+    for (seconds, seq) in [(0, 3), (9, 3), (10, 6), (45, 15), (90, 30), (1_000, 30)] {
+        assert_eq!(
+            store.seq_at(at(seconds)).await.unwrap(),
+            Some(seq),
+            "{seconds}"
+        );
+    }
+    let before = Timestamp::from_millis(NOW.as_millis() - 1);
+    assert_eq!(store.seq_at(before).await.unwrap(), None);
+    store.trim_outbox(10, 100).await.unwrap();
+    assert_eq!(store.seq_at(at(20)).await.unwrap(), None);
+    assert_eq!(store.seq_at(at(30)).await.unwrap(), Some(12));
+}

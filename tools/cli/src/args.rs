@@ -1,6 +1,7 @@
 //! The command line: verbs and their arguments, with the help that people read.
 
 mod kafka;
+mod topology;
 
 use std::net::IpAddr;
 use std::path::PathBuf;
@@ -9,6 +10,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use wattle_model::{NodeName, Prefix, WgKey};
 
 pub(crate) use self::kafka::{KafkaApplyArgs, KafkaVerb, RenderArgs};
+pub(crate) use self::topology::{MapArgs, StreamArgs, TailArgs, TopologyVerb};
 
 /// Exit codes, as the help and the manual show them.
 pub(crate) const EXIT_CODES: &str = "\
@@ -274,58 +276,6 @@ pub(crate) struct EventsArgs {
     pub(crate) follow: bool,
 }
 
-/// Verbs of `topology`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum TopologyVerb {
-    /// Print events as they come, one JSON object per line with --json
-    Tail {
-        #[command(flatten)]
-        source: StreamArgs,
-        /// Begin with the oldest event that is kept, instead of the next one
-        #[arg(long)]
-        from_start: bool,
-        /// Stop after so many events
-        #[arg(long, value_name = "N")]
-        max: Option<u64>,
-    },
-    /// Print the topology as the stream has it
-    Show {
-        #[command(flatten)]
-        source: StreamArgs,
-    },
-    /// Check that the stream lost, doubled and reordered nothing; exit with 5 otherwise
-    Verify {
-        #[command(flatten)]
-        source: StreamArgs,
-    },
-}
-
-/// Where the topology stream is read.
-#[derive(Debug, Args)]
-pub(crate) struct StreamArgs {
-    /// Read from these Kafka brokers, which want no credentials
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        conflicts_with = "coordinator",
-        group = "brokers"
-    )]
-    pub(crate) kafka: Option<String>,
-    /// Read from the Kafka brokers of the table `kafka` in this file, as coordinator.toml has it
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "coordinator",
-        group = "brokers"
-    )]
-    pub(crate) kafka_config: Option<PathBuf>,
-    /// What the topics' names begin with
-    #[arg(long, value_name = "PREFIX", requires = "brokers")]
-    pub(crate) prefix: Option<String>,
-    #[command(flatten)]
-    pub(crate) coordinator: CoordinatorArgs,
-}
-
 /// Which coordinator, and how to be let in.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CoordinatorArgs {
@@ -476,6 +426,12 @@ mod tests {
             "wattle topology tail --kafka k:9092 --coordinator c:5741",
             "wattle topology tail --kafka k:9092 --kafka-config f",
             "wattle topology show --kafka-config f --coordinator c:5741",
+            "wattle topology show --format png",
+            "wattle topology at",
+            "wattle topology diff",
+            "wattle topology path a",
+            "wattle topology tail --from-start --since -1h",
+            "wattle topology replay --speed 0",
             "wattle leaves add phone",
             "wattle leaves add phone --host r1 --public-key short",
             "wattle tokens revoke",

@@ -24,6 +24,8 @@ const PROGRESS_SUFFIX: &str = ".topology.progress.v1";
 pub struct Source {
     pub(crate) kafka: Kafka,
     pub(crate) topics: Topics,
+    /// Whether there is a topic of snapshots: older mirrors write none.
+    pub(crate) has_snapshots: bool,
 }
 
 impl Source {
@@ -61,7 +63,12 @@ impl Source {
                 });
             }
         }
-        Ok(Self { kafka, topics })
+        let has_snapshots = counts.contains_key(&topics.snapshots);
+        Ok(Self {
+            kafka,
+            topics,
+            has_snapshots,
+        })
     }
 }
 

@@ -39,12 +39,12 @@ use wattle_worker::{Command, Event};
 
 use crate::config::Config;
 use crate::coordinator::{FromCoordinator, Uplink};
-use crate::data_thread::{WorkerHandle, WorkerReport};
 use crate::health::LoadWatch;
 use crate::notify::{Notifier, watchdog_interval};
 use crate::query::{Caller, Query};
 use crate::quic::Quic;
 use crate::state::{Keys, Network, StateDir};
+use crate::worker_handle::{WorkerHandle, WorkerReport};
 
 use coordination::CoordinatorView;
 use event_log::{EventLog, Happening};
@@ -65,6 +65,8 @@ pub(crate) struct Setting {
     pub(crate) listen_port: u16,
     /// The QUIC carrier.
     pub(crate) quic: Quic,
+    /// Why there is one worker although more were to be.
+    pub(crate) few_workers: Option<String>,
     /// Index of the TUN device.
     pub(crate) interface_index: u32,
     /// The state directory, locked.
@@ -198,6 +200,9 @@ impl Engine {
         };
         if let Some(trouble) = engine.setting.quic.trouble.take() {
             engine.trouble(HealthLevel::Warning, "quic_port", trouble);
+        }
+        if let Some(trouble) = engine.setting.few_workers.take() {
+            engine.trouble(HealthLevel::Warning, "workers", trouble);
         }
         engine
     }

@@ -1,6 +1,7 @@
 //! What operators are told: the engine's state in the shapes of the local socket.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use wattle_control::{
     CoordinatorReport, ErrorCode, HealthLevel, HealthLine, LinkReport, LinksReport, NetworkRef,
@@ -12,15 +13,15 @@ use wattle_dataplane::Path;
 use wattle_model::{LinkState, NodeId, Prefix};
 use wattle_routing::Route;
 use wattle_wire::grant::{Grant, Peer};
-use wattle_worker::{LinkStatus, SessionStatus};
+use wattle_worker::{LaneStatus, LinkStatus, SessionStatus};
 
 use super::forwarding::{self, LeftOut};
 use super::paths::{Map, agreed, all_claims, control_parts};
 use super::{Destination, Engine};
-use crate::data_thread::WorkerReport;
 use crate::health;
 use crate::local_api::refusal;
 use crate::query::Caller;
+use crate::worker_handle::WorkerReport;
 
 /// Versions are of the whole workspace.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -95,6 +96,8 @@ impl Engine {
             offloads: worker
                 .map(|worker| worker.offloads.names())
                 .unwrap_or_default(),
+            workers: count(self.worker.view().loads.len()),
+            workers_active: count(self.worker.view().active.load(Ordering::Relaxed)),
             ready: own.is_some(),
             converged: own.is_some() && waiting_for.is_empty(),
             waiting_for,
@@ -307,7 +310,10 @@ impl Engine {
             .worker
             .links
             .iter()
-            .map(|link| self.link_report(link, sessions.get(&link.peer).copied()))
+            .map(|link| LinkReport {
+                lanes: lanes_beside(link, &worker.worker.lanes),
+                ..self.link_report(link, sessions.get(&link.peer).copied())
+            })
             .collect();
         links.sort_by(|a, b| (&a.peer.name, a.carrier).cmp(&(&b.peer.name, b.carrier)));
         links
@@ -340,6 +346,7 @@ impl Engine {
             fast_channel: session.and_then(fast_channel),
             rx_bytes: link.rx_bytes,
             tx_bytes: link.tx_bytes,
+            lanes: 0,
         }
     }
 
@@ -614,6 +621,15 @@ pub(super) fn failure(what: &str, why: String) -> Reply {
         why,
         "journalctl -u wattled",
     ))
+}
+
+/// How many lanes carry packets to the host at the other end of a link.
+fn lanes_beside(link: &LinkStatus, lanes: &[LaneStatus]) -> u32 {
+    let host = link.endpoint.map(|endpoint| endpoint.ip());
+    let beside = lanes
+        .iter()
+        .filter(|lane| lane.is_open && lane.peer == link.peer && Some(lane.endpoint.ip()) == host);
+    count(beside.count())
 }
 
 fn sessions_by_peer(report: &WorkerReport) -> BTreeMap<NodeId, &SessionStatus> {

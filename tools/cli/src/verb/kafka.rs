@@ -10,7 +10,7 @@ use std::time::Duration;
 use serde::Serialize;
 use wattle_api::stream::Kafka;
 use wattle_kafka::document::Document;
-use wattle_kafka::plan::{Action, Flag, Item, Verdict};
+use wattle_kafka::item::{Action, Flag, Item, Verdict};
 use wattle_kafka::render::{Rendered, render};
 use wattle_kafka::{Admin, ClusterError, HostSecrets, Outcome as Became, Plan, Report, Wanted};
 
@@ -19,6 +19,9 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::human::clean;
 use crate::output::Output;
 use crate::table::{Columns, Mood, Side};
+
+/// How long brokers may take to show what was changed; milliseconds if they are well.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// Does what the verb says.
 pub(crate) fn run(verb: KafkaVerb, output: &mut Output) -> Outcome {
@@ -179,6 +182,16 @@ fn apply(args: &KafkaApplyArgs, output: &mut Output) -> Outcome {
         }
     });
     told?;
+    let left = wattle_kafka::settle(&mut admin, &desk.wanted, &reports, SETTLE).map_err(failure)?;
+    for report in reports
+        .iter()
+        .filter(|report| report.is_contradicted_by(&left))
+    {
+        output.warn(format!(
+            "{} was changed, but the brokers do not show it",
+            report.subject
+        ));
+    }
     if json {
         output.answer("kafka_apply", &reports, |_| String::new())?;
     }
@@ -334,13 +347,14 @@ fn failure(error: ClusterError) -> Failure {
         ClusterError::Refused { .. } | ClusterError::Protocol { .. } => {
             (Exit::Failure, "look at the brokers' logs")
         }
+        ClusterError::Random(_) => (Exit::Failure, "try again"),
     };
     Failure::new(exit, what, error, next)
 }
 
 #[cfg(test)]
 mod tests {
-    use wattle_kafka::plan::{Change, Difference};
+    use wattle_kafka::item::{Change, Difference};
 
     use super::*;
 

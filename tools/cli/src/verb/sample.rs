@@ -50,6 +50,8 @@ pub(crate) fn status() -> StatusReport {
         mtu_bytes: 1_360,
         listen_port: 51_820,
         offloads: vec!["vnet".into(), "tso".into()],
+        workers: 2,
+        workers_active: 1,
         ready: true,
         converged: false,
         waiting_for: vec!["r3".into()],
@@ -92,6 +94,7 @@ pub(crate) fn links() -> LinksReport {
         fast_channel: Some("aes-256-gcm".into()),
         rx_bytes: 1_300_000,
         tx_bytes: 4_096,
+        lanes: 1,
     };
     let down = LinkReport {
         link: LinkId(2),
@@ -110,6 +113,7 @@ pub(crate) fn links() -> LinksReport {
         fast_channel: None,
         rx_bytes: 0,
         tx_bytes: 0,
+        lanes: 0,
     };
     LinksReport {
         links: vec![up, down],

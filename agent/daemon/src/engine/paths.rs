@@ -62,7 +62,7 @@ impl<'a> Map<'a> {
             .filter(is_other)
             .min_by_key(|way| way.cost);
         let runner_up = other.and_then(|way| {
-            let nodes = self.nodes(way.neighbour, None, to.node)?;
+            let nodes = self.nodes(way.neighbour, &[], to.node)?;
             let role = match way.verdict {
                 Verdict::Preferred | Verdict::Shared => PathRole::Used,
                 Verdict::Backup => PathRole::Backup,
@@ -94,7 +94,7 @@ impl<'a> Map<'a> {
             .next
             .first()?
             .neighbour;
-        let nodes = self.nodes(first, None, to)?;
+        let nodes = self.nodes(first, &[], to)?;
         let mut rtt = 0;
         let mut arrives = 1.0;
         for ends in nodes.windows(2) {

@@ -88,7 +88,7 @@ impl Pair {
     /// Lets a node send to the other over the link.
     fn route(&mut self, node: usize) {
         let link = self.status(node, 0).links[0].link;
-        let prefix = "10.77.0.0/24".parse().unwrap();
+        let prefix = "10.77.0.0/24".parse().expect("a prefix");
         let paths = [(id(1 - node), Path::single(link))];
         let forwarding = Forwarding::new([(prefix, id(1 - node))], paths);
         self.command(node, &Command::SetForwarding(Arc::new(forwarding)));
@@ -152,7 +152,7 @@ impl Pair {
     fn delivered(&self, node: usize) -> Vec<u32> {
         let numbers = self.hosts[node].delivered.iter();
         numbers
-            .map(|packet| u32::from_be_bytes(packet[28..32].try_into().unwrap()))
+            .map(|packet| u32::from_be_bytes(packet[28..32].try_into().expect("four bytes")))
             .collect()
     }
 
@@ -214,7 +214,7 @@ impl Pair {
                 let due = self.hosts[node].workers[worker].worker.poll_timeout();
                 (due, node, worker)
             });
-            let (timer, node, worker) = timers.min().unwrap();
+            let (timer, node, worker) = timers.min().expect("workers have timers");
             if arrival.min(timer) > end {
                 break;
             }
@@ -310,7 +310,7 @@ fn config(cipher: CipherKind, host: usize, worker: u8) -> Config {
 }
 
 fn peers(node: usize) -> Peers {
-    let prefix = |host: usize| format!("10.77.0.{host}").parse().unwrap();
+    let prefix = |host: usize| format!("10.77.0.{host}").parse().expect("a prefix");
     let other = 1 - node;
     let key = x25519_dalek::StaticSecret::from(secret(other));
     Peers {

@@ -160,7 +160,7 @@ impl Search {
         let last = self.clear(graph, primary, destination);
         let stops = self.stops(graph, primary, destination);
         let demands = match most {
-            Protection::Node => &[Demand::Node, Demand::LikelyNode, Demand::Link][..],
+            Protection::Node => &[Demand::Node, Demand::Link][..],
             Protection::Link => &[Demand::Link],
         };
         demands.iter().find_map(|demand| {
@@ -282,8 +282,6 @@ struct Leg<'a> {
 enum Demand {
     /// The next hop, whatever others choose or hold on to.
     Node,
-    /// The next hop if nobody holds on to a route that it would not choose anew, and the link in any case.
-    LikelyNode,
     /// The link.
     Link,
 }
@@ -293,7 +291,6 @@ impl Leg<'_> {
     fn is_clear(&self, clear: &Clear, from: Vertex) -> bool {
         let of_more = match self.demand {
             Demand::Node => clear.of_node(from),
-            Demand::LikelyNode => clear.of_node_likely(from),
             Demand::Link => true,
         };
         of_more && clear.of_link(from)
@@ -301,7 +298,7 @@ impl Leg<'_> {
 
     fn protection(&self) -> Protection {
         match self.demand {
-            Demand::Node | Demand::LikelyNode => Protection::Node,
+            Demand::Node => Protection::Node,
             Demand::Link => Protection::Link,
         }
     }

@@ -17,8 +17,6 @@ pub struct Course {
     /// Where the choices of each node begin in `choices`.
     first: Vec<u32>,
     choices: Vec<Vertex>,
-    /// For each of them, whether it may be chosen anew, or only held.
-    fresh: Vec<bool>,
 }
 
 /// From which nodes packets reach the target whatever is chosen, without passing this node.
@@ -26,7 +24,6 @@ pub struct Course {
 pub struct Clear {
     link: Vec<bool>,
     node: Vec<bool>,
-    likely: Vec<bool>,
 }
 
 impl Clear {
@@ -38,11 +35,6 @@ impl Clear {
     /// Whether they do so even if the next hop itself is gone.
     pub fn of_node(&self, from: Vertex) -> bool {
         self.node[from.0 as usize]
-    }
-
-    /// The same, if nobody on the way holds on to a route that it would not choose anew.
-    pub fn of_node_likely(&self, from: Vertex) -> bool {
-        self.likely[from.0 as usize]
     }
 }
 
@@ -60,7 +52,6 @@ impl Course {
             order,
             first: vec![0],
             choices: Vec::new(),
-            fresh: Vec::new(),
         };
         let mut nearer = Vec::new();
         for vertex in graph.vertices() {
@@ -84,8 +75,6 @@ impl Course {
         for candidate in &*nearer {
             if multipath::may_use(candidate, best, target) {
                 self.choices.push(candidate.neighbour);
-                self.fresh
-                    .push(multipath::may_choose(candidate, best, target));
             }
         }
     }
@@ -105,14 +94,6 @@ impl Course {
         &self.choices[self.room(vertex)]
     }
 
-    /// Where it sends them if it chooses anew.
-    fn fresh(&self, vertex: Vertex) -> impl Iterator<Item = &Vertex> {
-        let room = self.room(vertex);
-        let choices = self.choices[room.clone()].iter();
-        let fresh = choices.zip(&self.fresh[room]);
-        fresh.filter(|(_, fresh)| **fresh).map(|(choice, _)| choice)
-    }
-
     fn room(&self, vertex: Vertex) -> std::ops::Range<usize> {
         let at = vertex.0 as usize;
         self.first[at] as usize..self.first[at + 1] as usize
@@ -125,27 +106,20 @@ impl Course {
         let nobody = vec![false; self.first.len() - 1];
         let mut clear = Clear {
             link: nobody.clone(),
-            node: nobody.clone(),
-            likely: nobody,
+            node: nobody,
         };
         for vertex in self.order.iter().filter(|vertex| **vertex != node) {
             let at = vertex.0 as usize;
             if *vertex == self.tree.root() {
                 clear.link[at] = true;
                 clear.node[at] = *vertex != failed;
-                clear.likely[at] = *vertex != failed;
                 continue;
             }
             let choices = self.choices(*vertex);
             clear.link[at] = choices.iter().all(|next| clear.of_link(*next));
-            let (node, likely) = (&clear.node, &clear.likely);
-            let reaches = |clear: &[bool], next: &Vertex| clear[next.0 as usize];
             let of_node =
-                *vertex != failed && all_but(failed, choices.iter(), |next| reaches(node, next));
-            let of_likely = *vertex != failed
-                && all_but(failed, self.fresh(*vertex), |next| reaches(likely, next));
+                *vertex != failed && all_but(failed, choices.iter(), |next| clear.of_node(*next));
             clear.node[at] = of_node;
-            clear.likely[at] = of_likely;
         }
         clear
     }

@@ -178,14 +178,6 @@ pub(crate) fn slack(longest: Cost) -> u32 {
     u32::try_from(shared.max(held)).unwrap_or(u32::MAX)
 }
 
-/// The same, if the node holds on to nothing that it chose before.
-pub(crate) fn may_choose(candidate: &Candidate, best: &Candidate, destination: Vertex) -> bool {
-    match best.neighbour == destination {
-        true => candidate.neighbour == destination,
-        false => shares_with(candidate, best),
-    }
-}
-
 fn shares_with(other: &Candidate, best: &Candidate) -> bool {
     let best = u64::from(best.cost.0);
     u64::from(other.cost.0) <= (best * 13 / 10).min(best + SHARE_WITHIN)

@@ -149,6 +149,8 @@ impl Lane {
     /// A packet for the peer is there; `is_usable` says whether the session is.
     pub(crate) fn choose(&mut self, now: Instant, is_usable: bool) -> Choice {
         match self.stage {
+            // What waited goes first, wherever it goes.
+            _ if !self.held.is_empty() => Choice::Hold,
             Stage::Open if is_usable => Choice::Lane,
             Stage::Open => {
                 self.fail(now);
@@ -394,9 +396,10 @@ mod tests {
         assert!(lane.hold(VnetHeader::default(), &[1]));
         assert_eq!(steps(&mut lane, after(2), true), []);
         lane.switched(after(3), 2);
-        assert_eq!(lane.choose(after(3), true), Choice::Lane);
+        assert_eq!(lane.choose(after(3), true), Choice::Hold, "one waits");
         assert_eq!(lane.step(after(3), true), Some(Step::Release));
         assert_eq!(lane.take_held().len(), 1);
+        assert_eq!(lane.choose(after(3), true), Choice::Lane);
         lane
     }
 
@@ -425,10 +428,11 @@ mod tests {
         // Fifty milliseconds and three round trips of ten.
         assert_eq!(lane.poll_timeout(), after(90));
         assert_eq!(lane.step(after(90), true), Some(Step::Release));
-        assert_eq!(lane.choose(after(90), true), Choice::First);
+        assert_eq!(lane.choose(after(90), true), Choice::Hold, "one waits");
         lane.switched(after(91), 2);
         assert!(!lane.is_open(), "late answers open nothing");
         assert_eq!(lane.take_held().len(), 1);
+        assert_eq!(lane.choose(after(91), true), Choice::First);
         assert_eq!(lane.choose(after(1_089), true), Choice::First);
         assert_eq!(steps(&mut lane, after(1_089), true), [], "it pauses");
         assert_eq!(lane.choose(after(1_090), true), Choice::First);

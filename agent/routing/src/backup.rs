@@ -160,8 +160,8 @@ impl Search {
         let last = self.clear(graph, primary, destination);
         let stops = self.stops(graph, primary, destination);
         let demands = match most {
-            Protection::Node => &[Demand::Node, Demand::Link][..],
-            Protection::Link => &[Demand::Link],
+            Protection::Node => &[Protection::Node, Protection::Link][..],
+            Protection::Link => &[Protection::Link],
         };
         demands.iter().find_map(|demand| {
             let leg = Leg {
@@ -171,7 +171,7 @@ impl Search {
                 demand: *demand,
             };
             leg.straight(destination, &last)
-                .or_else(|| self.over_one(&leg, destination, &last, &stops))
+                .or_else(|| self.over_one(&leg, destination, (&last, Cost(0)), &stops, None))
                 .or_else(|| self.over_two(&leg, destination, &last, &stops))
         })
     }
@@ -224,18 +224,20 @@ impl Search {
         stops
     }
 
+    /// Detours over one waypoint, after which `then` follows: the way from there costs `end`.
     fn over_one(
         &mut self,
         leg: &Leg<'_>,
         destination: Vertex,
-        last: &(Tree, Clear),
+        (next, end): (&(Tree, Clear), Cost),
         stops: &[Vertex],
+        then: Option<Vertex>,
     ) -> Option<Detour> {
         let mut best: Option<Detour> = None;
-        for stop in stops.iter().filter(|stop| leg.is_clear(&last.1, **stop)) {
+        for stop in stops.iter().filter(|stop| leg.is_clear(&next.1, **stop)) {
             let first = self.clear(leg.graph, leg.primary, *stop);
-            let onward = leg.graph.transit(*stop).plus(last.0.cost(*stop));
-            let found = leg.over(destination, &first, onward, [Some(*stop), None]);
+            let onward = leg.graph.transit(*stop).plus(next.0.cost(*stop)).plus(end);
+            let found = leg.over(destination, &first, onward, [Some(*stop), then]);
             best = best.into_iter().chain(found).min();
         }
         best
@@ -253,17 +255,8 @@ impl Search {
             let middle = self.clear(leg.graph, leg.primary, *second);
             self.spent += stops.len();
             let end = leg.graph.transit(*second).plus(last.0.cost(*second));
-            for stop in stops.iter().filter(|stop| leg.is_clear(&middle.1, **stop)) {
-                let first = self.clear(leg.graph, leg.primary, *stop);
-                let onward = leg
-                    .graph
-                    .transit(*stop)
-                    .plus(middle.0.cost(*stop))
-                    .plus(end);
-                let stops = [Some(*stop), Some(*second)];
-                let found = leg.over(destination, &first, onward, stops);
-                best = best.into_iter().chain(found).min();
-            }
+            let found = self.over_one(leg, destination, (&middle, end), stops, Some(*second));
+            best = best.into_iter().chain(found).min();
         }
         best
     }
@@ -274,33 +267,17 @@ struct Leg<'a> {
     graph: &'a Graph,
     node: Vertex,
     primary: Vertex,
-    demand: Demand,
-}
-
-/// What every leg has to be clear of, the most first.
-#[derive(Debug, Clone, Copy)]
-enum Demand {
-    /// The next hop, whatever others choose or hold on to.
-    Node,
-    /// The link.
-    Link,
+    demand: Protection,
 }
 
 impl Leg<'_> {
     /// A backup that survives a node survives its link, too.
     fn is_clear(&self, clear: &Clear, from: Vertex) -> bool {
         let of_more = match self.demand {
-            Demand::Node => clear.of_node(from),
-            Demand::Link => true,
+            Protection::Node => clear.of_node(from),
+            Protection::Link => true,
         };
         of_more && clear.of_link(from)
-    }
-
-    fn protection(&self) -> Protection {
-        match self.demand {
-            Demand::Node => Protection::Node,
-            Demand::Link => Protection::Link,
-        }
     }
 
     fn straight(&self, destination: Vertex, clear: &(Tree, Clear)) -> Option<Detour> {
@@ -329,7 +306,7 @@ impl Leg<'_> {
                 let passes = is_end || self.graph.transit(link.to).is_finite();
                 let cost = link.cost.plus(leg).plus(onward);
                 (passes && cost.is_finite()).then_some(Detour {
-                    protection: self.protection(),
+                    protection: self.demand,
                     stops: waypoints.iter().flatten().count(),
                     upstream: waypoints[0].is_some() || tree.cost(link.to) >= tree.cost(self.node),
                     cost,

@@ -28,7 +28,7 @@ use kafka_protocol::messages::{
 use kafka_protocol::protocol::StrBytes;
 
 use crate::acl::Acl;
-use crate::connection::{Connection, calls, done, text};
+use crate::connection::{Connection, TOPIC, calls, done, text};
 use crate::error::ClusterError;
 use crate::observed::Scram;
 use crate::wanted::WantedTopic;
@@ -47,9 +47,6 @@ calls! {
 
 /// How long the cluster may take to act, in milliseconds.
 const ACT_MS: i32 = 30_000;
-
-/// Kafka's number for topics where settings are about.
-const TOPIC: i8 = 2;
 
 /// Kafka's number for the setting of a value by an incremental change.
 const SET: i8 = 0;

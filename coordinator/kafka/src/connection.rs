@@ -36,6 +36,9 @@ const ANSWER: Duration = Duration::from_secs(40);
 /// The largest answer that is read. The settings of a thousand topics are below 10 MB.
 const LARGEST: usize = 64 << 20;
 
+/// Kafka's number for topics where settings are about.
+pub(crate) const TOPIC: i8 = 2;
+
 /// Where systems keep the authorities that they trust: Debian, Fedora, Arch.
 const SYSTEM_AUTHORITIES: [&str; 3] = [
     "/etc/ssl/certs/ca-certificates.crt",

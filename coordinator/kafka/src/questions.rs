@@ -11,7 +11,7 @@ use kafka_protocol::messages::{
 };
 
 use crate::acl::{Acl, Operation, Pattern, Permission, Resource};
-use crate::connection::{Connection, calls, done, text};
+use crate::connection::{Connection, TOPIC, calls, done, text};
 use crate::error::ClusterError;
 use crate::observed::{Observed, ObservedTopic, Partition, Scram};
 use crate::wanted::Wanted;
@@ -26,9 +26,6 @@ calls! {
 
 /// How long the cluster may take to answer, in milliseconds.
 const ANSWER_MS: i32 = 30_000;
-
-/// Kafka's number for topics where settings are about.
-const TOPIC: i8 = 2;
 
 /// Kafka's number for brokers where settings are about.
 const BROKER: i8 = 4;

@@ -7,7 +7,7 @@ use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
@@ -19,7 +19,7 @@ use wattle_api::stream::{Kafka, Protocol, Sasl, Tls};
 use wattle_kafka::document::Document;
 use wattle_kafka::render::render;
 
-use super::{KcatRecord, jars, java_arguments, read_with_kcat};
+use super::{HEAP_MIB, KcatRecord, jars, java_arguments, read_with_kcat, start_server};
 
 /// How long all servers may take to start.
 const START: Duration = Duration::from_secs(120);
@@ -225,24 +225,9 @@ impl Cluster {
     /// Starts server `at` with the data it has, without waiting.
     pub fn spawn(&mut self, at: usize) -> Result<()> {
         self.kill(at)?;
-        let log = File::options()
-            .create(true)
-            .append(true)
-            .open(self.log(at))?;
-        // No server may survive the test, however that ends.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "java"])
-            .arg(format!("-Xmx{}m", self.shape.heap_mib))
-            .args(&java_arguments(&self.jars)[1..])
-            .arg("kafka.Kafka")
-            .arg(self.server_dir(at).join("server.properties"))
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context(
-                "starting java through setpriv (Debian: openjdk-17-jre-headless, util-linux)",
-            )?;
+        let properties = self.server_dir(at).join("server.properties");
+        let heap_mib = self.shape.heap_mib;
+        let child = start_server(&self.jars, heap_mib, &properties, &self.log(at))?;
         self.servers[at].process = Some(child);
         Ok(())
     }
@@ -461,7 +446,7 @@ impl Cluster {
     }
 
     fn format(&self) -> Result<()> {
-        let tool: Vec<String> = java_arguments(&self.jars).into();
+        let tool: Vec<String> = java_arguments(&self.jars, HEAP_MIB).into();
         let tool = format!("java {} kafka.tools.StorageTool", tool.join(" "));
         // A shell splits the tool's words, and would find files for the star in the class path.
         let wrapper = self.home.path().join("kafka-storage.sh");

@@ -19,36 +19,46 @@ const HEALED_MS: f64 = 2_000.0;
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]
-fn flows_move_to_a_second_worker_under_load_and_none_overtakes_itself() {
-    story("grow", |lab| {
+fn flows_move_to_further_workers_under_load_and_none_overtakes_itself() {
+    for workers in [2, 8] {
+        grow_to(workers);
+    }
+}
+
+fn grow_to(workers: u64) {
+    story(&format!("grow{workers}"), |lab| {
         let [a, b] = lab.hosts(["a", "b"])?;
         lab.link(&a, &b)?;
         // Over one address family: flows that move between links may overtake themselves with one worker, too.
         let mesh = lab.mesh("grow", &[&a, &b]).only_ipv6();
-        let mesh = mesh.setting("workers = 2\nquic_port = \"off\"").start()?;
+        let setting = format!("workers = {workers}\nquic_port = \"off\"");
+        let mesh = mesh.setting(&setting).start()?;
         mesh.wait_all_reach_all(PATIENCE)?;
         assert_eq!(active(&mesh, &a)?, 1);
         let (streams, _echo) = flows(&mesh, &a, &b)?;
         streams[0].wait_for(100);
         let _load = load(&mesh, &a, &b, 12)?;
-        // Which end is the limit is the machine's business: one that grows is enough.
-        let has_grown = |host| Ok::<_, anyhow::Error>(lanes(&mesh, host)? == 1);
-        let grown = eventually("both workers of an end carry packets", PATIENCE, || {
+        // Which end is the limit, and how many workers it takes, is the machine's business: one end that grows is enough.
+        let has_grown = |host| Ok::<_, anyhow::Error>(lanes(&mesh, host)? > 0);
+        let grown = eventually("several workers of an end carry packets", PATIENCE, || {
             Ok(has_grown(&a)? || has_grown(&b)?)
         })?;
         streams[0].wait_for(500);
         for (number, report) in stop(streams)?.into_iter().enumerate() {
             let metrics = mesh.metrics(&a)?;
+            let active = active(&mesh, &a)?;
             let unsettled = metrics.get("wattle_worker_unsettled_changes_total")?;
             let lost = metrics.get("wattle_worker_lost_lanes_total")?;
             eprintln!(
-                "flow {number}, grown after {grown:?}, {unsettled} unsettled, {lost} lanes lost: {report:?}"
+                "flow {number}, {active} workers after {grown:?}, {unsettled} unsettled, {lost} lanes lost: {report:?}"
             );
             assert_eq!(
-                (report.lost, report.duplicated, report.reordered),
-                (0, 0, 0),
+                (report.duplicated, report.reordered),
+                (0, 0),
                 "flow {number}"
             );
+            // More workers than cores keep one another waiting, and what waits for them is bounded.
+            assert!(report.lost == 0 || workers > 2, "flow {number}");
         }
         eventually("the load ends and the books balance", PATIENCE, || {
             for host in [&a, &b] {
@@ -61,10 +71,18 @@ fn flows_move_to_a_second_worker_under_load_and_none_overtakes_itself() {
                 continue;
             }
             let metrics = mesh.metrics(host)?;
-            for worker in ["worker=\"0\"", "worker=\"1\""] {
-                let read = metrics.sum("wattle_worker_read_packets_total", worker);
-                ensure!(read > 200, "{worker} of {} read {read}", host.name());
-            }
+            let read = |worker: &u64| {
+                metrics.sum(
+                    "wattle_worker_read_packets_total",
+                    &format!("worker=\"{worker}\""),
+                )
+            };
+            let reading = (0..workers).filter(|worker| read(worker) > 200).count();
+            ensure!(
+                reading >= 2,
+                "{reading} of the workers of {} read",
+                host.name()
+            );
             let over_lanes = metrics.get("wattle_worker_lane_packets_total")?;
             ensure!(over_lanes > 1_000, "{over_lanes} datagrams over lanes");
         }

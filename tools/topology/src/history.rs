@@ -35,15 +35,26 @@ pub(crate) fn at(source: &Source, moment: Moment) -> Result<Graph, TopologyError
         Moment::Event(_) => From::Oldest,
     };
     let far = Reader::open(source, &source.topics.events, since)?.span() > NEAR;
-    if far && let Some(graph) = applied(source, moment)? {
-        return Ok(graph);
+    if far {
+        match applied(source, moment) {
+            Ok(None) => {}
+            Ok(Some(graph)) => return Ok(graph),
+            Err(error) if is_blocked(&error) => {}
+            Err(error) => return Err(error),
+        }
     }
     match rewound(source, moment, since) {
-        Err(blocked @ (TopologyError::Hole { .. } | TopologyError::TooOld { .. })) => {
-            applied(source, moment)?.ok_or(blocked)
-        }
+        Err(blocked) if is_blocked(&blocked) && !far => applied(source, moment)?.ok_or(blocked),
         other => other,
     }
+}
+
+/// Whether the other way may be open.
+const fn is_blocked(error: &TopologyError) -> bool {
+    matches!(
+        error,
+        TopologyError::Hole { .. } | TopologyError::TooOld { .. }
+    )
 }
 
 /// From the last snapshot before the moment; `None` if there is none.
@@ -65,6 +76,7 @@ pub(crate) fn onward(
     let mut reader = Reader::open(source, &source.topics.events, since)?;
     let mut merge = Merge::from(Some(snapshot.id.seq + 1));
     let mut forward = Forward::new(snapshot.graph, moment);
+    let mut gaps = BTreeSet::new();
     let mut heard = Instant::now();
     loop {
         while let Some(event) = merge.pop() {
@@ -72,10 +84,21 @@ pub(crate) fn onward(
                 return Ok(forward.finish());
             }
         }
+        if forward.is_there() {
+            return Ok(forward.finish());
+        }
+        for (first, last) in &gaps {
+            if let Some((first, last)) = merge.jump(*first, *last) {
+                return Err(TopologyError::Hole { first, last });
+            }
+        }
         match reader.next(Duration::from_millis(20))? {
             Some(record) => {
                 heard = Instant::now();
-                if record.gap().is_none() {
+                if let Some(gap) = record.gap() {
+                    let gap = gap.map_err(|error| reader.bad(&record, error))?;
+                    gaps.insert((gap.first_seq, gap.last_seq));
+                } else {
                     let event = event_of(&reader, &record)?;
                     merge.put(event.id.seq, event);
                 }

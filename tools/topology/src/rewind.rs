@@ -110,6 +110,11 @@ impl Forward {
         !self.done
     }
 
+    /// Whether it is known that no event before the moment is missing.
+    pub fn is_there(&self) -> bool {
+        self.done || matches!(self.to, Moment::Event(last) if self.graph.seq() >= last)
+    }
+
     /// The network at the moment, or after the last event if that is earlier.
     pub fn finish(mut self) -> Graph {
         let ts = self.to.time().or(self.graph.ts());

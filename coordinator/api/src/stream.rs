@@ -334,11 +334,6 @@ pub enum KafkaConfigError {
     /// The slot map cannot be used.
     #[error(transparent)]
     Slots(#[from] SlotMapError),
-    /// The mirror does not act on a setting.
-    #[error(
-        "kafka.{0} has no effect yet: the mirror writes events, state and progress only, by the hash of the site; remove it"
-    )]
-    NoEffect(&'static str),
     /// A SASL protocol without a user.
     #[error(
         "kafka.protocol wants a user: add [kafka.sasl] with username and password_file, password_env or password_credential"
@@ -382,10 +377,7 @@ impl KafkaConfigError {
                 ..
             } => &["snapshot_every_s"],
             Self::Number { .. } => &["metrics_every_s"],
-            Self::Slots(_) | Self::NoEffect("slots") => &["slots"],
-            Self::NoEffect("lost_topic") => &["lost_topic"],
-            Self::NoEffect("snapshot_every_s") => &["snapshot_every_s"],
-            Self::NoEffect(_) => &["metrics_every_s"],
+            Self::Slots(_) => &["slots"],
             Self::Topics(_) => &["topics", "retention_days"],
             Self::NoUser => &["protocol"],
             Self::UserUnused => &["sasl"],
@@ -529,25 +521,6 @@ impl Kafka {
             properties.extend(file.map(|file| (name, file.display().to_string())));
         }
         Ok(properties)
-    }
-
-    /// Finds what is wrong with the section for the mirror: what [`Self::check`] finds, and settings that it does not
-    /// act on.
-    pub fn check_for_mirror(&self) -> Result<(), KafkaConfigError> {
-        self.check()?;
-        let without_effect = [
-            (is_unmapped(&self.slots), "slots"),
-            (self.lost_topic == LostTopic::default(), "lost_topic"),
-            (
-                self.snapshot_every_s == snapshot_every(),
-                "snapshot_every_s",
-            ),
-            (self.metrics_every_s == metrics_every(), "metrics_every_s"),
-        ];
-        match without_effect.iter().find(|(is_default, _)| !is_default) {
-            Some((_, setting)) => Err(KafkaConfigError::NoEffect(setting)),
-            None => Ok(()),
-        }
     }
 
     /// Finds what is wrong with the section without connecting.

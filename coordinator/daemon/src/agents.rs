@@ -283,6 +283,7 @@ impl Agent {
         self.engine
             .ask(|answer| Question::Remove {
                 node: node.to_string(),
+                actor: format!("node:{node}"),
                 answer,
             })
             .await

@@ -17,6 +17,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use wattle_api::Timestamp;
 use wattle_api::agent::NetworkInfo;
+use wattle_api::notice::{AuditAction, AuditRecord};
 use wattle_api::rest::{
     LeafCreated, LeafRequest, Network, Node, PROBLEM_TYPE, Page, Problem, TokenCreated,
     TokenRequest, Topology,
@@ -239,7 +240,13 @@ async fn node(State(api): Shared, Path(name): Path) -> Outcome<Node> {
 }
 
 async fn remove_node(State(api): Shared, Path(node): Path) -> Result<StatusCode, Failure> {
-    decide(&api, |answer| Question::Remove { node, answer }).await?;
+    let actor = "admin".to_owned();
+    decide(&api, |answer| Question::Remove {
+        node,
+        actor,
+        answer,
+    })
+    .await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -284,18 +291,40 @@ async fn create_token(
     let created = api
         .inviter
         .invite(&api.store.tokens(), &scope, ttl_s, wall())
-        .await;
-    Ok((StatusCode::CREATED, Json(created.map_err(broken)?)))
+        .await
+        .map_err(broken)?;
+    let detail = format!("good for {ttl_s} s");
+    note(&api, AuditAction::TokenCreated, &created.record.id, detail).await?;
+    Ok((StatusCode::CREATED, Json(created)))
 }
 
 async fn withdraw_token(State(api): Shared, Path(id): Path) -> Result<StatusCode, Failure> {
     match api.store.tokens().withdraw(&id).await.map_err(broken)? {
-        true => Ok(StatusCode::NO_CONTENT),
+        true => {
+            note(&api, AuditAction::TokenWithdrawn, &id, String::new()).await?;
+            Ok(StatusCode::NO_CONTENT)
+        }
         false => Err(not_found(
             format!("there is no unused token {id}"),
             "see `wattle tokens list`; who used one is removed with `wattle nodes remove`",
         )),
     }
+}
+
+/// Notes in the audit trail what was done to a token.
+async fn note(api: &Api, action: AuditAction, token: &str, detail: String) -> Result<(), Failure> {
+    let record = AuditRecord {
+        action,
+        actor: "admin".to_owned(),
+        subject: format!("token:{token}"),
+        detail,
+        revision: None,
+        seq: api.store.last_seq(),
+        term: api.store.term(),
+        network: api.network.id,
+        ts: wall(),
+    };
+    api.store.note(&record).await.map_err(broken)
 }
 
 async fn create_leaf(

@@ -14,6 +14,12 @@ use wattle_api::token::is_host_port;
 /// Events that stay readable from the coordinator itself: about 500 MB.
 const KEEP_EVENTS: u64 = 1_000_000;
 
+/// Events that wait for Kafka at most: about 10 GB.
+const MAX_EVENTS: u64 = 20_000_000;
+
+/// The fewest events that an outbox may be limited to: a session of the mirror reads some thousands ahead.
+const FEWEST_EVENTS: u64 = 10_000;
+
 /// The configuration.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Deserialize)]
 #[serde(default, deny_unknown_fields)]
@@ -38,12 +44,15 @@ pub(crate) struct Config {
 pub(crate) struct Outbox {
     /// Events that stay readable; more stay while Kafka does not have them.
     pub(crate) keep_events: u64,
+    /// Events that wait for Kafka at most; beyond them the oldest are given up, and the topics say so.
+    pub(crate) max_events: u64,
 }
 
 impl Default for Outbox {
     fn default() -> Self {
         Self {
             keep_events: KEEP_EVENTS,
+            max_events: MAX_EVENTS,
         }
     }
 }
@@ -115,12 +124,14 @@ impl Config {
             );
             return Err(Complaint::of_key(text, &["log"], message));
         }
+        if self.outbox.max_events < FEWEST_EVENTS {
+            let message = format!("max_events is {FEWEST_EVENTS} at least");
+            return Err(Complaint::of_key(text, &["outbox", "max_events"], message));
+        }
         let Some(kafka) = &self.kafka else {
             return Ok(());
         };
-        kafka
-            .check_for_mirror()
-            .map_err(|error| kafka_complaint(text, &error))
+        kafka.check().map_err(|error| kafka_complaint(text, &error))
     }
 }
 
@@ -175,7 +186,11 @@ mod tests {
             ("listen = \"nowhere\"", "c.toml:1:10: "),
             (
                 "[outbox]\nkeep = 1",
-                "c.toml:2:1: unknown field `keep`, expected `keep_events`",
+                "c.toml:2:1: unknown field `keep`, expected `keep_events` or `max_events`",
+            ),
+            (
+                "[outbox]\nmax_events = 9",
+                "c.toml:2:14: max_events is 10000",
             ),
             (
                 "[kafka]\nbrokers = []",
@@ -194,8 +209,8 @@ mod tests {
                 "c.toml:4:18: kafka.topics: retention_days",
             ),
             (
-                "[kafka]\nbrokers = [\"k:1\"]\nsnapshot_every_s = 60",
-                "c.toml:3:20: kafka.snapshot_every_s has no effect yet",
+                "[kafka]\nbrokers = [\"k:1\"]\nsnapshot_every_s = 5",
+                "c.toml:3:20: kafka.snapshot_every_s: 10 to 86400 seconds",
             ),
             ("[kafka]\n", "c.toml:1:1: missing field `brokers`"),
             (

@@ -6,6 +6,7 @@
 
 mod connections;
 mod members;
+mod notices;
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use wattle_api::rest::{LeafCreated, LeafRequest, Node, Topology as TopologyView}
 use wattle_api::topology::Entity;
 use wattle_fleet::peer_set::PeerSets;
 use wattle_fleet::replica::Verdict;
-use wattle_fleet::{Membership, Topology};
+use wattle_fleet::{Alerts, Membership, Topology};
 use wattle_model::{NodeId, UnixTime};
 use wattle_store::{Change, Store, StoreError};
 use wattle_wire::grant::PeerSetError;
@@ -67,7 +68,11 @@ pub(crate) enum Question {
     /// A member reports records, parsed but not verified.
     Records { node: NodeId, records: Vec<Record> },
     /// Somebody wants a node removed: an operator, or the node itself.
-    Remove { node: String, answer: Answer<()> },
+    Remove {
+        node: String,
+        actor: String,
+        answer: Answer<()>,
+    },
     /// An operator attaches a stock WireGuard device.
     AddLeaf {
         request: Box<LeafRequest>,
@@ -135,6 +140,7 @@ pub(crate) struct Engine {
     counters: Arc<Counters>,
     members: Membership,
     topology: Topology,
+    alerts: Alerts,
     sets: PeerSets,
     published: watch::Sender<Arc<PeerSets>>,
     connected: BTreeMap<NodeId, connections::Connected>,
@@ -172,6 +178,7 @@ impl Engine {
             clock: Clock::start(),
             counters,
             topology: Topology::new(id),
+            alerts: notices::no_alerts(id),
             sets: PeerSets::default(),
             published,
             connected: BTreeMap::new(),
@@ -180,6 +187,7 @@ impl Engine {
             failures: 0,
         };
         engine.recover().await?;
+        engine.note_start().await?;
         Ok((engine, Handle { questions, sets }, queue))
     }
 
@@ -202,6 +210,7 @@ impl Engine {
             }
             let expired = self.topology.handle_timeout(self.clock.now());
             self.pending.change.differences.extend(expired);
+            self.watch();
             self.commit().await?;
         }
         self.connected.clear();
@@ -230,7 +239,11 @@ impl Engine {
             Question::Ack { node, revision } => self.ack(node, revision),
             Question::Candidates { node, candidates } => self.candidates(node, candidates),
             Question::Records { node, records } => self.records(node, &records),
-            Question::Remove { node, answer } => self.remove(&node, answer),
+            Question::Remove {
+                node,
+                actor,
+                answer,
+            } => self.remove(&node, &actor, answer),
             Question::AddLeaf { request, answer } => self.add_leaf(*request, answer),
             Question::Nodes { answer } => drop(answer.send(self.nodes())),
             Question::Topology { answer } => self.later(|engine| drop(answer.send(engine.view()))),
@@ -345,6 +358,8 @@ impl Engine {
             self.clock.now(),
         );
         self.topology = topology;
+        let raised = self.store.alerts().await?;
+        self.alerts = notices::alerts_of(network, raised, &self.topology, self.clock.now());
         // Records of nodes that are members no more.
         let forgotten = stored
             .into_iter()
@@ -372,7 +387,8 @@ impl Engine {
     fn until_expiry(&self) -> Duration {
         /// Without records there is nothing to wait for; an hour is as good as never.
         const LONG: Duration = Duration::from_secs(3600);
-        Duration::from(self.topology.poll_timeout().since(self.clock.now())).min(LONG)
+        let due = self.topology.poll_timeout().min(self.alerts.poll_timeout());
+        Duration::from(due.since(self.clock.now())).min(LONG)
     }
 
     fn later(&mut self, say: impl FnOnce(&mut Self) + Send + Sync + 'static) {

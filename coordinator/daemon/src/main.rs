@@ -8,6 +8,7 @@ mod config;
 mod counters;
 mod engine;
 mod invitation;
+mod measurements;
 mod reachability;
 mod retention;
 mod serve;

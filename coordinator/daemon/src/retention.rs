@@ -1,11 +1,15 @@
-//! How much of the past is kept in the outbox.
+//! How much of the past is kept in the outbox, and how much may wait there.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
+use wattle_api::notice::{AuditAction, AuditRecord};
 use wattle_mirror::Mirror;
 use wattle_store::Store;
+
+use crate::clock::wall;
+use crate::config::Outbox;
 
 /// How often old events are dropped.
 const TRIM_EVERY: Duration = Duration::from_secs(30);
@@ -13,11 +17,15 @@ const TRIM_EVERY: Duration = Duration::from_secs(30);
 /// Events dropped in one transaction: some milliseconds.
 const TRIM_STEP: u32 = 5_000;
 
-/// Drops events beyond the newest `keep`, but none that the mirror has not committed.
+/// Alerts and audit records that wait for a mirror at most.
+const MAX_NOTICES: u64 = 100_000;
+
+/// Drops events beyond the newest `keep_events`, but none that the mirror has not committed, unless more than
+/// `max_events` wait for it. The mirror finds those missing and says so in the topics.
 pub(crate) async fn trim(
     store: Store,
     mirror: Option<Arc<Mirror>>,
-    keep: u64,
+    limits: Outbox,
     stop: CancellationToken,
 ) {
     while stop
@@ -25,18 +33,67 @@ pub(crate) async fn trim(
         .await
         .is_some()
     {
-        let old = store.last_seq().saturating_sub(keep);
-        let end = mirror
+        let status = mirror.as_ref().map(|mirror| mirror.status());
+        let old = store.last_seq().saturating_sub(limits.keep_events);
+        let end = status
             .as_ref()
-            .map_or(old, |mirror| old.min(mirror.status().committed_seq));
-        loop {
-            match store.trim_outbox(end, TRIM_STEP).await {
-                Ok(gone) if gone == u64::from(TRIM_STEP) => {}
-                Ok(_) => break,
-                Err(error) => {
-                    tracing::warn!(%error, "Old events could not be dropped");
-                    break;
-                }
+            .map_or(old, |status| old.min(status.committed_seq));
+        drop_up_to(&store, end).await;
+        if status.is_some() {
+            give_up(
+                &store,
+                store.last_seq().saturating_sub(limits.max_events),
+                end,
+            )
+            .await;
+        }
+        let written = status.map_or(0, |status| status.notices);
+        if let Err(error) = store.trim_notices(written, MAX_NOTICES).await {
+            tracing::warn!(%error, "Old alerts and audit records could not be dropped");
+        }
+    }
+}
+
+/// Drops events that the mirror has not written, up to `end`.
+async fn give_up(store: &Store, end: u64, written: u64) {
+    let first = match store.first_seq().await {
+        Ok(first) if first <= end && end > written => first,
+        Ok(_) => return,
+        Err(error) => {
+            tracing::warn!(%error, "The outbox could not be read");
+            return;
+        }
+    };
+    tracing::error!(
+        first,
+        last = end,
+        "The outbox is full: its oldest events are given up before Kafka has them"
+    );
+    let record = AuditRecord {
+        action: AuditAction::OutboxDropped,
+        actor: "coordinator".to_owned(),
+        subject: "kafka".to_owned(),
+        detail: format!("events {first} to {end}"),
+        revision: None,
+        seq: store.last_seq(),
+        term: store.term(),
+        network: store.network(),
+        ts: wall(),
+    };
+    match store.note(&record).await {
+        Ok(()) => drop_up_to(store, end).await,
+        Err(error) => tracing::warn!(%error, "The audit trail could not be written"),
+    }
+}
+
+async fn drop_up_to(store: &Store, end: u64) {
+    loop {
+        match store.trim_outbox(end, TRIM_STEP).await {
+            Ok(gone) if gone == u64::from(TRIM_STEP) => {}
+            Ok(_) => break,
+            Err(error) => {
+                tracing::warn!(%error, "Old events could not be dropped");
+                break;
             }
         }
     }

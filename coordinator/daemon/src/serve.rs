@@ -25,6 +25,7 @@ use crate::config::Config;
 use crate::counters::{Counter, Counters};
 use crate::engine::{Engine, EngineError, Handle};
 use crate::invitation::Inviter;
+use crate::measurements::publish;
 use crate::reachability;
 use crate::retention::trim;
 use crate::state_dir::StateDir;
@@ -102,13 +103,17 @@ pub(crate) async fn serve(state: StateDir, config: Config) -> Result<(), ServeEr
         Arc::clone(&counters),
     )
     .await?;
-    let mirror = start_mirror(&config, &network, &store)?;
     let stop = CancellationToken::new();
     let tasks = TaskTracker::new();
+    let mirror = start_mirror(&config, &network, &store)?;
+    if let (Some(mirror), Some(config)) = (&mirror, mirror_config(&config, &network, &store)) {
+        let publisher = mirror.publisher(&config)?;
+        tasks.spawn(publish(publisher, handle.clone(), config, stop.clone()));
+    }
     tasks.spawn(trim(
         store.clone(),
         mirror.clone(),
-        config.outbox.keep_events,
+        config.outbox.clone(),
         stop.clone(),
     ));
     let api = Api {
@@ -192,19 +197,27 @@ fn start_mirror(
     network: &NetworkInfo,
     store: &Store,
 ) -> Result<Option<Arc<Mirror>>, ServeError> {
-    let Some(kafka) = &config.kafka else {
+    let Some(config) = mirror_config(config, network, store) else {
         return Ok(None);
-    };
-    let config = wattle_mirror::Config {
-        kafka: kafka.clone(),
-        network: network.id,
-        network_name: network.name.clone(),
-        term: store.term(),
     };
     Ok(Some(Arc::new(Mirror::start(
         config,
         StoreOutbox::new(store.clone(), tokio::runtime::Handle::current()),
     )?)))
+}
+
+fn mirror_config(
+    config: &Config,
+    network: &NetworkInfo,
+    store: &Store,
+) -> Option<wattle_mirror::Config> {
+    let kafka = config.kafka.clone()?;
+    Some(wattle_mirror::Config {
+        kafka,
+        network: network.id,
+        network_name: network.name.clone(),
+        term: store.term(),
+    })
 }
 
 /// The mirror's end blocks until its transaction under way is done.

@@ -2,14 +2,17 @@
 //! the link-state database means as a topology. Pure: time is handed in, nothing is sent or stored here.
 //!
 //! `membership` admits and removes, `peer_set` tells what changed between two revisions, `replica` holds the
-//! flooded records, `topology` turns them into ordered differences that the store numbers and keeps.
+//! flooded records, `topology` turns them into ordered differences that the store numbers and keeps, `alerts` says
+//! which of those somebody should know of.
 
+pub mod alerts;
 pub mod difference;
 pub mod membership;
 pub mod peer_set;
 pub mod replica;
 pub mod topology;
 
+pub use alerts::Alerts;
 pub use difference::{Difference, Evidence, Stamp};
 pub use membership::{Applicant, Member, Membership, Refusal};
 pub use topology::{Ingest, Topology};

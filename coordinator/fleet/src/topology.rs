@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_api::Timestamp;
 use wattle_api::topology::{Cause, Entity, EntityKey, LinkEntity, NodeEntity, PrefixEntity};
-use wattle_model::{Carrier, Cost, Instant, NetworkId, NodeId, NodeName, Prefix};
+use wattle_model::{Carrier, Cost, Instant, Micros, NetworkId, NodeId, NodeName, Prefix};
 use wattle_wire::grant::Grant;
 use wattle_wire::record::{Body, LinkEntry, Record, RecordKey, RecordKind};
 
@@ -32,6 +32,17 @@ pub struct Topology {
     grants: BTreeMap<NodeId, Grant>,
     entities: BTreeMap<EntityKey, Entity>,
     prefixes: BTreeMap<NodeId, BTreeSet<Prefix>>,
+    measured: BTreeMap<EntityKey, Measured>,
+}
+
+/// Measurements of one link that follow each other faster than this are told as one change.
+pub const MEASURED_EVERY: Micros = Micros::from_secs(1);
+
+/// When a link's measurement was last told, and what was not since.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Measured {
+    told: Instant,
+    held: u64,
 }
 
 impl Topology {
@@ -42,6 +53,7 @@ impl Topology {
             grants: BTreeMap::new(),
             entities: BTreeMap::new(),
             prefixes: BTreeMap::new(),
+            measured: BTreeMap::new(),
         }
     }
 
@@ -71,6 +83,7 @@ impl Topology {
             let change = Change {
                 cause: |_, _| Cause::Recovered,
                 evidence: Evidence::default(),
+                measured_at: None,
             };
             topology.reconcile_all(owner, &change, &mut differences);
         }
@@ -98,6 +111,7 @@ impl Topology {
         let change = Change {
             cause: member_cause,
             evidence: Evidence::default(),
+            measured_at: None,
         };
         let mut differences = Vec::new();
         self.reconcile_all(grant.node, &change, &mut differences);
@@ -111,6 +125,7 @@ impl Topology {
         let change = Change {
             cause: |_, _| Cause::MemberRemoved,
             evidence: Evidence::default(),
+            measured_at: None,
         };
         let mut differences = Vec::new();
         self.reconcile_all(node, &change, &mut differences);
@@ -133,6 +148,7 @@ impl Topology {
             let change = Change {
                 cause: report_cause,
                 evidence,
+                measured_at: Some(now),
             };
             self.reconcile(record.key(), &change, &mut differences);
         }
@@ -147,17 +163,92 @@ impl Topology {
         let change = Change {
             cause: |_, _| Cause::RecordExpired,
             evidence: Evidence::default(),
+            measured_at: None,
         };
         let mut differences = Vec::new();
         for key in self.replica.expire(now) {
             self.reconcile(key, &change, &mut differences);
         }
+        self.tell_held(now, &mut differences);
         differences
     }
 
     /// When `handle_timeout` wants to be called.
     pub fn poll_timeout(&self) -> Instant {
-        self.replica.next_expiry()
+        let held = self.measured.values().filter(|measured| measured.held > 0);
+        let due = held.map(|measured| measured.told + MEASURED_EVERY).min();
+        self.replica
+            .next_expiry()
+            .min(due.unwrap_or(Instant::NEVER))
+    }
+
+    /// Tells the newest measurements of links that had to wait.
+    fn tell_held(&mut self, now: Instant, out: &mut Vec<Difference>) {
+        let is_due = |measured: &Measured| measured.told + MEASURED_EVERY <= now;
+        let mut owners = BTreeSet::new();
+        for (key, measured) in &mut self.measured {
+            if let EntityKey::Link(from, ..) = key
+                && is_due(measured)
+                && measured.held > 0
+            {
+                owners.insert(*from);
+                // The newest is told itself.
+                measured.held -= 1;
+            }
+        }
+        for owner in owners {
+            let change = Change {
+                cause: report_cause,
+                evidence: self.links_evidence(owner),
+                measured_at: Some(now),
+            };
+            self.reconcile_links(owner, &change, out);
+        }
+        // A link that went back to what was told has nothing to tell.
+        self.measured.retain(|_, measured| !is_due(measured));
+    }
+
+    /// The newest record of links of a node, as evidence.
+    fn links_evidence(&self, node: NodeId) -> Evidence {
+        let records = self.replica.of_origin(node);
+        let links = records.filter(|record| record.key().kind == RecordKind::Links);
+        let Some(newest) = links.max_by_key(|record| record.seq()) else {
+            return Evidence::default();
+        };
+        let observed_at = Some(newest.body().at())
+            .filter(|at| at.0 != 0)
+            .map(Timestamp);
+        Evidence {
+            reporter: Some(node),
+            record_seq: Some(newest.seq().0),
+            observed_at,
+            coalesced: 0,
+        }
+    }
+
+    /// Whether a change is a measurement that has to wait; else how many had waited before it.
+    fn coalesce(
+        &mut self,
+        key: EntityKey,
+        before: Option<&Entity>,
+        after: Option<&Entity>,
+        measured_at: Option<Instant>,
+    ) -> Coalesced {
+        let held = self.measured.get(&key).map_or(0, |measured| measured.held);
+        let Some(now) = measured_at.filter(|_| is_measurement(before, after)) else {
+            self.measured.remove(&key);
+            return Coalesced::Told(held);
+        };
+        match self.measured.get_mut(&key) {
+            Some(measured) if now < measured.told + MEASURED_EVERY => {
+                measured.held += 1;
+                Coalesced::Held
+            }
+            Some(_) | None => {
+                self.measured.insert(key, Measured { told: now, held: 0 });
+                Coalesced::Told(held)
+            }
+        }
     }
 
     fn add_grant(&mut self, grant: &Grant) {
@@ -246,6 +337,7 @@ impl Topology {
         let change = Change {
             cause: |_, _| Cause::LinkConfirmation,
             evidence: change.evidence,
+            measured_at: None,
         };
         self.settle(reverse, Some(link), &change, out);
     }
@@ -262,6 +354,11 @@ impl Topology {
         if before == after {
             return;
         }
+        let Coalesced::Told(coalesced) =
+            self.coalesce(key, before.as_ref(), after.as_ref(), change.measured_at)
+        else {
+            return;
+        };
         let owner = after.as_ref().or(before.as_ref()).map(Entity::owner);
         let site = owner
             .and_then(|owner| self.site(owner))
@@ -273,7 +370,10 @@ impl Topology {
             before,
             after,
             cause,
-            evidence: change.evidence,
+            evidence: Evidence {
+                coalesced,
+                ..change.evidence
+            },
             site,
         });
     }
@@ -390,6 +490,24 @@ impl Topology {
 struct Change {
     cause: fn(Option<&Entity>, Option<&Entity>) -> Cause,
     evidence: Evidence,
+    /// When it was reported; measurements may wait then.
+    measured_at: Option<Instant>,
+}
+
+/// What becomes of a change.
+enum Coalesced {
+    /// It is told, with so many that waited.
+    Told(u64),
+    /// It waits.
+    Held,
+}
+
+/// Whether only the quality of a link changed: a link that becomes usable, confirmed or none of both is more.
+fn is_measurement(before: Option<&Entity>, after: Option<&Entity>) -> bool {
+    let (Some(Entity::Link(before)), Some(Entity::Link(after))) = (before, after) else {
+        return false;
+    };
+    before.confirmed == after.confirmed && before.cost_us.is_some() == after.cost_us.is_some()
 }
 
 const fn member_cause(before: Option<&Entity>, _after: Option<&Entity>) -> Cause {
@@ -599,6 +717,46 @@ mod tests {
             Some(Timestamp::from_millis(5))
         );
         assert_eq!(difference.site, a.grant.site);
+    }
+
+    #[test]
+    fn measurements_in_a_hurry_are_told_as_one_that_says_how_many_it_stands_for() {
+        let (mut topology, a, b) = two();
+        topology.accept(START, &links(&a, 1, &[(&b, 900)]));
+        let at = |ms: u64| START + Micros(ms * 1_000);
+        let first = topology.accept(at(0), &links(&a, 2, &[(&b, 910)]));
+        assert_eq!(first.differences.len(), 1, "the first is told at once");
+        for (counter, ms) in (3..8).zip([100, 200, 300, 400, 500]) {
+            let more = topology.accept(at(ms), &links(&a, counter, &[(&b, 900 + counter)]));
+            assert_eq!(more.differences, []);
+        }
+        assert_eq!(topology.poll_timeout(), at(1_000));
+        assert_eq!(topology.handle_timeout(at(999)), []);
+        let told = topology.handle_timeout(at(1_000));
+        let [one] = told.as_slice() else {
+            panic!("{told:?}")
+        };
+        assert_eq!(
+            (one.cause, one.evidence.coalesced),
+            (Cause::LinkMeasured, 4)
+        );
+        assert_eq!(one.evidence.record_seq, Some(1 << 32 | 7));
+        let rtt = |e: &Option<Entity>| matches!(e, Some(Entity::Link(link)) if link.rtt_us == 907);
+        assert!(rtt(&one.after), "{one:?}");
+        assert!(topology.poll_timeout() > at(60_000), "nothing waits");
+    }
+
+    #[test]
+    fn a_link_that_goes_is_told_at_once_whatever_waits() {
+        let (mut topology, a, b) = two();
+        topology.accept(START, &links(&a, 1, &[(&b, 900)]));
+        topology.accept(START, &links(&a, 2, &[(&b, 910)]));
+        topology.accept(START, &links(&a, 3, &[(&b, 920)]));
+        let gone = topology.accept(START, &links(&a, 4, &[]));
+        assert_eq!(
+            story(&gone.differences),
+            [(Op::Delete, Cause::LinkWithdrawn)]
+        );
     }
 
     #[test]

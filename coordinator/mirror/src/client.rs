@@ -2,13 +2,13 @@
 
 use std::os::unix::fs::MetadataExt as _;
 use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rdkafka::client::ClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
-use rdkafka::message::DeliveryResult;
+use rdkafka::message::{DeliveryResult, Message as _};
 use rdkafka::producer::{NoCustomPartitioner, ProducerContext};
 use wattle_api::secret::Secrets;
 use wattle_api::stream::{Kafka, KafkaConfigError};
@@ -54,7 +54,54 @@ pub(crate) struct Complaints {
     brokers: String,
     last: Arc<Mutex<Option<(Code, String)>>>,
     failed: Arc<Mutex<Option<KafkaError>>>,
+    delivered: Arc<Mutex<Delivered>>,
     board: Board,
+}
+
+/// The last offset of each partition that a producer wrote; -1 for none.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(crate) struct Delivered {
+    pub(crate) events: Vec<i64>,
+    pub(crate) state: Vec<i64>,
+    /// A record landed before an older one: the topic was made anew under the producer's feet.
+    pub(crate) stepped_back: bool,
+}
+
+/// Which offsets a delivery tells of, packed into the number that goes with a record through the client.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Place {
+    /// A partition of the events topic.
+    Events(u32),
+    /// A partition of the state topic.
+    State(u32),
+    /// Nobody asks.
+    Elsewhere,
+}
+
+impl Place {
+    /// As a number.
+    pub(crate) const fn pack(self) -> usize {
+        match self {
+            Self::Elsewhere => 0,
+            Self::Events(partition) => ((partition as usize) << 2) | 1,
+            Self::State(partition) => ((partition as usize) << 2) | 2,
+        }
+    }
+}
+
+impl Delivered {
+    pub(crate) fn note(&mut self, packed: usize, offset: i64) {
+        let partition = packed >> 2;
+        let known = match packed & 3 {
+            1 => self.events.get_mut(partition),
+            2 => self.state.get_mut(partition),
+            _ => None,
+        };
+        if let Some(known) = known {
+            self.stepped_back |= offset < *known;
+            *known = offset.max(*known);
+        }
+    }
 }
 
 impl Complaints {
@@ -63,6 +110,7 @@ impl Complaints {
             brokers: kafka.brokers.join(","),
             last: Arc::default(),
             failed: Arc::default(),
+            delivered: Arc::default(),
             board,
         }
     }
@@ -82,12 +130,34 @@ impl Complaints {
         *self.last.lock().unwrap_or_else(PoisonError::into_inner) = None;
     }
 
-    /// The first record since the last call that was not delivered.
+    /// Whether a record was not delivered.
+    pub(crate) fn has_failed(&self) -> bool {
+        let failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        failed.is_some()
+    }
+
+    /// Why a record since the last call was not delivered.
     pub(crate) fn take_failed(&self) -> Option<KafkaError> {
         self.failed
             .lock()
             .unwrap_or_else(PoisonError::into_inner)
             .take()
+    }
+
+    /// What was written so far, to begin with.
+    pub(crate) fn begin(&self, events: Vec<i64>, state: Vec<i64>) {
+        *self.delivered() = Delivered {
+            events,
+            state,
+            stepped_back: false,
+        };
+    }
+
+    /// What was written so far.
+    pub(crate) fn delivered(&self) -> MutexGuard<'_, Delivered> {
+        self.delivered
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     fn note(&self, code: Code, reason: &str) {
@@ -113,6 +183,13 @@ impl Complaints {
     }
 }
 
+fn is_purge(error: &KafkaError) -> bool {
+    matches!(
+        error.rdkafka_error_code(),
+        Some(Code::PurgeQueue | Code::PurgeInflight)
+    )
+}
+
 impl ClientContext for Complaints {
     fn log(&self, level: RDKafkaLogLevel, facility: &str, message: &str) {
         tracing::debug!(?level, facility, message, "Kafka client");
@@ -131,12 +208,18 @@ impl ClientContext for Complaints {
 impl ConsumerContext for Complaints {}
 
 impl ProducerContext<NoCustomPartitioner> for Complaints {
-    type DeliveryOpaque = ();
+    type DeliveryOpaque = usize;
 
-    fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
-        if let Err((error, _)) = result {
-            let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
-            failed.get_or_insert_with(|| error.clone());
+    fn delivery(&self, result: &DeliveryResult<'_>, packed: usize) {
+        match result {
+            Ok(message) => self.delivered().note(packed, message.offset()),
+            Err((error, _)) => {
+                let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+                // Of a transaction that one record spoils the others are purged: that one says why.
+                if failed.as_ref().is_none_or(is_purge) {
+                    *failed = Some(error.clone());
+                }
+            }
         }
     }
 }

@@ -64,6 +64,34 @@ pub enum MirrorError {
         /// What it should have.
         wanted: usize,
     },
+    /// A topic with events is gone or was cut, and the configuration says to stop.
+    #[error(
+        "topic {topic} is missing, was made anew or was truncated, and kafka.lost_topic is \"halt\": nothing is written. Restore it, or set kafka.lost_topic = \"resnapshot\" to have it written anew"
+    )]
+    TopicLost {
+        /// Its name.
+        topic: String,
+    },
+    /// A topic was made anew while we wrote to it.
+    #[error("a topic was made anew while events were written to it; looking at its ends again")]
+    MadeAnew,
+    /// A record is larger than a topic takes.
+    #[error("a topic takes no records of {0} bytes; what is larger goes to the dead letters")]
+    Oversize(usize),
+    /// A slot map under which events were written is not configured any more.
+    #[error(
+        "events were written under version {version} of the slot map, which kafka.slots does not have: put it back, and append changes as another version"
+    )]
+    SlotsForgotten {
+        /// The version.
+        version: u32,
+    },
+    /// The slot map names partitions that the topics do not have.
+    #[error(transparent)]
+    Slots(#[from] wattle_api::slots::SlotMapError),
+    /// A picture of the topology could not be had.
+    #[error("the topology could not be read from the database within {0:?}")]
+    NoPicture(std::time::Duration),
     /// Another producer took our transactional id.
     #[error(
         "another coordinator mirrors this network: we were fenced; looking at the progress topic again"
@@ -96,16 +124,6 @@ pub enum MirrorError {
         kafka: u64,
         /// Last in the outbox.
         outbox: u64,
-    },
-    /// The outbox lacks events that Kafka does not have yet.
-    #[error(
-        "the outbox lacks events {expected} to {found_before}, which Kafka does not hold: choose another kafka.topic_prefix to start over"
-    )]
-    OutboxGap {
-        /// The next event for Kafka.
-        expected: u64,
-        /// The last missing one.
-        found_before: u64,
     },
     /// The outbox cannot be read.
     #[error("cannot read the outbox: {0}")]
@@ -157,6 +175,9 @@ impl MirrorError {
         if is_fencing(code) {
             return Self::Fenced;
         }
+        if is_oversize(code) {
+            return Self::Oversize(0);
+        }
         if is_authorisation(code) {
             return Self::NotAuthorised {
                 doing: doing.to_owned(),
@@ -193,6 +214,13 @@ fn is_fencing(code: Option<Code>) -> bool {
     matches!(
         code,
         Some(Code::Fenced | Code::ProducerFenced | Code::InvalidProducerEpoch)
+    )
+}
+
+fn is_oversize(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize)
     )
 }
 

@@ -9,11 +9,17 @@
 
 mod batch;
 mod client;
+mod ends;
 mod error;
+mod event;
+mod measurements;
 mod outbox;
 mod position;
 mod producer;
+mod record;
+mod rewrite;
 mod session;
+mod snapshots;
 mod status;
 mod sweep;
 mod topics;
@@ -26,7 +32,8 @@ use wattle_api::stream::Kafka;
 use wattle_model::NetworkId;
 
 pub use crate::error::MirrorError;
-pub use crate::outbox::{Outbox, OutboxError, StoreOutbox};
+pub use crate::measurements::Publisher;
+pub use crate::outbox::{Image, Notice, NoticeKind, Outbox, OutboxError, Row, StoreOutbox};
 pub use crate::status::{Metric, State, Status};
 
 /// What a mirror must know.
@@ -71,6 +78,11 @@ impl Mirror {
     /// How it goes.
     pub fn status(&self) -> Status {
         self.status.snapshot()
+    }
+
+    /// Publishes measurements, beside the events and apart from them.
+    pub fn publisher(&self, config: &Config) -> Result<Publisher, MirrorError> {
+        Publisher::new(config, self.status.clone())
     }
 
     /// Finishes the transaction under way and ends. Blocks for seconds if the brokers do not answer.

@@ -6,13 +6,14 @@ use std::time::{Duration, Instant};
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{Header, OwnedHeaders};
+use rdkafka::metadata::MetadataBroker;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use wattle_api::stream::{FILLER_KEY, Topics, transactional_id};
 
 use crate::Config;
-use crate::batch::Record;
-use crate::client::{Complaints, base};
+use crate::client::{Complaints, Place, base};
 use crate::error::MirrorError;
+use crate::record::{Record, Topic};
 
 /// How long a transaction may stay open before the brokers abort it by themselves. A successor aborts it at once, so
 /// this is only for a mirror that never comes back, and longer than brokers take to restart: Kafka 4.4.0 forgets the
@@ -22,8 +23,11 @@ const TRANSACTION: Duration = Duration::from_secs(300);
 /// How long calls wait for brokers before the session is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How long the other records of a transaction that failed may take to fail: one of them says why.
+const LAST_WORDS: Duration = Duration::from_secs(1);
+
 /// Steps in which deliveries are awaited: the client has no call that returns with the last of them.
-const STEP: Duration = Duration::from_millis(1);
+const STEP: Duration = Duration::from_micros(200);
 
 /// A producer that has fenced all its predecessors.
 pub(crate) struct Transactor {
@@ -34,7 +38,11 @@ pub(crate) struct Transactor {
 impl Transactor {
     /// Takes over the network's transactional id: an open transaction of an older producer is aborted, and that
     /// producer can never commit again.
-    pub(crate) fn take_over(config: &Config, complaints: &Complaints) -> Result<Self, MirrorError> {
+    pub(crate) fn take_over(
+        config: &Config,
+        limit: usize,
+        complaints: &Complaints,
+    ) -> Result<Self, MirrorError> {
         let producer: BaseProducer<Complaints> = base(&config.kafka)?
             .set("transactional.id", transactional_id(&config.network_name))
             .set(
@@ -44,6 +52,8 @@ impl Transactor {
             .set("message.timeout.ms", PATIENCE.as_millis().to_string())
             .set("compression.type", "zstd")
             .set("linger.ms", "1")
+            // Brokers measure batches, not records: a batch is no larger than a record may be.
+            .set("batch.size", limit.to_string())
             .create_with_context(complaints.clone())
             .map_err(|error| complaints.explain("make a producer", error))?;
         let transactor = Self {
@@ -68,6 +78,9 @@ impl Transactor {
             self.send(topics, record)?;
         }
         self.settle()?;
+        if self.complaints.delivered().stepped_back {
+            return Err(MirrorError::MadeAnew);
+        }
         self.producer
             .commit_transaction(PATIENCE)
             .map_err(|error| self.explain("commit a transaction", error))?;
@@ -85,7 +98,7 @@ impl Transactor {
         let explain = |error| self.explain("finish a transaction", error);
         self.producer.begin_transaction().map_err(explain)?;
         for (topic, partition) in partitions {
-            let filler = BaseRecord::<str, [u8]>::to(topic)
+            let filler = BaseRecord::<str, [u8], usize>::with_opaque_to(topic, 0)
                 .partition(*partition)
                 .key(FILLER_KEY);
             self.producer
@@ -98,6 +111,17 @@ impl Transactor {
             false => self.producer.abort_transaction(PATIENCE),
         }
         .map_err(explain)
+    }
+
+    /// The ids of the brokers.
+    pub(crate) fn brokers(&self) -> Result<Vec<i32>, MirrorError> {
+        let metadata = self
+            .producer
+            .client()
+            .fetch_metadata(None, PATIENCE)
+            .map_err(|error| self.explain("list the brokers", error))?;
+        let brokers = metadata.brokers().iter();
+        Ok(brokers.map(MetadataBroker::id).collect())
     }
 
     /// How many partitions every topic has that we may see.
@@ -124,11 +148,16 @@ impl Transactor {
             |headers, (key, value)| {
                 headers.insert(Header {
                     key,
-                    value: Some(value),
+                    value: Some(value.as_bytes()),
                 })
             },
         );
-        let mut message = BaseRecord::to(topic)
+        let place = match record.topic {
+            Topic::Events => Place::Events(record.partition),
+            Topic::State => Place::State(record.partition),
+            _ => Place::Elsewhere,
+        };
+        let mut message = BaseRecord::with_opaque_to(topic, place.pack())
             .partition(record.partition as i32)
             .key(&record.key)
             .timestamp(i64::try_from(record.timestamp_ms).unwrap_or(i64::MAX))
@@ -141,21 +170,29 @@ impl Transactor {
             .map_err(|(error, _)| self.explain(&format!("write to {topic}"), error))
     }
 
-    /// Waits until the brokers have every record.
+    /// Waits until the brokers have every record, or all have failed.
     fn settle(&self) -> Result<(), MirrorError> {
-        let deadline = Instant::now() + PATIENCE;
+        let mut deadline = Instant::now() + PATIENCE;
+        let mut failing = false;
         loop {
-            if let Some(error) = self.complaints.take_failed() {
-                return Err(self.explain("write a record", error));
+            let all_told = self.producer.in_flight_count() == 0;
+            if !failing && self.complaints.has_failed() {
+                failing = true;
+                deadline = deadline.min(Instant::now() + LAST_WORDS);
             }
-            if self.producer.in_flight_count() == 0 {
-                return Ok(());
+            if all_told || Instant::now() > deadline {
+                return match self.complaints.take_failed() {
+                    Some(error) => Err(self.explain("write a record", error)),
+                    None if all_told => Ok(()),
+                    None => {
+                        let late = KafkaError::MessageProduction(Code::MessageTimedOut);
+                        Err(self.explain("write a record", late))
+                    }
+                };
             }
-            if Instant::now() > deadline {
-                let late = KafkaError::MessageProduction(Code::MessageTimedOut);
-                return Err(self.explain("write a record", late));
-            }
-            self.producer.poll(STEP);
+            // `poll` takes milliseconds and uses all of them; a broker answers in less.
+            self.producer.poll(Duration::ZERO);
+            std::thread::sleep(STEP);
         }
     }
 

@@ -4,25 +4,40 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use wattle_api::stream::Topics;
+use wattle_api::gap::GapReason;
+use wattle_api::snapshot::SnapshotReason;
+use wattle_api::stream::{LostTopic, Topics};
 
-use crate::batch::{Batch, MAX_EVENTS};
+use crate::batch::{Batch, MAX_EVENTS, MAX_RECORD};
 use crate::client::Complaints;
 use crate::error::MirrorError;
-use crate::outbox::Outbox;
-use crate::position::{self, Position};
+use crate::event::Event;
+use crate::outbox::{Outbox, Row};
+use crate::position::{self, Found, Position};
 use crate::producer::Transactor;
-use crate::status::{Board, State};
-use crate::{Config, sweep, topics};
+use crate::record::Context;
+use crate::snapshots::Snapshots;
+use crate::status::{Board, State, now};
+use crate::topics::Existing;
+use crate::{Config, rewrite, sweep, topics};
 
 /// How long the thread sleeps in the outbox before it looks whether it shall stop.
 const NAP: Duration = Duration::from_millis(200);
+
+/// How often alerts and audit records are looked for while events keep coming.
+const NOTICES_EVERY: Duration = Duration::from_millis(200);
+
+/// Alerts and audit records of one transaction at most.
+const MAX_NOTICES: usize = 500;
 
 /// Pause after the first failed session; doubles up to [`LONGEST_PAUSE`].
 const FIRST_PAUSE: Duration = Duration::from_millis(200);
 
 /// A broker that comes back waits no longer for us.
 const LONGEST_PAUSE: Duration = Duration::from_secs(5);
+
+/// Records that topics refuse at this size are refused for another reason.
+const SMALLEST_RECORD: usize = 16_000;
 
 /// What the thread owns.
 pub(crate) struct Worker<O> {
@@ -32,11 +47,25 @@ pub(crate) struct Worker<O> {
     board: Board,
     stop: Arc<AtomicBool>,
     pause: Duration,
+    snapshots: Snapshots,
+    /// The largest record that the topics take, as far as is known.
+    limit: usize,
+}
+
+/// What a session has once it has taken over.
+struct Session {
+    context: Context,
+    complaints: Complaints,
+    producer: Transactor,
+    existing: Existing,
+    position: Position,
+    notices_due: Instant,
 }
 
 impl<O: Outbox> Worker<O> {
     pub(crate) fn new(config: Config, outbox: O, board: Board, stop: Arc<AtomicBool>) -> Self {
         let topics = config.kafka.topics_of(&config.network_name);
+        let every = Duration::from_secs(config.kafka.snapshot_every_s.into());
         Self {
             config,
             topics,
@@ -44,12 +73,15 @@ impl<O: Outbox> Worker<O> {
             board,
             stop,
             pause: FIRST_PAUSE,
+            snapshots: Snapshots::new(every),
+            limit: MAX_RECORD,
         }
     }
 
     pub(crate) fn run(mut self) {
         while !self.stopped() {
             let Err(error) = self.session() else { continue };
+            let error = self.learn(error);
             self.board.failed(&error);
             tracing::warn!(%error, term = self.config.term, "Mirror session ended");
             if error.is_final() {
@@ -60,12 +92,49 @@ impl<O: Outbox> Worker<O> {
         self.board.enter(State::Stopped);
     }
 
+    /// A topic that refuses a record by its size takes smaller ones.
+    fn learn(&mut self, error: MirrorError) -> MirrorError {
+        match error {
+            MirrorError::Oversize(_) if self.limit > SMALLEST_RECORD => {
+                let refused = self.limit;
+                self.limit /= 2;
+                MirrorError::Oversize(refused)
+            }
+            MirrorError::Oversize(_) => MirrorError::Oversize(self.limit),
+            other => other,
+        }
+    }
+
     /// From taking over to the first trouble, or to the end.
     fn session(&mut self) -> Result<(), MirrorError> {
+        let mut session = self.take_over()?;
+        while !self.stopped() {
+            let until = match session.position.needs_picture(&session.context) {
+                false => u64::MAX,
+                true => {
+                    self.bring_state_in_line(&mut session)?;
+                    continue;
+                }
+            };
+            self.round(&mut session, until)?;
+        }
+        Ok(())
+    }
+
+    fn take_over(&mut self) -> Result<Session, MirrorError> {
         self.look_at_outbox()?;
         let complaints = Complaints::new(&self.config.kafka, self.board.clone());
-        let producer = Transactor::take_over(&self.config, &complaints)?;
-        let existing = topics::ensure(&self.config.kafka, &self.topics, &producer, &complaints)?;
+        let context = Context::new(self.config.clone(), self.topics.clone(), self.limit);
+        let producer = Transactor::take_over(&self.config, self.limit, &complaints)?;
+        let mirrored = self.board.snapshot().committed_seq > 0;
+        let existing = topics::ensure(
+            &self.config.kafka,
+            &self.topics,
+            &producer,
+            &complaints,
+            mirrored,
+        )?;
+        self.config.kafka.slots.check(existing.partitions as u32)?;
         sweep::finish_open_transactions(
             &self.config,
             &self.topics,
@@ -73,30 +142,207 @@ impl<O: Outbox> Worker<O> {
             &producer,
             &complaints,
         )?;
-        let mut position = position::find(&self.config, &self.topics, &existing, &complaints)?;
+        let found = position::find(&self.config, &self.topics, &existing, &complaints)?;
+        self.refuse_loss(&found)?;
+        let position = found.position;
         self.check_outbox(&position)?;
-        self.board.resumed(position.read_from());
+        complaints.begin(position.offsets.clone(), position.state_offsets.clone());
+        self.snapshots
+            .resume(position.snapshot_at, now(), Instant::now());
+        let mut session = Session {
+            context,
+            complaints,
+            producer,
+            existing,
+            position,
+            notices_due: Instant::now(),
+        };
+        self.begin_anew(&mut session)?;
+        // Says at once who leads: a predecessor that wakes up reads it and steps down.
+        let mut claim = Batch::new(&session.context, &session.position)?;
+        if found.slots_untold {
+            let maps = rewrite::all_slot_maps(&session.context, session.position.last_seq);
+            claim.slot_map(&maps);
+        }
+        session.position = write(&session.producer, &session.context, claim)?;
+        self.tell_truncation(&mut session, &found.truncated)?;
+        if let Some(topic) = found.lost {
+            tracing::warn!(
+                topic,
+                "A topic was lost; it is written anew, with a snapshot"
+            );
+            self.board.lost_topic();
+            self.snapshots
+                .want(Instant::now(), SnapshotReason::TopicLost);
+        }
+        self.board.resumed(session.position.last_seq);
         tracing::info!(
-            seq = position.last_seq,
+            seq = session.position.last_seq,
             term = self.config.term,
             "Mirror resumed"
         );
-        while !self.stopped() {
-            let events = self
-                .outbox
-                .read_after(position.read_from(), MAX_EVENTS)
-                .map_err(MirrorError::Outbox)?;
-            let Some(newest) = events.last() else {
-                self.outbox.wait(NAP);
-                continue;
-            };
-            self.board.outbox(newest.id.seq);
-            let batch = Batch::of(&self.config, &position, &events)?;
-            producer.commit(&self.topics, &batch.records)?;
-            position = batch.after;
-            self.board.committed(position.read_from(), batch.events);
-            self.pause = FIRST_PAUSE;
+        Ok(session)
+    }
+
+    fn refuse_loss(&self, found: &Found) -> Result<(), MirrorError> {
+        let truncated = (!found.truncated.is_empty()).then(|| self.topics.events.clone());
+        match found.lost.clone().or(truncated) {
+            Some(topic) if self.config.kafka.lost_topic == LostTopic::Halt => {
+                Err(MirrorError::TopicLost { topic })
+            }
+            Some(_) | None => Ok(()),
         }
+    }
+
+    /// Where nothing was mirrored yet the newest slot map counts from the start; and an outbox that does not reach
+    /// back to the first event cannot tell the whole state.
+    fn begin_anew(&mut self, session: &mut Session) -> Result<(), MirrorError> {
+        if session.position.last_seq > 0 || session.position.first_seq > 0 {
+            return Ok(());
+        }
+        let first = self.outbox.first_seq().map_err(MirrorError::Outbox)?;
+        session.position.state_lost |= session.position.state_seq == 0 && first > 1;
+        let newest = session.context.config.kafka.slots.newest().cloned();
+        let version = newest.as_ref().map_or(0, |slots| slots.version);
+        if version == session.position.slots || session.position.state_seq > 0 {
+            return Ok(());
+        }
+        let map = rewrite::slot_map(
+            &session.context,
+            newest.as_ref(),
+            first,
+            &session.complaints,
+        )?;
+        let mut batch = Batch::new(&session.context, &session.position)?;
+        batch.slot_map(&map);
+        batch.after.slots = version;
+        let position = write(&session.producer, &session.context, batch)?;
+        session.position = position;
+        Ok(())
+    }
+
+    fn tell_truncation(
+        &mut self,
+        session: &mut Session,
+        truncated: &[usize],
+    ) -> Result<(), MirrorError> {
+        if truncated.is_empty() {
+            return Ok(());
+        }
+        let mut batch = Batch::new(&session.context, &session.position)?;
+        for &partition in truncated {
+            let (first, last) = (
+                session.position.first_seq,
+                session.position.partitions[partition],
+            );
+            batch.gap_in(partition, first, last, GapReason::TopicTruncated);
+        }
+        session.position = write(&session.producer, &session.context, batch)?;
+        self.board.gap();
+        self.snapshots
+            .want(Instant::now(), SnapshotReason::TopicLost);
+        Ok(())
+    }
+
+    /// Writes events up to the moment of a picture, then the state of that picture.
+    fn bring_state_in_line(&mut self, session: &mut Session) -> Result<(), MirrorError> {
+        let picture = rewrite::picture(&mut self.outbox)?;
+        tracing::info!(
+            seq = picture.seq,
+            "The state topic is written from the whole topology"
+        );
+        self.skip_what_is_gone(session, picture.seq)?;
+        while session.position.last_seq < picture.seq && !self.stopped() {
+            self.round(session, picture.seq)?;
+        }
+        if self.stopped() || session.position.last_seq > picture.seq {
+            return Ok(());
+        }
+        let reason = match session.position.state_is_current() {
+            true => SnapshotReason::SlotsChanged,
+            false => SnapshotReason::Gap,
+        };
+        let table = rewrite::table(&session.context, &session.existing, &session.complaints)?;
+        session.position = rewrite::write(
+            &session.context,
+            &session.producer,
+            session.position.clone(),
+            &picture,
+            &table,
+            &session.complaints,
+        )?;
+        session.existing.state_made = false;
+        self.snapshots.hold(picture, reason);
+        Ok(())
+    }
+
+    /// An outbox that has nothing up to the picture: history begins behind it, or goes on there.
+    fn skip_what_is_gone(&mut self, session: &mut Session, seq: u64) -> Result<(), MirrorError> {
+        let oldest = self.outbox.first_seq().map_err(MirrorError::Outbox)?;
+        if oldest <= seq || session.position.last_seq >= seq {
+            return Ok(());
+        }
+        if session.position.first_seq == 0 {
+            session.position.first_seq = seq + 1;
+            session.position.last_seq = seq;
+            return Ok(());
+        }
+        let mut batch = Batch::new(&session.context, &session.position)?;
+        batch.gap(seq);
+        session.position = write(&session.producer, &session.context, batch)?;
+        self.board.gap();
+        Ok(())
+    }
+
+    /// One transaction of whatever waits, or a nap if nothing does.
+    fn round(&mut self, session: &mut Session, until: u64) -> Result<(), MirrorError> {
+        let context = &session.context;
+        let rows = self
+            .outbox
+            .read_after(session.position.last_seq, MAX_EVENTS)
+            .map_err(MirrorError::Outbox)?;
+        let waits = rows.len();
+        let first = rows.first().map(|row| Event::read(row.0.clone()));
+        let mut batch = Batch::new(context, &session.position)?;
+        let events = rows.into_iter().map(|Row(text)| Event::read(text));
+        let taken = batch.take(events, until)?;
+        if let Some(Ok(first)) = first.filter(|_| taken == 0)
+            && first.seq > session.position.last_seq + 1
+            && session.position.first_seq > 0
+        {
+            batch.gap(first.seq - 1);
+            tracing::error!(
+                first = session.position.last_seq + 1,
+                last = first.seq - 1,
+                "Events are missing in the outbox; the topics say so"
+            );
+            self.board.gap();
+        }
+        if session.notices_due <= Instant::now() || waits == 0 {
+            session.notices_due = Instant::now() + NOTICES_EVERY;
+            let notices = self.outbox.notices_after(batch.after.notices, MAX_NOTICES);
+            batch.notices(notices.map_err(MirrorError::Outbox)?);
+        }
+        self.snapshots.step(&mut self.outbox, Instant::now())?;
+        self.snapshots
+            .add_piece(context, &mut batch, Instant::now());
+        if batch.is_empty() {
+            if !self.snapshots.has_piece(&session.position) {
+                self.outbox.wait(NAP);
+            }
+            return Ok(());
+        }
+        self.board.outbox(session.position.last_seq + waits as u64);
+        let (events, dead) = (batch.events, batch.dead);
+        let told = (batch.after.notices, batch.after.snapshot);
+        session.position = write(&session.producer, context, batch)?;
+        let delivered = session.complaints.delivered();
+        session.position.offsets.clone_from(&delivered.events);
+        session.position.state_offsets.clone_from(&delivered.state);
+        drop(delivered);
+        self.board
+            .committed(session.position.last_seq, events, dead, told);
+        self.pause = FIRST_PAUSE;
         Ok(())
     }
 
@@ -109,11 +355,9 @@ impl<O: Outbox> Worker<O> {
     /// Kafka may never be ahead of the database whose events it mirrors.
     fn check_outbox(&mut self, position: &Position) -> Result<(), MirrorError> {
         let outbox = self.look_at_outbox()?;
-        if outbox < position.last_seq {
-            return Err(MirrorError::OutboxBehind {
-                kafka: position.last_seq,
-                outbox,
-            });
+        let kafka = position.last_seq.max(position.state_seq);
+        if outbox < kafka {
+            return Err(MirrorError::OutboxBehind { kafka, outbox });
         }
         Ok(())
     }
@@ -133,4 +377,24 @@ impl<O: Outbox> Worker<O> {
     fn stopped(&self) -> bool {
         self.stop.load(Ordering::Relaxed)
     }
+}
+
+impl Position {
+    /// Whether the state topic has to be written from a picture: it is behind, or sites own other slots.
+    fn needs_picture(&self, context: &Context) -> bool {
+        let newest = context.config.kafka.slots.newest();
+        !self.state_is_current() && self.state_seq <= self.last_seq
+            || newest.map_or(0, |slots| slots.version) != self.slots
+    }
+}
+
+/// Commits a batch; the position after it.
+fn write(
+    producer: &Transactor,
+    context: &Context,
+    mut batch: Batch<'_>,
+) -> Result<Position, MirrorError> {
+    batch.close();
+    producer.commit(&context.topics, &batch.records)?;
+    Ok(batch.after)
 }

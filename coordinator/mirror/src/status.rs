@@ -5,6 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use wattle_api::Timestamp;
+use wattle_api::snapshot::SnapshotId;
 
 use crate::Config;
 use crate::error::MirrorError;
@@ -56,6 +57,24 @@ pub struct Status {
     pub failures: u64,
     /// How often another producer took the transactional id.
     pub fenced: u64,
+    /// Gap records written: events that Kafka will never have.
+    #[serde(default)]
+    pub gaps: u64,
+    /// Events whose images were too large for Kafka.
+    #[serde(default)]
+    pub dead_letters: u64,
+    /// Topics that were found missing, recreated or truncated.
+    #[serde(default)]
+    pub lost_topics: u64,
+    /// The last alert or audit record that is in its topic.
+    #[serde(default)]
+    pub notices: u64,
+    /// The last complete snapshot.
+    #[serde(default)]
+    pub snapshot: Option<SnapshotId>,
+    /// Records of measurements that no broker took.
+    #[serde(default)]
+    pub measurements_dropped: u64,
 }
 
 /// One number for a scrape.
@@ -123,6 +142,31 @@ impl Status {
                 "Times another producer took over.",
                 self.fenced,
             ),
+            counter(
+                "wattle_mirror_gaps_total",
+                "Gaps in the topics: events that Kafka will never have.",
+                self.gaps,
+            ),
+            counter(
+                "wattle_mirror_dead_letters_total",
+                "Events whose images were too large for Kafka.",
+                self.dead_letters,
+            ),
+            counter(
+                "wattle_mirror_lost_topics_total",
+                "Topics found missing, recreated or truncated.",
+                self.lost_topics,
+            ),
+            gauge(
+                "wattle_mirror_snapshot_seq",
+                "Event of the last complete snapshot.",
+                self.snapshot.map_or(0, |snapshot| snapshot.seq),
+            ),
+            counter(
+                "wattle_mirror_measurements_dropped_total",
+                "Records of measurements that no broker took.",
+                self.measurements_dropped,
+            ),
         ]
     }
 }
@@ -148,6 +192,12 @@ impl Board {
             events: 0,
             failures: 0,
             fenced: 0,
+            gaps: 0,
+            dead_letters: 0,
+            lost_topics: 0,
+            notices: 0,
+            snapshot: None,
+            measurements_dropped: 0,
         })))
     }
 
@@ -195,12 +245,36 @@ impl Board {
     }
 
     /// A transaction with so many events went through.
-    pub(crate) fn committed(&self, seq: u64, events: u64) {
+    pub(crate) fn committed(
+        &self,
+        seq: u64,
+        events: u64,
+        dead: u64,
+        (notices, snapshot): (u64, Option<SnapshotId>),
+    ) {
         self.resumed(seq);
         let mut status = self.status();
+        status.dead_letters += dead;
+        status.notices = notices;
+        status.snapshot = snapshot;
         status.committed_at = Some(now());
         status.transactions += 1;
         status.events += events;
+    }
+
+    /// Events are missing for good.
+    pub(crate) fn gap(&self) {
+        self.status().gaps += 1;
+    }
+
+    /// A topic was missing, recreated or truncated.
+    pub(crate) fn lost_topic(&self) {
+        self.status().lost_topics += 1;
+    }
+
+    /// Measurements that no broker took, so far.
+    pub(crate) fn measurements_dropped(&self, total: u64) {
+        self.status().measurements_dropped = total;
     }
 
     fn status(&self) -> MutexGuard<'_, Status> {

@@ -6,12 +6,15 @@
 //! say: a transaction of which any part is visible was committed.
 
 use rdkafka::consumer::BaseConsumer;
-use wattle_api::stream::{ProgressRecord, Topics};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use wattle_api::notice::HEADER_NOTICE;
+use wattle_api::stream::{HEADER_SEQ, ProgressRecord, Topics};
 
 use crate::Config;
 use crate::client::Complaints;
+use crate::ends::{Ends, number, watermarks};
 use crate::error::MirrorError;
-use crate::position::{self, Ends, watermarks};
+use crate::position;
 use crate::producer::Transactor;
 use crate::topics::Existing;
 
@@ -83,6 +86,10 @@ impl<'a> Scan<'a> {
             (&topics.events, many),
             (&topics.state, many),
             (&topics.progress, 1),
+            (&topics.snapshots, 1),
+            (&topics.alerts, 1),
+            (&topics.audit, 1),
+            (&topics.dlq, 1),
         ];
         let all = counts.into_iter().flat_map(|(topic, count)| {
             (0..count).map(move |partition| (topic.as_str(), partition))
@@ -130,8 +137,9 @@ impl<'a> Scan<'a> {
         }
         let mut written = Vec::new();
         for end in open {
-            if let Some(seq) = ends.seq_behind(end.topic, end.partition, end.from)? {
-                written.push((end.topic, end.partition, seq));
+            let mark = |message: &BorrowedMessage<'_>| mark(self.topics, end.topic, message);
+            if let Some(mark) = ends.behind(end.topic, end.partition, end.from, &mark)? {
+                written.push((end.topic, end.partition, mark));
             }
         }
         let promised = position::promised(&ends, self.topics)?;
@@ -139,9 +147,21 @@ impl<'a> Scan<'a> {
     }
 }
 
+/// What tells of a record whether a progress record knows it: its event; its place among alerts and audit records; else
+/// when it was written, which is before the progress record of its transaction and after that of the one before.
+fn mark(topics: &Topics, topic: &str, message: &BorrowedMessage<'_>) -> Option<u64> {
+    if topic == topics.alerts || topic == topics.audit {
+        number(message, HEADER_NOTICE)
+    } else if topic == topics.snapshots || topic == topics.dlq {
+        u64::try_from(message.timestamp().to_millis()?).ok()
+    } else {
+        number(message, HEADER_SEQ)
+    }
+}
+
 /// Whether part of an open transaction is visible. All its records were written before it was committed; so either its
-/// progress record is visible and knows the open records (`written`: topic, partition, last event), or that is open too
-/// while events are visible that no progress record promised.
+/// progress record is visible and knows the open records (`written`: topic, partition, mark of the last), or that is
+/// open too while events are visible that no progress record promised.
 fn is_known(
     topics: &Topics,
     promised: Option<&ProgressRecord>,
@@ -157,6 +177,10 @@ fn is_known(
                 promised.partitions.get(*partition as usize).copied()
             }
             topic if topic == topics.state => Some(promised.state_seq),
+            topic if topic == topics.alerts || topic == topics.audit => Some(promised.notices),
+            topic if topic == topics.snapshots || topic == topics.dlq => {
+                Some(promised.ts.as_millis())
+            }
             _ => None,
         };
         known.is_some_and(|known| *seq <= known)
@@ -198,7 +222,13 @@ mod tests {
             Vec<(&'a str, i32, u64)>,
             bool,
         );
-        let cases: [Case<'_>; 8] = [
+        let [alerts, snapshots] = [&topics.alerts, &topics.snapshots].map(String::as_str);
+        let told = ProgressRecord {
+            notices: 4,
+            ts: wattle_api::Timestamp::from_millis(1_000),
+            ..before.clone()
+        };
+        let cases: [Case<'_>; 12] = [
             (
                 "nothing of it",
                 Some(&before),
@@ -249,6 +279,34 @@ mod tests {
                 true,
             ),
             ("a stranger's", Some(&before), 10, vec![], false),
+            (
+                "an alert that was told",
+                Some(&told),
+                10,
+                vec![(alerts, 0, 4)],
+                true,
+            ),
+            (
+                "an alert that was not",
+                Some(&told),
+                10,
+                vec![(alerts, 0, 5)],
+                false,
+            ),
+            (
+                "a piece of a snapshot",
+                Some(&told),
+                10,
+                vec![(snapshots, 0, 999)],
+                true,
+            ),
+            (
+                "a later piece",
+                Some(&told),
+                10,
+                vec![(snapshots, 0, 1_001)],
+                false,
+            ),
         ];
         for (what, promised, visible, written, expected) in cases {
             assert_eq!(

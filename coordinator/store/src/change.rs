@@ -6,11 +6,13 @@ use std::fmt::Write as _;
 use serde_json::{Value, json};
 use sqlx::{Sqlite, Transaction};
 use wattle_api::Timestamp;
+use wattle_api::notice::{Alert, AuditRecord};
 use wattle_api::topology::TopologyEvent;
 use wattle_fleet::{Difference, Member};
 use wattle_model::NodeId;
 use wattle_wire::record::{Record, RecordKey};
 
+use crate::notices;
 use crate::open::{BEGIN, Doing, Store, StoreError};
 
 const DOING: &str = "write a change";
@@ -34,6 +36,10 @@ pub struct Change {
     pub forgotten: Vec<RecordKey>,
     /// Changes of the topology, in order; each becomes an event.
     pub differences: Vec<Difference>,
+    /// Alerts that are raised or cleared.
+    pub alerts: Vec<Alert>,
+    /// Who did what.
+    pub audits: Vec<AuditRecord>,
 }
 
 /// The use of a token.
@@ -64,6 +70,8 @@ impl Change {
             && self.records.is_empty()
             && self.forgotten.is_empty()
             && self.differences.is_empty()
+            && self.alerts.is_empty()
+            && self.audits.is_empty()
     }
 }
 
@@ -88,6 +96,7 @@ impl Store {
             self.write_events(&mut tx, &change.differences, first, now)
                 .await?;
         }
+        notices::write(&mut tx, &change.alerts, &change.audits).await?;
         tx.commit().await.doing(DOING)?;
         if events > 0 {
             self.newest.send_replace(last_seq);

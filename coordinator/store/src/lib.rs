@@ -9,13 +9,15 @@
 //! much into a [`Change`] as they have.
 
 mod change;
+mod notices;
 mod open;
 mod outbox;
 mod state;
 mod tokens;
 
 pub use change::{Change, Claim, Committed};
+pub use notices::{Notice, NoticeKind};
 pub use open::{Store, StoreError, give_to_owner_of};
-pub use outbox::OutboxRow;
+pub use outbox::{Image, OutboxRow};
 pub use state::State;
 pub use tokens::{TokenFound, Tokens};

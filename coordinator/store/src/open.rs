@@ -222,6 +222,11 @@ impl Store {
         self.stamp.term
     }
 
+    /// The network.
+    pub fn network(&self) -> NetworkId {
+        self.stamp.network
+    }
+
     /// The tokens.
     pub fn tokens(&self) -> Tokens {
         Tokens::of(self.writer.clone())

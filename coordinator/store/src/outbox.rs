@@ -29,7 +29,52 @@ impl OutboxRow {
     }
 }
 
+/// The topology as one event left it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// The event; everything up to it is in the image and nothing after it.
+    pub seq: u64,
+    /// Keys and entities in JSON, in no particular order.
+    pub entities: Vec<(String, String)>,
+}
+
 impl Store {
+    /// The oldest events after `seq` as texts, in order, at most `limit`. They come as one value with a line for each:
+    /// row by row they would cost more than everything else that the mirror does.
+    pub async fn outbox_texts_after(
+        &self,
+        seq: u64,
+        limit: u32,
+    ) -> Result<Vec<String>, StoreError> {
+        let (texts,): (Option<String>,) = sqlx::query_as(
+            "SELECT group_concat(event, char(10) ORDER BY seq) FROM \
+             (SELECT seq, event FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?)",
+        )
+        .bind(seq.cast_signed())
+        .bind(limit)
+        .fetch_one(&self.readers)
+        .await
+        .doing("read the outbox")?;
+        let lines = texts.as_deref().map(str::lines).into_iter().flatten();
+        Ok(lines.map(str::to_owned).collect())
+    }
+
+    /// The topology at one moment. For as long as it is read, the database's log cannot be cut.
+    pub async fn image(&self) -> Result<Image, StoreError> {
+        let doing = "read the topology";
+        let mut tx = self.readers.begin().await.doing(doing)?;
+        let (seq,): (i64,) = sqlx::query_as("SELECT seq FROM coordinator")
+            .fetch_one(&mut *tx)
+            .await
+            .doing(doing)?;
+        let entities = sqlx::query_as("SELECT key, entity FROM entity")
+            .fetch_all(&mut *tx)
+            .await
+            .doing(doing)?;
+        let seq = seq.cast_unsigned();
+        Ok(Image { seq, entities })
+    }
+
     /// The oldest events after `seq`, in order, at most `limit`.
     pub async fn outbox_after(&self, seq: u64, limit: u32) -> Result<Vec<OutboxRow>, StoreError> {
         sqlx::query_as("SELECT seq, term, event FROM outbox WHERE seq > ? ORDER BY seq LIMIT ?")

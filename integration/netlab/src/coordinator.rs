@@ -23,13 +23,22 @@ pub struct Coordinator {
 impl Coordinator {
     /// Makes a network on `host` and serves it there at `at`.
     pub fn start(host: &Host, at: SocketAddr) -> Result<Self> {
+        Self::start_with(host, at, None)
+    }
+
+    /// The same with a configuration of its own.
+    pub fn start_with(host: &Host, at: SocketAddr, config: Option<&Path>) -> Result<Self> {
         let state = host.directory().join("coordinator");
         let mut init = verb(host, "init", &state)?;
         init.args(["--network", "lab", "--listen", &at.to_string()])
             .args(["--public-address", &at.to_string()])
             .args(["--ipv4", "10.77.0.0/16", "--ipv6", "fd57:77::/64"]);
         crate::host::output(&mut init)?;
-        let process = host.spawn("coordinator", verb(host, "serve", &state)?)?;
+        let mut serve = verb(host, "serve", &state)?;
+        if let Some(config) = config {
+            serve.arg("--config").arg(config);
+        }
+        let process = host.spawn("coordinator", serve)?;
         // Any answer will do: it listens before it serves.
         let url = format!("https://{at}/");
         eventually("the coordinator answers", STARTS_WITHIN, || {

@@ -53,8 +53,14 @@ pub struct Broker {
 impl Broker {
     /// Starts a broker with empty data and waits until it answers.
     pub fn start(access: Access) -> Result<Self> {
+        Self::start_in(access, None)
+    }
+
+    /// The same with its data in a directory of its own, which is there.
+    pub fn start_in(access: Access, data: Option<&Path>) -> Result<Self> {
         let jars = jars()?;
         let dir = tempfile::Builder::new().prefix("wl-kafka-").tempdir()?;
+        let data = data.map_or_else(|| dir.path().join("data"), Path::to_owned);
         let [open, scram, controller] = free_ports()?;
         let port = if access == Access::Scram { scram } else { open };
         let broker = Self {
@@ -66,7 +72,7 @@ impl Broker {
         };
         fs::write(
             broker.properties(),
-            broker.configuration(access, open, scram, controller),
+            Self::configuration(access, &data, [open, scram, controller]),
         )?;
         broker.format(access)?;
         let mut broker = broker;
@@ -186,8 +192,8 @@ impl Broker {
     }
 
     /// Keys for a small machine and for quick tests; the rest are Kafka's defaults.
-    fn configuration(&self, access: Access, open: u16, scram: u16, controller: u16) -> String {
-        let data = self.dir.path().join("data");
+    fn configuration(access: Access, data: &Path, ports: [u16; 3]) -> String {
+        let [open, scram, controller] = ports;
         let mut text = format!(
             "process.roles=broker,controller\n\
              node.id=1\n\
@@ -207,6 +213,7 @@ impl Broker {
              group.initial.rebalance.delay.ms=0\n\
              auto.create.topics.enable=false\n\
              log.cleaner.dedupe.buffer.size=8388608\n\
+             log.cleaner.backoff.ms=500\n\
              num.network.threads=2\n\
              num.io.threads=2\n",
             data.display()
@@ -369,10 +376,14 @@ fn start_server(jars: &Path, heap_mib: u32, properties: &Path, log: &Path) -> Re
         .context("starting java through setpriv (Debian: openjdk-17-jre-headless, util-linux)")
 }
 
-fn java_arguments(jars: &Path, heap_mib: u32) -> [String; 5] {
+/// Servers of tests live for seconds: they begin with classes that are parsed already, where tools/lib/kafka.sh could
+/// make them, and compile little.
+fn java_arguments(jars: &Path, heap_mib: u32) -> [String; 7] {
     [
         format!("-Xmx{heap_mib}m"),
         "-XX:+UseSerialGC".to_owned(),
+        "-XX:TieredStopAtLevel=1".to_owned(),
+        format!("-XX:SharedArchiveFile={}/classes.jsa", jars.display()),
         "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn".to_owned(),
         "-cp".to_owned(),
         format!("{}/*", jars.display()),

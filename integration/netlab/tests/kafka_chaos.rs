@@ -1,207 +1,248 @@
 //! The promise of the topology stream under `kill -9`: a process with the real database and the real mirror writes
-//! events, and is killed again and again, as is the broker. `wattle_topology::verify` and `kcat` must then agree that
-//! every event is there once and in order. `sudo tools/test kafka` runs it.
+//! events, and is killed again and again, as is the broker; sometimes it is only paused, another takes over with a copy
+//! of its state, and then it wakes up. `integration/kafka/judge.py` (kcat) and `wattle_topology::verify` must then
+//! agree that every event is there once and in order. `sudo tools/test kafka` runs it; `--full` makes it the long one.
 
 #![expect(
     clippy::unwrap_used,
     reason = "a test says what went wrong by panicking"
 )]
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
-use wattle_api::Timestamp;
-use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ, Kafka};
-use wattle_api::topology::{Cause, Entity, LinkEntity};
-use wattle_fleet::{Difference, Evidence};
-use wattle_mirror::{Config, Mirror, StoreOutbox};
-use wattle_model::{Carrier, NetworkId, NodeId};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+use tempfile::TempDir;
+use wattle_api::stream::Kafka;
 use wattle_netlab::kafka::{Access, Broker};
-use wattle_store::{Change, Store};
+use wattle_netlab::mesh::binary;
 use wattle_topology::{Source, verify};
 
-/// Events that the story tells.
-const EVENTS: u64 = 10_000;
-/// How often the process with database and mirror is killed.
-const PROCESS_KILLS: u32 = 20;
-/// Every so many kills of the process the broker is killed too.
-const BROKER_EVERY: u32 = 4;
+/// Set to `full` for the long run.
+const LENGTH: &str = "WATTLE_CHAOS";
+const TOPIC: &str = "wattle.chaos.topology.events.v1";
+/// A paused leader that wakes up notices within this time that another leads.
+const NOTICE: Duration = Duration::from_secs(60);
+/// The exit code of `wattle-stream` when it stepped down.
+const STEPPED_DOWN: i32 = 3;
 
-const NETWORK: NetworkId = NetworkId(0xc4a05);
-/// Set for the writer: broker, state directory and number of events.
-const WRITER: &str = "WATTLE_CHAOS_WRITER";
-const STORY: &str = "ten_thousand_events_survive_twenty_kills_of_the_mirror_and_five_of_the_broker";
+/// What happens in a run.
+struct Plan {
+    events: u64,
+    process_kills: u64,
+    broker_kills: u64,
+    zombies: u64,
+}
 
 #[test]
 #[ignore = "needs a Kafka broker: run by tools/test kafka"]
-fn ten_thousand_events_survive_twenty_kills_of_the_mirror_and_five_of_the_broker() {
-    // The other process of this story runs the same program and the same test.
-    if let Ok(task) = std::env::var(WRITER) {
-        return write(&task);
-    }
-    let mut broker = Broker::start(Access::Open).unwrap();
-    let state = tempfile::tempdir().unwrap();
+fn every_event_survives_kills_of_the_mirror_kills_of_the_broker_and_leaders_that_wake_up() {
+    let plan = match std::env::var(LENGTH).as_deref() {
+        Ok("full") => Plan {
+            events: 1_000_000,
+            process_kills: 100,
+            broker_kills: 30,
+            zombies: 10,
+        },
+        _ => Plan {
+            events: 100_000,
+            process_kills: 20,
+            broker_kills: 6,
+            zombies: 3,
+        },
+    };
     let began = Instant::now();
-    let mut broker_kills = 0;
-    for kill in 1..=PROCESS_KILLS {
-        let mut writer = spawn_writer(&broker, state.path(), EVENTS * u64::from(kill) / 21);
-        // Sometimes in the middle of taking over, sometimes amid transactions.
-        std::thread::sleep(Duration::from_millis(
-            400 + u64::from(kill * 7_919 % 23) * 120,
-        ));
-        if kill % BROKER_EVERY == 0 {
-            broker.kill().unwrap();
-            broker_kills += 1;
-            broker.spawn().unwrap();
+    let mut chaos = Chaos::start();
+    let steps = plan.process_kills + plan.zombies;
+    let (mut kills, mut zombies, mut broker_kills) = (0, 0, 0);
+    for step in 1..=steps {
+        let target = plan.events * step / (steps + 1);
+        let broker_too = step * plan.broker_kills / steps > broker_kills;
+        broker_kills += u64::from(broker_too);
+        if step * plan.zombies / steps > zombies {
+            zombies += 1;
+            chaos.pause_and_replace(step, broker_too);
+        } else {
+            kills += 1;
+            chaos.run_and_kill(step, target, broker_too);
+        }
+    }
+    chaos.run_to_the_end(plan.events);
+    println!(
+        "{kills} kills, {broker_kills} of the broker, {zombies} leaders that woke up, {} events in {:.0} s",
+        plan.events,
+        began.elapsed().as_secs_f64()
+    );
+    assert_eq!(
+        (kills, broker_kills, zombies),
+        (plan.process_kills, plan.broker_kills, plan.zombies)
+    );
+    println!("{}", chaos.judge(plan.events));
+}
+
+/// A broker, and the state of the coordinator that leads.
+struct Chaos {
+    broker: Broker,
+    states: Vec<TempDir>,
+}
+
+impl Chaos {
+    fn start() -> Self {
+        Self {
+            broker: Broker::start(Access::Open).unwrap(),
+            states: vec![tempfile::tempdir().unwrap()],
+        }
+    }
+
+    fn state(&self) -> PathBuf {
+        self.states.last().unwrap().path().to_owned()
+    }
+
+    /// Kills it sometimes in the middle of taking over, sometimes amid transactions.
+    fn run_and_kill(&mut self, step: u64, target: u64, broker_too: bool) {
+        let mut writer = self.writer("--events", target);
+        std::thread::sleep(life(step));
+        if broker_too {
+            self.broker.kill().unwrap();
+            self.broker.spawn().unwrap();
         }
         writer.kill().unwrap();
         writer.wait().unwrap();
-        if kill % BROKER_EVERY == 0 {
-            broker.wait_until_ready().unwrap();
+        if broker_too {
+            self.broker.wait_until_ready().unwrap();
         }
     }
-    let mut last = spawn_writer(&broker, state.path(), EVENTS);
-    assert!(
-        last.wait().unwrap().success(),
-        "the last writer mirrors everything"
-    );
-    println!(
-        "{PROCESS_KILLS} + {broker_kills} kills, {EVENTS} events in {:.0} s",
-        began.elapsed().as_secs_f64()
-    );
 
-    let found = block_on(async {
-        let source = Source::find(Kafka::plaintext(&broker.bootstrap()))
-            .await
-            .unwrap();
-        verify(&source).await.unwrap()
-    });
-    println!("{found:?}");
-    assert!(found.is_clean(), "{found:#?}");
-    assert_eq!(
-        (found.first_seq, found.last_seq, found.seen),
-        (1, EVENTS, EVENTS)
-    );
-    kcat_agrees(&broker);
-}
-
-/// A second opinion, with nothing of ours between broker and count.
-fn kcat_agrees(broker: &Broker) {
-    let records = broker.kcat("wattle.chaos.topology.events.v1").unwrap();
-    let seqs: Vec<u64> = records
-        .iter()
-        .map(|record| record.number(HEADER_SEQ).unwrap())
-        .collect();
-    let different: BTreeSet<u64> = seqs.iter().copied().collect();
-    assert_eq!(different, (1..=EVENTS).collect(), "kcat misses some");
-    assert_eq!(seqs.len() as u64, EVENTS, "kcat sees some twice");
-    let mut ends = BTreeMap::new();
-    for (record, seq) in records.iter().zip(seqs) {
-        let before = ends.insert(record.partition, seq).unwrap_or(0);
-        assert!(
-            seq > before,
-            "kcat sees {seq} after {before} in partition {}",
-            record.partition
+    /// Stops it amid its work; another goes on with a copy of its state, as after a restore on another host; then the
+    /// first one wakes up, in the belief that it leads.
+    fn pause_and_replace(&mut self, step: u64, broker_too: bool) {
+        let mut paused = self.writer("--events", u64::MAX / 2);
+        std::thread::sleep(life(step));
+        signal(&paused, Signal::SIGSTOP);
+        let copy = tempfile::tempdir().unwrap();
+        copy_files(&self.state(), copy.path());
+        self.states.push(copy);
+        let mut successor = self.writer("--more", 500);
+        if broker_too {
+            std::thread::sleep(life(step + 1));
+            self.broker.kill().unwrap();
+            self.broker.restart().unwrap();
+        }
+        // It has to lead before the other wakes up.
+        assert_eq!(wait(&mut successor, Duration::from_secs(120)), Some(0));
+        signal(&paused, Signal::SIGCONT);
+        let code = wait(&mut paused, NOTICE);
+        assert_eq!(
+            code,
+            Some(STEPPED_DOWN),
+            "a leader that woke up must see that another leads"
         );
-        assert_eq!(record.number(HEADER_PREV_SEQ).unwrap(), before);
     }
-    assert!(ends.len() > 1, "several partitions were used");
-}
 
-fn spawn_writer(broker: &Broker, state: &Path, events: u64) -> Child {
-    Command::new("setpriv")
-        .args(["--pdeathsig", "KILL"])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--ignored", "--exact", STORY])
-        .env(
-            WRITER,
-            format!("{}|{}|{events}", broker.bootstrap(), state.display()),
-        )
-        .stdout(Stdio::null())
-        .spawn()
-        .unwrap()
-}
+    fn run_to_the_end(&mut self, events: u64) {
+        let mut last = self.writer("--events", events);
+        assert_eq!(
+            wait(&mut last, Duration::from_secs(600)),
+            Some(0),
+            "the last writer mirrors everything"
+        );
+    }
 
-/// The other process: writes events up to the number it is told and mirrors them, then ends.
-fn write(task: &str) {
-    let parts: Vec<&str> = task.split('|').collect();
-    let (bootstrap, state, events) = (parts[0], Path::new(parts[1]), parts[2].parse().unwrap());
-    let runtime = tokio::runtime::Builder::new_multi_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let database = state.join("coordinator.db");
-    let store = runtime
-        .block_on(Store::open(&database, NETWORK, "chaos", "test"))
-        .unwrap();
-    let outbox = StoreOutbox::new(store.clone(), runtime.handle().clone());
-    let config = Config {
-        kafka: Kafka::plaintext(bootstrap),
-        network: NETWORK,
-        network_name: "chaos".into(),
-        term: store.term(),
-    };
-    let mirror = Mirror::start(config, outbox).unwrap();
-    let mut seq = store.last_seq();
-    while seq < events {
-        let change = Change {
-            differences: (seq..events.min(seq + 1 + seq % 13))
-                .map(difference)
-                .collect(),
-            ..Change::default()
-        };
-        seq = runtime
-            .block_on(store.commit(&change, now()))
+    fn writer(&self, how: &str, events: u64) -> Child {
+        Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(binary("wattle-stream").unwrap())
+            .args([
+                "write",
+                "--rate",
+                "5000",
+                "--brokers",
+                &self.broker.bootstrap(),
+            ])
+            .args([how, &events.to_string(), "--state"])
+            .arg(self.state())
+            .stdout(Stdio::null())
+            .spawn()
             .unwrap()
-            .last_seq;
-        std::thread::sleep(Duration::from_millis(1));
     }
-    while mirror.status().committed_seq < events {
-        std::thread::sleep(Duration::from_millis(10));
+
+    /// What both judges say, who must be content.
+    fn judge(&self, events: u64) -> String {
+        let script = concat!(env!("CARGO_MANIFEST_DIR"), "/../kafka/judge.py");
+        let judged = Command::new("python3")
+            .args([
+                script,
+                "--brokers",
+                &self.broker.bootstrap(),
+                "--topic",
+                TOPIC,
+            ])
+            .args(["--last", &events.to_string()])
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&judged.stdout);
+        assert!(
+            judged.status.success(),
+            "{said}{}",
+            String::from_utf8_lossy(&judged.stderr)
+        );
+        let verdict: Value = serde_json::from_str(&said).unwrap();
+        assert_eq!(verdict["events"], events);
+        assert!(
+            verdict["partitions"].as_u64().unwrap() > 1,
+            "several partitions were used"
+        );
+
+        let found = block_on(async {
+            let source = Source::find(Kafka::plaintext(&self.broker.bootstrap()))
+                .await
+                .unwrap();
+            verify(&source).await.unwrap()
+        });
+        assert!(found.is_whole(), "{found:#?}");
+        assert!(found.state_checked > 20, "{found:#?}");
+        assert_eq!(
+            (found.first_seq, found.last_seq, found.seen),
+            (1, events, events)
+        );
+        format!("judge: {said}verify: {found:?}")
     }
-    mirror.stop();
 }
 
-/// Links of twenty nodes in five sites that come, change and go.
-fn difference(seq: u64) -> Difference {
-    let link = |cost| {
-        Entity::Link(LinkEntity {
-            from: NodeId(seq % 20),
-            to: NodeId((seq + 1) % 20),
-            from_name: None,
-            to_name: None,
-            carrier: Carrier::Udp4,
-            confirmed: true,
-            cost_us: Some(cost),
-            rtt_us: 1_000 + seq,
-            jitter_us: 10,
-            loss_ppm: 0,
-        })
-    };
-    let (before, after, cause) = match seq / 20 % 3 {
-        0 => (None, Some(link(100)), Cause::LinkReported),
-        1 => (Some(link(100)), Some(link(200)), Cause::LinkMeasured),
-        _ => (Some(link(200)), None, Cause::LinkWithdrawn),
-    };
-    Difference {
-        key: link(0).key(),
-        before,
-        after,
-        cause,
-        evidence: Evidence::default(),
-        site: Some(format!("site{}", seq % 5).parse().unwrap()),
+/// How long a writer lives: it takes some hundred milliseconds to take over.
+fn life(step: u64) -> Duration {
+    Duration::from_millis(400 + step * 7_919 % 23 * 60)
+}
+
+fn signal(process: &Child, signal: Signal) {
+    kill(Pid::from_raw(process.id().cast_signed()), signal).unwrap();
+}
+
+/// The exit code; kills what does not end.
+fn wait(process: &mut Child, patience: Duration) -> Option<i32> {
+    let deadline = Instant::now() + patience;
+    loop {
+        if let Some(status) = process.try_wait().unwrap() {
+            return status.code();
+        }
+        if Instant::now() > deadline {
+            process.kill().unwrap();
+            process.wait().unwrap();
+            return None;
+        }
+        std::thread::sleep(Duration::from_millis(20));
     }
 }
 
-fn now() -> Timestamp {
-    Timestamp::from_millis(
-        SystemTime::now()
-            .duration_since(UNIX_EPOCH)
-            .unwrap()
-            .as_millis() as u64,
-    )
+/// The process is stopped, so the files do not change meanwhile; locks do not go with copies.
+fn copy_files(from: &Path, to: &Path) {
+    for file in std::fs::read_dir(from).unwrap() {
+        let file = file.unwrap();
+        std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+    }
 }
 
 fn block_on<T>(work: impl Future<Output = T>) -> T {

@@ -6,6 +6,9 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+mod document;
+mod outbox;
+
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::Write as _;
@@ -17,19 +20,17 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use serde_json::Value;
-use wattle_api::stream::{HEADER_SEQ, Kafka, Tls, partition_of};
-use wattle_api::topology::TopologyEvent;
-use wattle_mirror::{Config, Mirror, Outbox, OutboxError, State};
-use wattle_model::NetworkId;
+use wattle_api::stream::{HEADER_SEQ, partition_of};
+use wattle_mirror::{Mirror, State};
 use wattle_netlab::eventually;
 use wattle_netlab::kafka::cluster::{Cluster, Shape};
 use wattle_netlab::mesh::binary;
 
+use crate::document::{Document, SITE, tls_table, users};
+use crate::outbox::{ListOutbox, start_with, wait_until};
+
 const EVENTS: &str = "wattle.lab.topology.events.v1";
 const STATE: &str = "wattle.lab.topology.state.v1";
-
-/// A site whose partitions are to be led in `zone-2`.
-const SITE: &str = "fra1";
 
 #[test]
 #[ignore = "needs a Kafka broker: run by tools/test kafka"]
@@ -53,7 +54,8 @@ fn a_secured_cluster_of_three_becomes_what_its_document_says_and_stays_so() {
         applied.contains("+ topic") && !applied.contains("FAILED"),
         "{applied}"
     );
-    let mirror = start_mirror(cluster.kafka("wattle"), 1..=300);
+    let outbox = ListOutbox::with(1..=300);
+    let mirror = start_with(cluster.kafka("wattle"), 1, &outbox);
     eventually("the mirror says that a right is missing", MINUTE, || {
         let status = mirror.status();
         let told = status.last_error.unwrap_or_default();
@@ -77,28 +79,31 @@ fn a_secured_cluster_of_three_becomes_what_its_document_says_and_stays_so() {
     })
     .unwrap_or_else(|error| panic!("{error:?}: {:?}", mirror.status()));
     assert_each_event_is_there_once(&cluster, 300);
+    rights_that_are_taken_away_delay_events_only(&cluster, &document, &mirror, &outbox);
     drop(mirror);
 
     // The same user with a certificate instead of a password has the same rights.
-    let mirror = start_mirror(cluster.kafka_by_certificate("wattle").unwrap(), 1..=400);
+    outbox.add(381..=400);
+    let mirror = start_with(cluster.kafka_by_certificate("wattle").unwrap(), 2, &outbox);
     eventually("the rest is committed", MINUTE, || {
         Ok(mirror.status().committed_seq == 400)
     })
     .unwrap_or_else(|error| panic!("{error:?}: {:?}", mirror.status()));
     assert_each_event_is_there_once(&cluster, 400);
-    drop(mirror);
 
     // Nothing is left to do.
     let plan = document.run("plan", &[], 0);
     assert!(plan.contains("the cluster is as desired"), "{plan}");
     document.run("drift", &[], 0);
-    replicas_are_in_all_racks_and_the_site_s_leader_in_its_own(&cluster);
+    copies_are_in_racks_and_the_site_s_leader_in_its_own(&cluster, 3, 2);
 
     a_reader_with_a_certificate_reads_and_may_not_write(&cluster);
     a_change_by_hand_is_told_and_set_back(&cluster, &document);
     what_would_lose_something_is_left(&cluster, &document);
     a_changed_password_is_found(&cluster, &document);
-    a_dead_broker_is_no_reason_to_move_copies(&mut cluster, &document);
+    copies_and_leaders_move_where_the_document_wants_them(&cluster, &document);
+    what_should_be_gone_goes_with_leave_only(&cluster, &document);
+    too_few_copies_in_step_delay_events_only(&mut cluster, &document, &mirror, &outbox);
 }
 
 #[test]
@@ -180,7 +185,40 @@ fn rendering_by_the_command_line_is_what_runs(cluster: &Cluster) {
     }
 }
 
-fn replicas_are_in_all_racks_and_the_site_s_leader_in_its_own(cluster: &Cluster) {
+/// Takes rights from a mirror that runs, and gives them back.
+fn rights_that_are_taken_away_delay_events_only(
+    cluster: &Cluster,
+    document: &Document,
+    mirror: &Mirror,
+    outbox: &ListOutbox,
+) {
+    document.write(&users(cluster, ""));
+    let left = document.run("apply", &["--yes"], 8);
+    assert!(left.contains("left: needs --allow-delete"), "{left}");
+    outbox.add(301..=340);
+    wait_until(mirror, 340);
+    let applied = document.run("apply", &["--yes", "--allow-delete"], 0);
+    assert!(applied.contains("- right of User:wattle"), "{applied}");
+    document.run("drift", &[], 0);
+    outbox.add(341..=380);
+    eventually("the mirror says that it may not", MINUTE, || {
+        let status = mirror.status();
+        let told = status.last_error.unwrap_or_default();
+        Ok(status.lag == 40 && told.contains("do not allow us"))
+    })
+    .unwrap_or_else(|error| panic!("{error:?}: {:?}", mirror.status()));
+    document.write(&users(cluster, "role"));
+    document.run("apply", &["--yes"], 0);
+    wait_until(mirror, 380);
+    assert_each_event_is_there_once(cluster, 380);
+}
+
+/// `copies` of each partition in as many zones, and the site's led by `leader`.
+fn copies_are_in_racks_and_the_site_s_leader_in_its_own(
+    cluster: &Cluster,
+    copies: usize,
+    leader: u64,
+) {
     let listed = listing(cluster);
     for name in [EVENTS, STATE] {
         let topics = listed["topics"].as_array().unwrap();
@@ -193,17 +231,18 @@ fn replicas_are_in_all_racks_and_the_site_s_leader_in_its_own(cluster: &Cluster)
                 .iter()
                 .map(|replica| replica["id"].as_u64().unwrap())
                 .collect();
+            // Broker N is in rack zone-N.
             assert_eq!(
-                brokers,
-                BTreeSet::from([1, 2, 3]),
-                "broker N is in rack zone-N: {partition}"
+                (brokers.len(), replicas.len()),
+                (copies, copies),
+                "{partition}"
             );
         }
         let at = partition_of(Some(SITE), "", 6);
         let led = partitions
             .iter()
             .find(|partition| partition["partition"] == at);
-        assert_eq!(led.unwrap()["leader"], 2, "{name}");
+        assert_eq!(led.unwrap()["leader"], leader, "{name}");
     }
 }
 
@@ -312,160 +351,94 @@ fn a_changed_password_is_found(cluster: &Cluster, document: &Document) {
     assert!(!drift.contains("another one"), "a secret is shown: {drift}");
 }
 
-fn a_dead_broker_is_no_reason_to_move_copies(cluster: &mut Cluster, document: &Document) {
+/// Fewer copies, then all again with another leader for the site.
+fn copies_and_leaders_move_where_the_document_wants_them(cluster: &Cluster, document: &Document) {
+    let users = users(cluster, "role");
+    document.write_but(&users, "replication = 3", "replication = 2");
+    document.run("apply", &["--yes", "--allow-shrink"], 0);
+    document.run("drift", &[], 0);
+    copies_are_in_racks_and_the_site_s_leader_in_its_own(cluster, 2, 2);
+    document.write(&users.replace("zone-2", "zone-3"));
+    let applied = document.run("apply", &["--yes"], 0);
+    assert!(applied.contains(EVENTS), "{applied}");
+    document.run("drift", &[], 0);
+    copies_are_in_racks_and_the_site_s_leader_in_its_own(cluster, 3, 3);
+}
+
+fn what_should_be_gone_goes_with_leave_only(cluster: &Cluster, document: &Document) {
+    let users = users(cluster, "role").replace("zone-2", "zone-3");
+    let password = cluster.add_password("leaver").unwrap();
+    document.write(&format!(
+        "{users}[[desired.users]]\nname = \"leaver\"\npassword_file = {password:?}\n\
+         [[desired.topics]]\nname = \"old\"\npartitions = 2\nreplication = 2\n"
+    ));
+    document.run("apply", &["--yes"], 0);
+    document.run("drift", &[], 0);
+    assert!(topic_names(cluster).contains("old"));
+    document.write(&format!(
+        "{users}[desired.remove]\ntopics = [\"old\"]\nusers = [\"leaver\"]\n"
+    ));
+    let left = document.run("apply", &["--yes"], 8);
+    assert_eq!(
+        left.matches("left: needs --allow-delete").count(),
+        2,
+        "{left}"
+    );
+    assert!(topic_names(cluster).contains("old"));
+    document.run("apply", &["--yes", "--allow-delete"], 0);
+    document.run("drift", &[], 0);
+    let names = topic_names(cluster);
+    assert!(
+        !names.contains("old") && names.contains(EVENTS),
+        "{names:?}"
+    );
+}
+
+/// A server that is away is one copy too few where all three are wanted in step, and two that are away are two.
+fn too_few_copies_in_step_delay_events_only(
+    cluster: &mut Cluster,
+    document: &Document,
+    mirror: &Mirror,
+    outbox: &ListOutbox,
+) {
+    alter_by_hand(cluster, EVENTS, &[("min.insync.replicas", "3")]);
     cluster.kill(2).unwrap();
-    eventually("the dead broker is missed", MINUTE, || {
+    eventually("the dead server is missed", MINUTE, || {
         Ok(listing(cluster)["brokers"].as_array().map(Vec::len) == Some(2))
     })
     .unwrap();
-    let drift = document.run("plan", &[], 0);
-    assert!(drift.contains("broker 3 has copies and is away"), "{drift}");
-    assert!(!drift.contains("copies of partition"), "{drift}");
+    let plan = document.run("plan", &[], 0);
+    assert!(plan.contains("broker 3 has copies and is away"), "{plan}");
+    assert!(!plan.contains("copies of partition"), "{plan}");
+    let events_wait = |last| {
+        let before = mirror.status();
+        outbox.add(last - 49..=last);
+        eventually("it is told", MINUTE, || {
+            Ok(mirror.status().failures > before.failures)
+        })
+        .unwrap();
+        assert_eq!(mirror.status().lag, 50, "{:?}", mirror.status());
+    };
+    events_wait(450);
+    cluster.restart(2).unwrap();
+    wait_until(mirror, 450);
+
+    cluster.kill(1).unwrap();
+    cluster.kill(2).unwrap();
+    events_wait(500);
+    cluster.spawn(1).unwrap();
+    cluster.restart(2).unwrap();
+    wait_until(mirror, 500);
+    assert_each_event_is_there_once(cluster, 500);
+
+    // Others led meanwhile, and a hand changed what the document says.
+    let applied = document.run("apply", &["--yes", "--allow-shrink"], 0);
+    assert!(applied.contains("leader of partition"), "{applied}");
+    document.run("drift", &[], 0);
+    copies_are_in_racks_and_the_site_s_leader_in_its_own(cluster, 3, 3);
 }
 
 const MINUTE: Duration = Duration::from_secs(60);
-
-/// The document of a cluster, in a file.
-struct Document {
-    path: PathBuf,
-    servers: String,
-    reach: String,
-}
-
-impl Document {
-    fn of(cluster: &Cluster) -> Self {
-        let kafka = cluster.kafka(Shape::ADMIN);
-        let protocol = kafka.protocol.name();
-        let mut reach = format!(
-            "[kafka]\nprotocol = \"{protocol}\"\nbrokers = {:?}\n[kafka.topics]\npartitions = 6\n",
-            kafka.brokers
-        );
-        if let (Some(sasl), Some(tls)) = (&kafka.sasl, &kafka.tls) {
-            let file = sasl.password_file.as_ref().unwrap();
-            reach += &format!(
-                "replication = 3\n[kafka.sasl]\nusername = \"{}\"\npassword_file = {file:?}\n{}",
-                sasl.username,
-                tls_table(tls)
-            );
-        }
-        let path = cluster.dir().join("desired.toml");
-        let servers = cluster.document().unwrap();
-        Self {
-            path,
-            servers,
-            reach,
-        }
-    }
-
-    /// The same with more, written.
-    fn with(&self, desired: &str) -> Self {
-        let document = Self {
-            path: self.path.clone(),
-            servers: self.servers.clone(),
-            reach: self.reach.clone(),
-        };
-        document.write(desired);
-        document
-    }
-
-    fn write(&self, desired: &str) {
-        self.write_but(desired, "", "");
-    }
-
-    /// Writes it with another shape of the network's topics.
-    fn write_but(&self, desired: &str, said: &str, instead: &str) {
-        assert!(self.reach.contains(said));
-        let reach = self.reach.replace(said, instead);
-        fs::write(&self.path, format!("{reach}{desired}{}", self.servers)).unwrap();
-    }
-
-    /// Runs `wattle kafka VERB` and returns all it says.
-    fn run(&self, verb: &str, options: &[&str], exit: i32) -> String {
-        let output = Command::new(binary("wattle").unwrap())
-            .args(["kafka", verb])
-            .args(options)
-            .arg(&self.path)
-            .stdin(Stdio::null())
-            .output()
-            .unwrap();
-        let text =
-            String::from_utf8_lossy(&output.stdout) + String::from_utf8_lossy(&output.stderr);
-        assert_eq!(
-            output.status.code(),
-            Some(exit),
-            "wattle kafka {verb} {options:?}:\n{text}"
-        );
-        text.into_owned()
-    }
-}
-
-/// What should be in the secured cluster; with `role`, the users may do something.
-fn users(cluster: &Cluster, role: &str) -> String {
-    let password = cluster.add_password("wattle").unwrap();
-    let (mirror, reader) = match role {
-        "" => ("", ""),
-        _ => ("role = \"mirror\"\n", "role = \"reader\"\n"),
-    };
-    format!(
-        "[desired]\nnetwork = \"lab\"\n[desired.leaders]\n{SITE} = \"zone-2\"\n\
-         [[desired.users]]\nname = \"wattle\"\npassword_file = {password:?}\n{mirror}\
-         [[desired.users]]\nname = \"eyes\"\n{reader}"
-    )
-}
-
-fn tls_table(tls: &Tls) -> String {
-    let mut text = "[kafka.tls]\n".to_owned();
-    for (key, path) in [
-        ("ca_file", &tls.ca_file),
-        ("certificate_file", &tls.certificate_file),
-        ("key_file", &tls.key_file),
-    ] {
-        if let Some(path) = path {
-            text += &format!("{key} = {path:?}\n");
-        }
-    }
-    text
-}
-
-fn start_mirror(kafka: Kafka, seqs: std::ops::RangeInclusive<u64>) -> Mirror {
-    let config = Config {
-        kafka,
-        network: NetworkId(0xff),
-        network_name: "lab".into(),
-        term: 1,
-    };
-    Mirror::start(config, Fixed(seqs.map(event).collect())).unwrap()
-}
-
-/// The first golden record, over and over, about ever other nodes.
-fn event(seq: u64) -> TopologyEvent {
-    let golden = include_str!("../../../coordinator/api/tests/golden/topology-events.v1.jsonl");
-    let mut event: Value = serde_json::from_str(golden.lines().next().unwrap()).unwrap();
-    let node = format!("{seq:016x}");
-    event["id"] = format!("1:{seq}").into();
-    event["key"] = format!("node:{node}").into();
-    event["after"]["id"] = node.into();
-    event["source"]["seq"] = seq.into();
-    serde_json::from_value(event).unwrap()
-}
-
-/// An outbox that does not grow.
-struct Fixed(Vec<TopologyEvent>);
-
-impl Outbox for Fixed {
-    fn read_after(&mut self, seq: u64, limit: usize) -> Result<Vec<TopologyEvent>, OutboxError> {
-        let rest = self.0.iter().filter(|event| event.id.seq > seq);
-        Ok(rest.take(limit).cloned().collect())
-    }
-
-    fn last_seq(&mut self) -> Result<u64, OutboxError> {
-        Ok(self.0.last().map_or(0, |event| event.id.seq))
-    }
-
-    fn wait(&mut self, patience: Duration) {
-        std::thread::sleep(patience);
-    }
-}
 
 fn assert_each_event_is_there_once(cluster: &Cluster, last: u64) {
     let mut seqs = Vec::new();
@@ -490,6 +463,14 @@ fn listing(cluster: &Cluster) -> Value {
         .output()
         .unwrap();
     serde_json::from_slice(&output.stdout).unwrap_or_default()
+}
+
+fn topic_names(cluster: &Cluster) -> BTreeSet<String> {
+    let listed = listing(cluster);
+    let topics = listed["topics"].as_array().unwrap().iter();
+    topics
+        .map(|topic| topic["topic"].as_str().unwrap().to_owned())
+        .collect()
 }
 
 fn rdkafka_admin(cluster: &Cluster) -> AdminClient<DefaultClientContext> {

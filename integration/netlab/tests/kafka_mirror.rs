@@ -6,24 +6,25 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+mod delivery;
+mod outbox;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::process::Stdio;
-use std::sync::{Arc, Condvar, Mutex, mpsc};
+use std::sync::mpsc;
 use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
-use wattle_api::Timestamp;
-use wattle_api::stream::{
-    HEADER_PREV_SEQ, HEADER_SEQ, HEADER_TERM, Kafka, ProgressRecord, Protocol, Sasl, Topics,
-};
-use wattle_api::topology::{
-    Cause, Entity, EntityKey, EntityKind, EventId, NodeEntity, Op, Source, TopologyEvent,
-};
-use wattle_mirror::{Config, Mirror, Outbox, OutboxError, State};
-use wattle_model::{NetworkId, NodeId, NodeIndex};
-use wattle_netlab::kafka::{ADMIN, Access, Broker, GUEST, KcatRecord};
+use wattle_api::stream::{HEADER_SEQ, HEADER_TERM, Kafka, ProgressRecord, Protocol, Sasl};
+use wattle_api::topology::TopologyEvent;
+use wattle_mirror::{Config, Mirror, State};
+use wattle_model::NetworkId;
+use wattle_netlab::kafka::{ADMIN, Access, Broker, GUEST};
+
+use crate::delivery::{assert_exactly_once, eventually, start, topics};
+use crate::outbox::{ListOutbox, config, event, start_with, wait_until};
 
 #[test]
 #[ignore = "needs a Kafka broker: run by tools/test kafka"]
@@ -78,67 +79,9 @@ fn every_event_arrives_once_in_order_and_with_its_headers() {
         (7, 1, 2_000, 2_000)
     );
     assert_eq!(last.partitions.iter().max(), Some(&2_000));
-}
 
-#[test]
-#[ignore = "needs a Kafka broker: run by tools/test kafka"]
-fn the_state_topic_is_the_table_that_the_events_tell() {
-    let broker = Broker::start(Access::Open).unwrap();
-    let outbox = ListOutbox::with(1..=940);
-    let mirror = start(&broker, 1, &outbox);
-    wait_until(&mirror, 940);
-
-    let mut told = BTreeMap::new();
-    for seq in 1..=940 {
-        let event = event(seq);
-        told.insert(
-            event.key.to_string(),
-            event
-                .after
-                .map(|after| serde_json::to_value(after).unwrap()),
-        );
-    }
-    let mut table = BTreeMap::new();
-    for record in broker.kcat(&topics().state).unwrap() {
-        let value = record
-            .value
-            .map(|value| serde_json::from_str::<serde_json::Value>(&value).unwrap());
-        table.insert(record.key, value);
-    }
-    assert_eq!(table, told);
-    assert!(
-        table.values().any(Option::is_none),
-        "the events delete something"
-    );
-}
-
-#[test]
-#[ignore = "needs a Kafka broker: run by tools/test kafka"]
-fn topics_are_made_with_the_configuration_that_consumers_count_on() {
-    let broker = Broker::start(Access::Open).unwrap();
-    let outbox = ListOutbox::with(1..=1);
-    let mirror = start(&broker, 1, &outbox);
-    wait_until(&mirror, 1);
-    let topics = topics();
-    let described =
-        wattle_topology::describe_topics(&Kafka::plaintext(&broker.bootstrap()), &topics).unwrap();
-    let expect = [
-        (&topics.events, 6, "cleanup.policy", "delete"),
-        (&topics.events, 6, "retention.ms", "7776000000"),
-        (&topics.state, 6, "cleanup.policy", "compact"),
-        (&topics.state, 6, "min.cleanable.dirty.ratio", "0.1"),
-        (&topics.state, 6, "delete.retention.ms", "86400000"),
-        (&topics.progress, 1, "cleanup.policy", "compact"),
-    ];
-    for (topic, partitions, name, value) in expect {
-        let found = &described[topic];
-        assert_eq!(found.partitions, partitions, "{topic}");
-        assert_eq!(
-            found.config.get(name).map(String::as_str),
-            Some(value),
-            "{topic} {name}"
-        );
-    }
+    the_state_topic_is_the_table_that_the_events_tell(&broker, 2_000);
+    topics_have_the_configuration_that_consumers_count_on(&broker);
 }
 
 #[test]
@@ -455,173 +398,52 @@ fn how_fast_the_mirror_is() {
     );
 }
 
-const NETWORK: &str = "lab";
-
-fn topics() -> Topics {
-    Topics::below("wattle.lab")
-}
-
-fn start(broker: &Broker, term: u64, outbox: &ListOutbox) -> Mirror {
-    start_with(Kafka::plaintext(&broker.bootstrap()), term, outbox)
-}
-
-fn start_with(kafka: Kafka, term: u64, outbox: &ListOutbox) -> Mirror {
-    Mirror::start(config(kafka, term), outbox.clone()).unwrap()
-}
-
-fn config(kafka: Kafka, term: u64) -> Config {
-    Config {
-        kafka,
-        network: NetworkId(0xab),
-        network_name: NETWORK.into(),
-        term,
-    }
-}
-
-fn wait_until(mirror: &Mirror, seq: u64) {
-    let deadline = Instant::now() + Duration::from_secs(90);
-    while mirror.status().committed_seq < seq {
-        assert!(
-            Instant::now() < deadline,
-            "{seq} is not committed: {:#?}",
-            mirror.status()
+fn the_state_topic_is_the_table_that_the_events_tell(broker: &Broker, last: u64) {
+    let mut told = BTreeMap::new();
+    for seq in 1..=last {
+        let event = event(seq);
+        told.insert(
+            event.key.to_string(),
+            event
+                .after
+                .map(|after| serde_json::to_value(after).unwrap()),
         );
-        std::thread::sleep(Duration::from_millis(2));
     }
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(60);
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within a minute");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
-/// Reads the events until all are there (a commit is acknowledged before every partition shows it), then checks that
-/// each is there once, in order, and names the one before it.
-fn assert_exactly_once(broker: &Broker, last: u64) -> Vec<KcatRecord> {
-    let mut records = Vec::new();
-    eventually("all events are visible", || {
-        records = broker.kcat(&topics().events).unwrap();
-        let seen: BTreeSet<u64> = records
-            .iter()
-            .map(|record| record.number(HEADER_SEQ).unwrap())
-            .collect();
-        (1..=last).all(|seq| seen.contains(&seq))
+    assert!(
+        told.values().any(Option::is_none),
+        "the events delete something"
+    );
+    eventually("the state topic tells the same", || {
+        let mut table = BTreeMap::new();
+        for record in broker.kcat(&topics().state).unwrap() {
+            let value = record
+                .value
+                .map(|value| serde_json::from_str::<serde_json::Value>(&value).unwrap());
+            table.insert(record.key, value);
+        }
+        table == told
     });
-    let mut ends: BTreeMap<i32, &KcatRecord> = BTreeMap::new();
-    for record in &records {
-        let before = ends.insert(record.partition, record);
-        let named = record.number(HEADER_PREV_SEQ).unwrap();
-        let found = before.map_or(0, |before| before.number(HEADER_SEQ).unwrap());
-        let there = || -> Vec<_> {
-            let partition = records
-                .iter()
-                .filter(|other| other.partition == record.partition);
-            partition
-                .map(|other| (other.offset, other.number(HEADER_SEQ).unwrap()))
-                .take(200)
-                .collect()
-        };
+}
+
+fn topics_have_the_configuration_that_consumers_count_on(broker: &Broker) {
+    let topics = topics();
+    let described =
+        wattle_topology::describe_topics(&Kafka::plaintext(&broker.bootstrap()), &topics).unwrap();
+    let expect = [
+        (&topics.events, 6, "cleanup.policy", "delete"),
+        (&topics.events, 6, "retention.ms", "7776000000"),
+        (&topics.state, 6, "cleanup.policy", "compact"),
+        (&topics.state, 6, "min.cleanable.dirty.ratio", "0.1"),
+        (&topics.state, 6, "delete.retention.ms", "86400000"),
+        (&topics.progress, 1, "cleanup.policy", "compact"),
+    ];
+    for (topic, partitions, name, value) in expect {
+        let found = &described[topic];
+        assert_eq!(found.partitions, partitions, "{topic}");
         assert_eq!(
-            named,
-            found,
-            "at offset {}; offset and seq: {:?}",
-            record.offset,
-            there()
+            found.config.get(name).map(String::as_str),
+            Some(value),
+            "{topic} {name}"
         );
-    }
-    assert_eq!(records.len() as u64, last, "some are doubled");
-    records
-}
-
-/// Events about forty nodes in five sites that come, change and go.
-fn event(seq: u64) -> TopologyEvent {
-    let node = NodeId(seq % 40);
-    let name = format!("n{}", node.0);
-    let site = format!("site{}", node.0 % 5);
-    let image = |epoch: u64| {
-        Entity::Node(NodeEntity {
-            id: node,
-            name: name.parse().unwrap(),
-            index: NodeIndex(node.0 as u16),
-            addresses: vec!["10.77.0.1".parse().unwrap()],
-            tags: vec![],
-            site: Some(site.parse().unwrap()),
-            leaf_of: None,
-            reporting: true,
-            agent_version: Some("0.1.0".into()),
-            epoch: Some(epoch as u32),
-            transit_cost_us: Some(0),
-        })
-    };
-    let (op, cause) = match seq / 40 % 3 {
-        0 => (Op::Create, Cause::MemberAdded),
-        1 => (Op::Update, Cause::NodeReported),
-        _ => (Op::Delete, Cause::MemberRemoved),
-    };
-    TopologyEvent {
-        id: EventId { term: 7, seq },
-        kind: EntityKind::Node,
-        key: EntityKey::Node(node),
-        op,
-        before: (op != Op::Create).then(|| image(seq - 1)),
-        after: (op != Op::Delete).then(|| image(seq)),
-        cause,
-        source: Source {
-            network: NetworkId(0xab),
-            network_name: NETWORK.into(),
-            coordinator: "test".into(),
-            term: 7,
-            seq,
-            reporter: Some(node),
-            record_seq: Some(seq),
-            site: Some(site.parse().unwrap()),
-            observed_at: None,
-            coalesced: 0,
-        },
-        ts: Timestamp::from_millis(1_795_385_280_000 + seq),
-        omitted: None,
-    }
-}
-
-/// An outbox in memory that grows while it is read.
-#[derive(Clone, Default)]
-struct ListOutbox(Arc<(Mutex<Vec<TopologyEvent>>, Condvar)>);
-
-impl ListOutbox {
-    fn with(seqs: impl Iterator<Item = u64>) -> Self {
-        let outbox = Self::default();
-        outbox.add(seqs);
-        outbox
-    }
-
-    fn add(&self, seqs: impl Iterator<Item = u64>) {
-        self.0.0.lock().unwrap().extend(seqs.map(event));
-        self.0.1.notify_all();
-    }
-}
-
-impl Outbox for ListOutbox {
-    fn read_after(&mut self, seq: u64, limit: usize) -> Result<Vec<TopologyEvent>, OutboxError> {
-        let events = self.0.0.lock().unwrap();
-        let from = events.partition_point(|event| event.id.seq <= seq);
-        Ok(events[from..].iter().take(limit).cloned().collect())
-    }
-
-    fn last_seq(&mut self) -> Result<u64, OutboxError> {
-        Ok(self
-            .0
-            .0
-            .lock()
-            .unwrap()
-            .last()
-            .map_or(0, |event| event.id.seq))
-    }
-
-    fn wait(&mut self, patience: Duration) {
-        let events = self.0.0.lock().unwrap();
-        drop(self.0.1.wait_timeout(events, patience).unwrap());
     }
 }

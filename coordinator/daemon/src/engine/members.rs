@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use wattle_api::Timestamp;
 use wattle_api::agent::{ErrorCode, Join, ToAgent};
+use wattle_api::notice::AuditAction;
 use wattle_api::rest::{LeafCreated, LeafRequest, Node, PRIVATE_KEY, Problem};
 use wattle_api::token::{JoinToken, TokenScope};
 use wattle_api::topology::{Entity, EntityKey};
@@ -208,6 +209,9 @@ impl Engine {
             .admit(applicant, &scope, &self.root, wall().0)?;
         self.pending.change.claims.push(Claim { hash, node });
         self.added(node);
+        let name = self.name_of(node);
+        let actor = format!("node:{node}");
+        self.note(AuditAction::NodeJoined, &actor, actor.clone(), name);
         self.counters.count(Counter::Joins);
         Ok(node)
     }
@@ -258,6 +262,11 @@ impl Engine {
         self.pending.members_changed = true;
     }
 
+    fn name_of(&self, node: NodeId) -> String {
+        let member = self.members.member(node);
+        member.map_or_else(String::new, |member| member.grant.grant().name.to_string())
+    }
+
     fn joined(&self, node: NodeId) -> Result<ToAgent, Refused> {
         let member = self
             .members
@@ -271,7 +280,7 @@ impl Engine {
         })
     }
 
-    pub(super) fn remove(&mut self, name: &str, answer: Answer<()>) {
+    pub(super) fn remove(&mut self, name: &str, actor: &str, answer: Answer<()>) {
         let removed = self
             .members
             .find(name)
@@ -295,7 +304,14 @@ impl Engine {
                 .change
                 .records
                 .retain(|record| record.origin() != node);
-            tracing::info!(%node, "Node removed");
+            tracing::info!(%node, actor, "Node removed");
+            let detail = format!("asked for as {name}");
+            self.note(
+                AuditAction::NodeRemoved,
+                actor,
+                format!("node:{node}"),
+                detail,
+            );
         }
         self.pending
             .change
@@ -315,6 +331,13 @@ impl Engine {
         match self.attach_leaf(request) {
             Ok((leaf, host)) => {
                 self.added(leaf);
+                let detail = format!("{} at {}", self.name_of(leaf), self.name_of(host));
+                self.note(
+                    AuditAction::LeafAdded,
+                    "admin",
+                    format!("node:{leaf}"),
+                    detail,
+                );
                 self.later(move |engine| {
                     let _ = answer.send(engine.leaf_created(leaf, host));
                 });

@@ -1,0 +1,127 @@
+//! Kafka's troubles are nobody else's: a real mesh with a coordinator that mirrors to a real broker, all in namespaces.
+//! Packets flow while the broker is killed and comes back, and while the coordinator itself is killed.
+//! `sudo tools/test kafka` runs it.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use wattle_api::notice::{Alert, AlertKind, AlertState};
+use wattle_netlab::kafka::{Access, Broker};
+use wattle_netlab::probe::{Report, Running};
+use wattle_netlab::{Coordinator, Host, eventually, story};
+
+const PATIENCE: Duration = Duration::from_secs(60);
+const EVERY: Duration = Duration::from_millis(5);
+/// How often something may cost packets before it is to blame.
+const TRIES: usize = 3;
+const EVENTS: &str = "wattle.lab.topology.events.v1";
+
+#[test]
+#[ignore = "needs root and a Kafka broker: run by tools/test kafka"]
+fn no_packet_is_lost_whatever_happens_to_kafka_and_its_coordinator() {
+    story("kafka", |lab| {
+        let [a, b, hub] = lab.hosts(["a", "b", "hub"])?;
+        hub.sh("ip address add 10.9.0.1/32 dev lo")?;
+        for host in [&a, &b] {
+            let via = lab.link(&hub, host)?.v4(&hub)?;
+            host.sh(&format!("ip route add 10.9.0.1/32 via {via}"))?;
+        }
+        let direct = lab.link(&a, &b)?.of(&a)?.interface.clone();
+        let lab = &*lab;
+        // The broker is a child of this thread and lives in the hub's network.
+        hub.inside(|| {
+            let mut broker = Broker::start(Access::Open)?;
+            let config = hub.directory().join("coordinator.toml");
+            let kafka = format!(
+                "[kafka]\nbrokers = [\"{}\"]\nmetrics_every_s = 1\n",
+                broker.bootstrap()
+            );
+            std::fs::write(&config, kafka)?;
+            let at: SocketAddr = "10.9.0.1:5741".parse()?;
+            let coordinator = Coordinator::start_with(&hub, at, Some(&config))?;
+            let mut mesh = lab.mesh("kafka", &[&a, &b]).join(&coordinator)?;
+            let count = |topic: &str| -> Result<usize> { Ok(broker.kcat(topic)?.len()) };
+            eventually("events are in Kafka", PATIENCE, || Ok(count(EVENTS)? > 2))?;
+            eventually("measurements are in Kafka", PATIENCE, || {
+                Ok(count("wattle.lab.metrics.links.v1")? > 1)
+            })?;
+            eventually("the joins are in the audit trail", PATIENCE, || {
+                let audit = broker.kcat("wattle.lab.audit.v1")?;
+                let joins = audit.iter().filter_map(|record| record.value.as_deref());
+                Ok(joins.filter(|value| value.contains("node_joined")).count() == 2)
+            })?;
+
+            // Java takes all the time there is when it starts: the agents, whose time is measured, come first.
+            for host in [&a, &b] {
+                mesh.stop(host)?;
+                mesh.start_behind(host, &["nice", "-n", "-15"])?;
+            }
+            mesh.wait_all_reach_all(PATIENCE)?;
+            mesh.wait_settled(PATIENCE)?;
+            let to = SocketAddr::new(mesh.address(&b)?, 7777);
+            let _echo = b.echo(to)?;
+            for _ in 0..2 {
+                let report = nothing_is_lost_while(&a, to, |stream| {
+                    broker.kill()?;
+                    stream.wait_for(400);
+                    broker.restart()
+                })?;
+                println!("{report:?}");
+            }
+            ensure!(
+                broker.kcat(EVENTS)?.len() > 2,
+                "events survived the broker's ends"
+            );
+            a_lost_link_is_an_alert(&broker, || a.sh(&format!("ip link set dev {direct} down")))?;
+            a.sh(&format!("ip link set dev {direct} up"))?;
+            mesh.wait_all_reach_all(PATIENCE)?;
+            mesh.wait_settled(PATIENCE)?;
+            let mut coordinator = Some(coordinator);
+            let report = nothing_is_lost_while(&a, to, |_| {
+                if let Some(coordinator) = coordinator.take() {
+                    coordinator.kill();
+                }
+                Ok(())
+            })?;
+            println!("{report:?}");
+            Ok(())
+        })
+        .context("inside the hub")
+    });
+}
+
+/// Sends packets before, amid and after something that must cost none. What costs some does so each time; what the
+/// machine's other work costs does not.
+fn nothing_is_lost_while(
+    from: &Host,
+    to: SocketAddr,
+    mut fault: impl FnMut(&Running) -> Result<()>,
+) -> Result<Report> {
+    let mut reports = Vec::new();
+    for _ in 0..TRIES {
+        let stream = from.probe(to, EVERY)?;
+        stream.wait_for(200);
+        fault(&stream)?;
+        stream.wait_for(600);
+        let report = stream.stop()?;
+        ensure!(report.sent > 800, "{report:?}");
+        if report.lost == 0 {
+            return Ok(report);
+        }
+        reports.push(report);
+    }
+    bail!("packets were lost each time: {reports:?}")
+}
+
+fn a_lost_link_is_an_alert(broker: &Broker, lose: impl FnOnce() -> Result<String>) -> Result<()> {
+    lose()?;
+    eventually("the lost link is an alert", PATIENCE, || {
+        let records = broker.kcat("wattle.lab.alerts.v1")?;
+        let values = records.iter().filter_map(|record| record.value.as_deref());
+        let alerts: Vec<Alert> = values.map(serde_json::from_str).collect::<Result<_, _>>()?;
+        let mut told = alerts.iter().map(|alert| (alert.kind, alert.state));
+        Ok(told.any(|told| told == (AlertKind::LinkLost, AlertState::Raised)))
+    })?;
+    Ok(())
+}

@@ -1,0 +1,182 @@
+//! Sites and their partitions: the slot map, sites that move, partitions that are added.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use wattle_api::slots::{SlotMap, SlotMapRecord, SlotVersion, slots_key};
+use wattle_api::snapshot::SnapshotReason;
+use wattle_api::stream::{Kafka, TopicSettings};
+use wattle_api::topology::TopologyEvent;
+use wattle_model::{NodeId, NodeName};
+use wattle_netlab::kafka::{Access, Broker};
+use wattle_topology::{Item, Source};
+
+use crate::admin::{Admin, block_on};
+use crate::delivery::{assert_exactly_once, eventually, start, topics};
+use crate::kept::{events, snapshots, state_table, told};
+use crate::outbox::{ListOutbox, event, start_with, wait_until};
+
+#[test]
+#[ignore = "needs a Kafka broker: run by tools/test kafka"]
+fn a_reader_of_one_site_sees_that_site_alone_before_and_after_it_moves() {
+    let broker = Broker::start(Access::Open).unwrap();
+    let outbox = ListOutbox::with(1..=400);
+    let first = version(1, &[0], &[("site1", &[1, 2]), ("site2", &[3])]);
+    let mapped = |versions: &[SlotVersion]| Kafka {
+        slots: SlotMap(versions.to_vec()),
+        ..Kafka::plaintext(&broker.bootstrap())
+    };
+    let mirror = start_with(mapped(std::slice::from_ref(&first)), 1, &outbox);
+    wait_until(&mirror, 400);
+    drop(mirror);
+    let site1 = sees_its_own_events_alone(&broker, "site1", 400);
+    assert_eq!(site1, [1, 2].into(), "a big site spreads over its slots");
+    assert_eq!(sees_its_own_events_alone(&broker, "site2", 400), [3].into());
+
+    // It moves: its images with it, its events from there on.
+    let second = version(2, &[0], &[("site1", &[4]), ("site2", &[3])]);
+    outbox.add(401..=500);
+    let mirror = start_with(mapped(&[first, second]), 2, &outbox);
+    eventually("a snapshot tells of it", || {
+        snapshots(&broker)
+            .iter()
+            .any(|(_, reason)| *reason == SnapshotReason::SlotsChanged)
+    });
+    outbox.add(501..=640);
+    wait_until(&mirror, 640);
+    eventually("the state is whole", || state_table(&broker) == told(640));
+    let moved = sees_its_own_events_alone(&broker, "site1", 640);
+    assert_eq!(moved, [1, 2, 4].into());
+    let in_state: BTreeSet<i32> = live_partitions(&broker, "site1");
+    assert_eq!(
+        in_state,
+        [4].into(),
+        "nothing stays behind in the state topic"
+    );
+    assert_exactly_once(&broker, 640);
+
+    // Where the topic that told the map is lost, the map is told again.
+    Admin::of(&broker).delete(&topics().progress);
+    outbox.add(641..=660);
+    wait_until(&mirror, 660);
+    assert_exactly_once(&broker, 660);
+    eventually("the map is told again", || {
+        slots_of(&broker, "site1") == Some([1, 2, 4].into())
+    });
+}
+
+#[test]
+#[ignore = "needs a Kafka broker: run by tools/test kafka"]
+fn partitions_that_were_added_stop_the_mirror_before_a_key_moves() {
+    let broker = Broker::start(Access::Open).unwrap();
+    let outbox = ListOutbox::with(1..=100);
+    let mirror = start(&broker, 1, &outbox);
+    wait_until(&mirror, 100);
+    drop(mirror);
+    for topic in [topics().events, topics().state] {
+        Admin::of(&broker).grow(&topic, 8);
+    }
+    outbox.add(101..=200);
+    let mirror = start(&broker, 2, &outbox);
+    eventually("it says what is wrong", || {
+        mirror
+            .status()
+            .last_error
+            .is_some_and(|said| said.contains("8 partitions instead of 6"))
+    });
+    assert_eq!(mirror.status().events, 0);
+    drop(mirror);
+
+    // A slot map says where records go, so that no key moves.
+    let mapped = Kafka {
+        slots: SlotMap(vec![version(1, &[0], &[("site1", &[7])])]),
+        topics: TopicSettings {
+            partitions: 8,
+            ..Default::default()
+        },
+        ..Kafka::plaintext(&broker.bootstrap())
+    };
+    let mirror = start_with(mapped, 3, &outbox);
+    wait_until(&mirror, 200);
+    assert_exactly_once(&broker, 200);
+    eventually("the state is whole", || state_table(&broker) == told(200));
+}
+
+/// The slots that a site has, or had, as the progress topic says.
+fn slots_of(broker: &Broker, site: &str) -> Option<BTreeSet<u32>> {
+    let key = slots_key("lab");
+    let records = broker.kcat(&topics().progress).unwrap();
+    let map = records.iter().rfind(|record| record.key == key)?;
+    let map: SlotMapRecord = serde_json::from_str(map.value.as_deref()?).unwrap();
+    Some(map.of_site(Some(&site.parse().unwrap())))
+}
+
+/// The events that a consumer of the site's slots sees are exactly the site's.
+fn sees_its_own_events_alone(broker: &Broker, site: &str, last: u64) -> BTreeSet<i32> {
+    let name: NodeName = site.parse().unwrap();
+    let slots = slots_of(broker, site).unwrap();
+    let mut used = BTreeSet::new();
+    let mut seen = BTreeSet::new();
+    for record in events(broker) {
+        if !slots.contains(&(record.partition as u32)) {
+            continue;
+        }
+        let event: TopologyEvent = serde_json::from_str(record.value.as_deref().unwrap()).unwrap();
+        assert_eq!(
+            event.source.site.as_ref(),
+            Some(&name),
+            "another site's event in its slots"
+        );
+        used.insert(record.partition);
+        seen.insert(event.id.seq);
+    }
+    let expected = (1..=last).filter(|seq| event(*seq).source.site.as_ref() == Some(&name));
+    assert_eq!(seen, expected.collect());
+    block_on(wattle_s_reader_reads_these_slots_alone(
+        broker, &name, &slots, &seen,
+    ));
+    used
+}
+
+async fn wattle_s_reader_reads_these_slots_alone(
+    broker: &Broker,
+    site: &NodeName,
+    slots: &BTreeSet<u32>,
+    expected: &BTreeSet<u64>,
+) {
+    let source = Source::find(Kafka::plaintext(&broker.bootstrap()));
+    let source = source.await.unwrap();
+    let mut tail = wattle_topology::tail_site(&source, site).await.unwrap();
+    assert_eq!(tail.partitions(), slots);
+    let mut seen = BTreeSet::new();
+    while seen.len() < expected.len() {
+        match tail.next().await.unwrap().unwrap() {
+            Item::Event(event) => drop(seen.insert(event.id.seq)),
+            Item::Missing(first, last) => panic!("{first} to {last} are missing"),
+        }
+    }
+    assert_eq!(&seen, expected);
+}
+
+/// Where the state topic has images of nodes of a site.
+fn live_partitions(broker: &Broker, site: &str) -> BTreeSet<i32> {
+    let mut live: BTreeMap<(i32, String), bool> = BTreeMap::new();
+    for record in broker.kcat(&topics().state).unwrap() {
+        let node: NodeId = record.key.trim_start_matches("node:").parse().unwrap();
+        if format!("site{}", node.0 % 5) == site {
+            live.insert((record.partition, record.key), record.value.is_some());
+        }
+    }
+    let live = live.into_iter().filter(|(_, is_there)| *is_there);
+    live.map(|((partition, _), _)| partition).collect()
+}
+
+fn version(version: u32, default: &[u32], sites: &[(&str, &[u32])]) -> SlotVersion {
+    let sites = sites
+        .iter()
+        .map(|(site, slots)| (site.parse().unwrap(), slots.to_vec()));
+    SlotVersion {
+        version,
+        default: default.to_vec(),
+        sites: sites.collect(),
+    }
+}

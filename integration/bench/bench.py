@@ -4,6 +4,7 @@
     bench.py dataplane   TCP, CPU, datagrams, round trips, memory; direct and relayed; beside limits and peers
     bench.py soak        minutes of streams through rekeys, overload, numbered packets
     bench.py idle        bytes, CPU and memory of a mesh of 6 and of 30 nodes that does nothing
+    bench.py mirror      the topology stream in Kafka: latency, throughput, faults, take-over, outage, cold readers
     bench.py routing     outage after silent cuts in a ring of five with a chord
     bench.py spf         shortest paths of 10,000 nodes, all at once and after a change; what backups cover on public networks
     bench.py sim         a thousand nodes in virtual time: convergence, flooding, restart, bytes
@@ -23,6 +24,7 @@ sys.path[:0] = [os.path.dirname(HERE), os.path.join(HERE, "contestants")]
 
 import dataplane  # noqa: E402
 import idle  # noqa: E402
+import mirror  # noqa: E402
 import plot  # noqa: E402
 import results  # noqa: E402
 import routing  # noqa: E402
@@ -31,7 +33,7 @@ import soak  # noqa: E402
 import spf  # noqa: E402
 from lab.net import LabError  # noqa: E402
 
-BENCHES = {"dataplane": dataplane, "soak": soak, "idle": idle, "routing": routing, "spf": spf, "sim": sim}
+BENCHES = {"dataplane": dataplane, "soak": soak, "idle": idle, "mirror": mirror, "routing": routing, "spf": spf, "sim": sim}
 
 
 def words(text):
@@ -57,6 +59,8 @@ def arguments():
     one.add_argument("--sizes", type=lambda text: [int(size) for size in words(text)], default=[6, 30], help="nodes (default 6,30)")
     one.add_argument("--settle", type=float, default=10, help="seconds before the measurement")
     one.add_argument("--seconds-idle", type=float, default=30, help="seconds of the measurement")
+    one = parser.add_argument_group("mirror")
+    one.add_argument("--full", action="store_true", help="a million events through 100 kills of the mirror, 30 of the broker, 10 paused leaders; --only: latency throughput chaos takeover outage cold")
     one = parser.add_argument_group("routing")
     one.add_argument("--cuts", type=int, default=5, help="cuts of each kind")
     one = parser.add_argument_group("spf")

@@ -96,8 +96,8 @@ pub(crate) struct Found {
     pub(crate) position: Position,
     /// A topic was missing, recreated or truncated.
     pub(crate) lost: Option<String>,
-    /// Partitions of the events topic whose young records were deleted.
-    pub(crate) truncated: Vec<usize>,
+    /// Partitions of the events topic that had records and have none: for their age, or because someone deleted them.
+    pub(crate) emptied: Vec<usize>,
     /// Events were written under a slot map, and the record that says so is gone.
     pub(crate) slots_untold: bool,
 }
@@ -117,12 +117,11 @@ pub(crate) fn find(
             slots_untold: position.slots > 0,
             position,
             lost: None,
-            truncated: vec![],
+            emptied: vec![],
         });
     };
     check_owner(config, &record)?;
     check_count(config, topics, &record, existing)?;
-    let written_at = record.ts;
     let position = from_progress(record, existing.partitions);
     let looked = Look::at(&ends, topics, &position)?;
     let events_lost = existing.events_made || looked.events.is_shorter(&position.offsets);
@@ -132,21 +131,17 @@ pub(crate) fn find(
         (false, true) => Some(topics.state.clone()),
         (false, false) => None,
     };
-    let is_young = now().as_millis().saturating_sub(written_at.as_millis()) < YOUNG_MS;
-    let truncated = match !events_lost && is_young {
-        true => looked.events.emptied(&position.partitions),
-        false => vec![],
+    let emptied = match events_lost {
+        false => looked.events.emptied(&position.partitions),
+        true => vec![],
     };
     Ok(Found {
         position: after_loss(position, events_lost, state_lost),
         lost,
-        truncated,
+        emptied,
         slots_untold: false,
     })
 }
-
-/// Records that are younger than this were not deleted for their age: the shortest retention that can be configured.
-const YOUNG_MS: u64 = 86_400_000;
 
 /// A topic that lost its records is empty, whatever the progress record says: it is written anew.
 fn after_loss(position: Position, events_lost: bool, state_lost: bool) -> Position {

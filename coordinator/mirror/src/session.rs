@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
+use wattle_api::Timestamp;
 use wattle_api::gap::GapReason;
 use wattle_api::snapshot::SnapshotReason;
 use wattle_api::stream::{LostTopic, Topics};
@@ -38,6 +39,9 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(5);
 
 /// Records that topics refuse at this size are refused for another reason.
 const SMALLEST_RECORD: usize = 16_000;
+
+/// Records that are younger than this were not deleted for their age: the shortest retention that can be configured.
+const YOUNG_MS: u64 = 86_400_000;
 
 /// What the thread owns.
 pub(crate) struct Worker<O> {
@@ -143,7 +147,8 @@ impl<O: Outbox> Worker<O> {
             &complaints,
         )?;
         let found = position::find(&self.config, &self.topics, &existing, &complaints)?;
-        self.refuse_loss(&found)?;
+        let truncated = self.too_young_to_go(&found)?;
+        self.refuse_loss(&found, &truncated)?;
         let position = found.position;
         self.check_outbox(&position)?;
         complaints.begin(position.offsets.clone(), position.state_offsets.clone());
@@ -165,7 +170,7 @@ impl<O: Outbox> Worker<O> {
             claim.slot_map(&maps);
         }
         session.position = write(&session.producer, &session.context, claim)?;
-        self.tell_truncation(&mut session, &found.truncated)?;
+        self.tell_truncation(&mut session, &truncated)?;
         if let Some(topic) = found.lost {
             tracing::warn!(
                 topic,
@@ -184,8 +189,23 @@ impl<O: Outbox> Worker<O> {
         Ok(session)
     }
 
-    fn refuse_loss(&self, found: &Found) -> Result<(), MirrorError> {
-        let truncated = (!found.truncated.is_empty()).then(|| self.topics.events.clone());
+    /// Emptied partitions whose last event is too young to have been deleted for its age. An event that is in the outbox
+    /// no longer is not: a site where nothing happens for as long as events are kept loses them rightly.
+    fn too_young_to_go(&mut self, found: &Found) -> Result<Vec<usize>, MirrorError> {
+        let mut young = Vec::new();
+        for &partition in &found.emptied {
+            let last = found.position.partitions[partition];
+            let rows = self.outbox.read_after(last - 1, 1);
+            let row = rows.map_err(MirrorError::Outbox)?.pop();
+            let event = row.map(|Row(text)| Event::read(text)).transpose();
+            let event = event.map_err(|error| MirrorError::Outbox(error.into()))?;
+            young.extend(is_young(event.as_ref(), last, now()).then_some(partition));
+        }
+        Ok(young)
+    }
+
+    fn refuse_loss(&self, found: &Found, truncated: &[usize]) -> Result<(), MirrorError> {
+        let truncated = (!truncated.is_empty()).then(|| self.topics.events.clone());
         match found.lost.clone().or(truncated) {
             Some(topic) if self.config.kafka.lost_topic == LostTopic::Halt => {
                 Err(MirrorError::TopicLost { topic })
@@ -397,4 +417,37 @@ fn write(
     batch.close();
     producer.commit(&context.topics, &batch.records)?;
     Ok(batch.after)
+}
+
+/// Whether the oldest event from `seq` on is that very one, and younger than any record that goes for its age.
+fn is_young(event: Option<&Event>, seq: u64, now: Timestamp) -> bool {
+    event.is_some_and(|event| event.seq == seq && now.as_millis() < event.ts.as_millis() + YOUNG_MS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn records_of_a_quiet_site_may_go_for_their_age() {
+        let events = include_str!("../../api/tests/golden/topology-events.v1.jsonl");
+        let text = events.lines().next().unwrap().to_owned();
+        let event = Event::read(text).unwrap();
+        let (seq, ts) = (event.seq, event.ts.as_millis());
+        let at = |ms: u64| Timestamp::from_millis(ts + ms);
+        for (what, event, seq, age, expected) in [
+            ("deleted by somebody", Some(&event), seq, 1_000, true),
+            ("gone for its age", Some(&event), seq, YOUNG_MS, false),
+            ("not in the outbox", None, seq, 1_000, false),
+            (
+                "only later ones in the outbox",
+                Some(&event),
+                seq - 1,
+                1_000,
+                false,
+            ),
+        ] {
+            assert_eq!(is_young(event, seq, at(age)), expected, "{what}");
+        }
+    }
 }

@@ -4,7 +4,7 @@
     bench.py dataplane   TCP, CPU, datagrams, round trips, memory; direct and relayed; beside limits and peers
     bench.py soak        minutes of streams through rekeys, overload, numbered packets
     bench.py idle        bytes, CPU and memory of a mesh of 6 and of 30 nodes that does nothing
-    bench.py routing     outage after silent cuts in a ring of five with a chord
+    bench.py routing     healing in a ring of five with a chord, beside FRR, BIRD and babeld: outages, loss, delay, flapping, cost
 
 Everything shares the machine's cores, so only figures of one run compare. With --json the last line of stdout is one
 document `wattle.bench/v1`; progress is on stderr. The exit code is 1 when a figure of ours that should be there is not.
@@ -54,7 +54,15 @@ def arguments():
     one.add_argument("--settle", type=float, default=10, help="seconds before the measurement")
     one.add_argument("--seconds-idle", type=float, default=30, help="seconds of the measurement")
     one = parser.add_argument_group("routing")
-    one.add_argument("--cuts", type=int, default=5, help="cuts of each kind")
+    one.add_argument("--rows", type=words, metavar="A,B", help=f"of {' '.join(routing.ROWS)} (default: all)")
+    one.add_argument("--contestants", type=words, metavar="A,B", help="only these: " + ", ".join(each.name for each in routing.routers.ALL))
+    one.add_argument("--cuts", type=int, default=30, help="cuts of each kind (default 30)")
+    one.add_argument("--repeat", type=int, default=5, help="of loss and of delay (default 5)")
+    one.add_argument("--loss-seconds", type=float, default=30, help="of 20 %% loss")
+    one.add_argument("--delay-seconds", type=float, default=10, help="of 50 ms more")
+    one.add_argument("--wave-seconds", type=float, default=600, help="of the square wave")
+    one.add_argument("--false-seconds", type=float, default=600, help="of an oversubscribed CPU")
+    one.add_argument("--keep", metavar="FILE", help="add the samples to FILE and judge all that are there: a table in several sittings")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds, options.minutes, options.packets = 1, 1, 0.1, 20_000

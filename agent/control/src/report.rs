@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use wattle_model::{Carrier, LinkId, LinkState, NetworkId, NodeId, Prefix, WgKey};
 
+use crate::request::DrainMode;
+
 /// A node by id and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeRef {
@@ -76,6 +78,38 @@ pub struct StatusReport {
     /// What an operator should look at.
     #[serde(default)]
     pub health: Vec<HealthLine>,
+    /// Whether the node is drained.
+    #[serde(default)]
+    pub drain: Option<DrainReport>,
+    /// Neighbours that packets go over by an operator's order.
+    #[serde(default)]
+    pub preferences: Vec<PreferReport>,
+    /// The worst of CPU, packet queue and memory pressure.
+    #[serde(default)]
+    pub load_percent: u8,
+    /// Packets relayed for others so far.
+    #[serde(default)]
+    pub relayed_packets: u64,
+}
+
+/// A drain that holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainReport {
+    /// How much transit is left.
+    pub mode: DrainMode,
+    /// For how long; `None` until it is taken back.
+    pub left_s: Option<u64>,
+}
+
+/// A preference that holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreferReport {
+    /// The neighbour.
+    pub via: NodeRef,
+    /// Only packets to this node.
+    pub destination: Option<NodeRef>,
+    /// For how long; `None` until it is taken back.
+    pub left_s: Option<u64>,
 }
 
 /// The connection to the coordinator.

@@ -101,7 +101,9 @@ impl WorkerHandle {
                 // Flooding repeats what is not acknowledged.
                 mailbox.dropped += 1;
             }
-            Command::SendControl { .. } | Command::DropPeer(_) => mailbox.orders.push_back(command),
+            Command::SendControl { .. } | Command::DropPeer(_) | Command::Bye => {
+                mailbox.orders.push_back(command);
+            }
         }
         drop(mailbox);
         self.wake.wake();

@@ -22,7 +22,7 @@ use wattle_model::{Instant, LinkState, Measurement, Micros};
 use wattle_wire::probe::{Probe, ProbeReply};
 
 use crate::liveness::Liveness;
-use crate::measure::{Estimators, Sample};
+use crate::measure::{Estimators, Sample, Told};
 
 /// Between two reports of a measurement that changed enough to matter …
 const REPORT_SOON: Micros = Micros::from_millis(100);
@@ -57,6 +57,14 @@ pub enum Input {
     },
     /// The fingerprint of this node's link-state database, to be carried by probes and replies.
     Fingerprint(u64),
+    /// Whether the link is spare: another one leads to the same neighbour and is used.
+    Spare(bool),
+    /// There is reason to think that the link is dead: the other end is to be asked at once.
+    Doubt,
+    /// The other end was heard from another address: what was sent to the old one was lost by the move.
+    Moved,
+    /// The other end said that it stops: the link ends, and that is no failure.
+    Left,
 }
 
 /// What kind of datagrams were sent.
@@ -126,7 +134,7 @@ impl Link {
             Input::Reply(reply) => self.answered(&reply, now),
             Input::Received { datagrams } => {
                 self.rx_packets += datagrams;
-                self.liveness.heard(now);
+                self.liveness.talked(now);
             }
             Input::Sent { datagrams, traffic } => {
                 self.tx_packets += datagrams;
@@ -136,6 +144,10 @@ impl Link {
             }
             Input::Stalled { late } => self.liveness.stalled(now, late),
             Input::Fingerprint(fingerprint) => self.fingerprint = fingerprint,
+            Input::Spare(is_spare) => self.liveness.spare(now, is_spare),
+            Input::Doubt => self.liveness.doubt(now),
+            Input::Moved => self.liveness.moved(),
+            Input::Left => self.liveness.left(now),
         }
         self.tell(before);
     }
@@ -187,8 +199,12 @@ impl Link {
 
     fn probed(&mut self, probe: Probe, now: Instant) {
         self.rx_packets += 1;
-        self.liveness.heard(now);
+        self.liveness.probed(now);
         self.learn(probe.fingerprint);
+        let told = self
+            .estimators
+            .arrived(now, probe.tx_packets, self.rx_packets);
+        self.look(now, told);
         self.tx_packets += 1;
         self.output(Output::Reply(ProbeReply {
             seq: probe.seq,
@@ -215,8 +231,17 @@ impl Link {
             sent: reply.tx_packets,
             received: reply.rx_packets,
         };
-        self.estimators.sample(now, sample);
+        let told = self.estimators.sample(now, sample);
         self.liveness.answered(now);
+        self.look(now, told);
+    }
+
+    /// A measurement came in: looks closer if it is a surprise, and tells what changed.
+    fn look(&mut self, now: Instant, told: Told) {
+        self.liveness.lossy(self.estimators.is_lossy());
+        if told == Told::Surprise {
+            self.liveness.alert(now);
+        }
         self.report(now);
     }
 

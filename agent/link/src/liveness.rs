@@ -1,15 +1,44 @@
 //! Whether the link lives, and when to ask.
 //!
-//! Any authenticated datagram is life; probes fill the gaps: one a second while nothing is sent, every 25 ms while data is.
-//! Silence makes the link *suspect* (local, reversible), more silence makes it *down*. What failed comes back
-//! only after a probation that doubles with every flap. Knows nothing of what a probe measures.
+//! Any authenticated datagram is life; probes fill the gaps. An idle link is asked every two seconds, by one end or the
+//! other, a spare one every ten; one that carries data four times a second, for the measurement's sake. Where data was
+//! sent and the other end fell silent it is asked at once and again: *suspect* (local, reversible) is who does not
+//! answer in time, *down* who stays silent. What failed comes back only after a probation that doubles with every flap.
+//! Knows nothing of what a probe measures.
 
 use wattle_model::{Instant, LinkState, Micros};
 
-/// Between probes while nothing else is sent.
-const IDLE: Micros = Micros::from_secs(1);
-/// Between probes while data is sent, and in a burst.
+/// Between probes while nothing else is sent; whoever is asked asks so much later himself.
+const IDLE: Micros = Micros::from_secs(2);
+/// The same on a link that is not used because another one leads to the same neighbour.
+const SPARE: Micros = Micros::from_secs(10);
+/// Between probes of a link that failed, to find it again.
+const SEARCH: Micros = Micros::from_secs(1);
+/// Between probes while data is sent, for the measurement; and while losses are to be proven or forgiven.
+const MEASURE: Micros = Micros::from_millis(250);
+/// Between probes while the measurement looks different from what it was, …
+const ALERT: Micros = Micros::from_millis(40);
+/// … for this long, …
+const ALERT_FOR: Micros = Micros::from_millis(800);
+/// … and not again within this: a link may be unsteady for ever.
+const ALERT_PAUSE: Micros = Micros::from_secs(2);
+const ALERT_PAUSE_IDLE: Micros = Micros::from_secs(60);
+/// Intervals from this on are spread.
+const SPREAD_FROM: Micros = Micros::from_millis(200);
+/// Between probes of a link that comes up for the first time, and in a burst.
 const ACTIVE: Micros = Micros::from_millis(25);
+/// Silence after which the other end is asked, once data was sent: half a beat longer than its datagrams usually are
+/// apart, within these bounds, while it has a beat; …
+const BEAT_SILENCE: (Micros, Micros) = (Micros::from_millis(10), Micros::from_millis(24));
+/// … else this.
+const SILENCE: Micros = Micros::from_millis(20);
+/// Datagrams further apart than this are no beat.
+const BEAT_MOST: Micros = Micros::from_millis(16);
+/// Between two times of asking a silent end, or a third of what an answer may take.
+const ASK_AGAIN: Micros = Micros::from_millis(4);
+const ASKS: u64 = 3;
+/// What the first of them may take at least to be answered.
+const ANSWER_LEAST: Micros = Micros::from_millis(12);
 /// How long a link counts as carrying data after the last datagram.
 const ACTIVE_FOR: Micros = Micros::from_secs(1);
 /// How long a burst lasts after an answer was missed on an idle link, unless …
@@ -38,6 +67,8 @@ const TRUST_AFTER: Micros = Micros::from_secs(2);
 const TRUST_AFTER_MOST: Micros = Micros::from_secs(300);
 /// A link that was up for this long has its flaps forgiven.
 const FORGIVEN_AFTER: Micros = Micros::from_secs(300);
+/// How long a neighbour that said that it stops may take to start again without being met with distrust.
+const RESTART_MOST: Micros = Micros::from_secs(10);
 /// How long the other end may take to answer when no round trip is known.
 const UNKNOWN_PATIENCE: Micros = Micros::from_millis(300);
 
@@ -63,6 +94,19 @@ pub(crate) struct Liveness {
     next_probe: Instant,
     replies: u32,
     failures: u32,
+    /// Since when data is under way with nothing heard.
+    quiet_since: Option<Instant>,
+    /// When the silent end was asked for the first time, and when it is asked again.
+    doubted: Option<(Instant, Instant)>,
+    /// When something else than an answer came last, and how far such datagrams are apart.
+    talked_at: Instant,
+    beat: Micros,
+    alert_until: Instant,
+    alert_from: Instant,
+    is_spare: bool,
+    is_lossy: bool,
+    /// When the other end said that it stops.
+    left_at: Option<Instant>,
 }
 
 impl Liveness {
@@ -82,6 +126,15 @@ impl Liveness {
             next_probe: now,
             replies: 0,
             failures: 0,
+            quiet_since: None,
+            doubted: None,
+            talked_at: Instant(0),
+            beat: Micros(4 * BEAT_MOST.0),
+            alert_until: Instant(0),
+            alert_from: Instant(0),
+            is_spare: false,
+            is_lossy: false,
+            left_at: None,
         }
     }
 
@@ -98,11 +151,90 @@ impl Liveness {
     /// An authenticated datagram came.
     pub(crate) fn heard(&mut self, now: Instant) {
         self.last_heard = Some(now);
+        self.quiet_since = None;
+        self.doubted = None;
         match self.state {
-            LinkState::Down => self.enter(LinkState::Probing, now),
+            LinkState::Down => {
+                let left = self.left_at.take();
+                if left.is_some_and(|left| now.since(left) > RESTART_MOST) {
+                    self.failures = self.failures.max(1);
+                }
+                self.enter(LinkState::Probing, now);
+            }
             LinkState::Suspect => self.enter(LinkState::Up, now),
             LinkState::Probing | LinkState::Up => {}
         }
+    }
+
+    /// The other end said something by itself.
+    pub(crate) fn talked(&mut self, now: Instant) {
+        // One pause does not end a beat, but a second one does.
+        let pause = now.since(self.talked_at).min(Micros(4 * BEAT_MOST.0));
+        self.beat = Micros((3 * self.beat.0 + pause.0) / 4);
+        self.talked_at = now;
+        self.heard(now);
+    }
+
+    /// The other end asked: what it hears by that this end need not ask, too.
+    pub(crate) fn probed(&mut self, now: Instant) {
+        self.heard(now);
+        let is_calm = now >= self.burst_until.max(self.alert_until);
+        if self.state == LinkState::Up && self.unanswered.is_none() && is_calm {
+            // A little sooner than the other end would again, so that both come to measure.
+            let interval = Micros(self.calm_interval(now).0 * 7 / 8);
+            self.next_probe = self.next_probe.max(now + self.spread(now, interval));
+        }
+    }
+
+    /// The link is one of several to the same neighbour, and another one is used; or that one is not trusted any longer.
+    pub(crate) fn spare(&mut self, now: Instant, is_spare: bool) {
+        if self.is_spare && !is_spare {
+            self.next_probe = self.next_probe.min(now);
+        }
+        self.is_spare = is_spare;
+    }
+
+    /// The other end said that it stops: no failure, and it is trusted as before if it starts again soon.
+    pub(crate) fn left(&mut self, now: Instant) {
+        if self.state.is_usable() {
+            self.left_at = Some(now);
+            self.enter(LinkState::Down, now);
+        }
+    }
+
+    /// The other end moved: if the link went down, that was why.
+    pub(crate) fn moved(&mut self) {
+        if matches!(self.state, LinkState::Down | LinkState::Probing) {
+            self.failures = self.failures.saturating_sub(1);
+        }
+    }
+
+    /// Somebody has reason to think that the link is dead.
+    pub(crate) fn doubt(&mut self, now: Instant) {
+        if self.state == LinkState::Up && self.doubted.is_none() {
+            self.quiet_since.get_or_insert(now);
+            self.doubted = Some((now, now));
+        }
+    }
+
+    /// The measurement looks different from what it was.
+    pub(crate) fn alert(&mut self, now: Instant) {
+        if now < self.alert_from {
+            return;
+        }
+        let pause = match now < self.data_until {
+            true => ALERT_PAUSE,
+            false => ALERT_PAUSE_IDLE,
+        };
+        self.alert_until = now + ALERT_FOR;
+        // Links that share a busy machine must not be alarmed in step.
+        self.alert_from = self.alert_until + self.spread(now, pause);
+        self.next_probe = self.next_probe.min(now + ALERT);
+    }
+
+    /// Whether losses wait for being proven or forgiven.
+    pub(crate) fn lossy(&mut self, is_lossy: bool) {
+        self.is_lossy = is_lossy;
     }
 
     /// The other end answered a probe.
@@ -126,6 +258,7 @@ impl Liveness {
             self.activate(now);
         }
         self.data_until = now + ACTIVE_FOR;
+        self.quiet_since.get_or_insert(now);
     }
 
     /// This node itself was away for `span` until `now`: nobody else is blamed for it.
@@ -134,14 +267,19 @@ impl Liveness {
             &mut self.data_until,
             &mut self.burst_until,
             &mut self.next_probe,
+            &mut self.alert_until,
         ] {
             *deadline = *deadline + span;
+        }
+        if let Some((first, again)) = &mut self.doubted {
+            (*first, *again) = (*first + span, (*again + span).min(now));
         }
         // What was read from the sockets after waking up is not in the future.
         [&mut self.since, &mut self.up_since, &mut self.active_since]
             .into_iter()
             .chain(&mut self.last_heard)
             .chain(&mut self.unanswered)
+            .chain(&mut self.quiet_since)
             .for_each(|past| *past = (*past + span).min(now));
     }
 
@@ -159,7 +297,13 @@ impl Liveness {
         if self.silent_at(patience) <= now {
             self.fell_silent(now);
         }
-        if now < self.next_probe {
+        let asks = self.asks_at() <= now;
+        if asks {
+            let first = self.doubted.map_or(now, |(first, _)| first);
+            let pause = Micros(patience.0 / ASKS).max(ASK_AGAIN);
+            self.doubted = Some((first, now + pause));
+        }
+        if now < self.next_probe && !asks {
             return false;
         }
         if self.unanswered.is_some() {
@@ -177,6 +321,7 @@ impl Liveness {
         self.next_probe
             .min(self.silent_at(patience))
             .min(self.missed_at(patience))
+            .min(self.asks_at())
     }
 
     fn fell_silent(&mut self, now: Instant) {
@@ -203,8 +348,9 @@ impl Liveness {
         self.state = state;
         self.since = now;
         self.replies = 0;
+        self.doubted = None;
         self.next_probe = match state {
-            LinkState::Down => now + IDLE,
+            LinkState::Down => now + SEARCH,
             LinkState::Probing | LinkState::Suspect => now,
             LinkState::Up => now + ACTIVE,
         };
@@ -223,24 +369,51 @@ impl Liveness {
         let within = |probes: u32, least: Micros| {
             let interval = Micros(patience.0 / u64::from(probes)).max(least);
             let excess = self.asked.saturating_sub(2 * probes) / 4;
-            Micros(interval.0 << excess.min(8)).min(IDLE)
+            Micros(interval.0 << excess.min(8)).min(SEARCH)
         };
         match self.state {
-            LinkState::Down => IDLE,
+            LinkState::Down => SEARCH,
             LinkState::Probing if self.failures == 0 && self.last_heard.is_some() => ACTIVE,
             LinkState::Probing => self.probation_interval(),
             LinkState::Suspect if now < self.data_until => SUSPECT,
             LinkState::Suspect => within(SUSPECT_PROBES, SUSPECT),
-            LinkState::Up if now < self.data_until => ACTIVE,
             LinkState::Up if now < self.burst_until => within(BURST_PROBES, ACTIVE),
-            LinkState::Up => IDLE,
+            LinkState::Up if now < self.alert_until => within(BURST_PROBES, ALERT),
+            LinkState::Up => self.calm_interval(now),
+        }
+    }
+
+    /// Between probes of a link that nothing is wrong with.
+    fn calm_interval(&self, now: Instant) -> Micros {
+        match now < self.data_until || self.is_lossy {
+            true => MEASURE,
+            false if self.is_spare => SPARE,
+            false => IDLE,
+        }
+    }
+
+    /// When a silent end is asked: data was sent, and nothing has been heard for longer than usual.
+    fn asks_at(&self) -> Instant {
+        let (LinkState::Up, Some(quiet)) = (self.state, self.quiet_since) else {
+            return Instant::NEVER;
+        };
+        if let Some((_, again)) = self.doubted {
+            return again;
+        }
+        match self.last_heard {
+            Some(heard) if self.beat <= BEAT_MOST => {
+                let (least, most) = BEAT_SILENCE;
+                let silence = Micros(self.beat.0 * 3 / 2).clamp(least, most);
+                quiet.max(heard + silence)
+            }
+            _ => quiet + SILENCE,
         }
     }
 
     /// Idle links drift apart by an eighth either way: probes of many that beat in step would wait for one another. What
     /// was heard last differs by microseconds from link to link, which is as good as chance.
     fn spread(&self, now: Instant, interval: Micros) -> Micros {
-        if interval < IDLE {
+        if interval < SPREAD_FROM {
             return interval;
         }
         let heard = self.last_heard.unwrap_or(Instant(0));
@@ -265,10 +438,14 @@ impl Liveness {
                 let intervals = Micros(SILENT_INTERVALS * self.probation_interval().0);
                 heard.max(self.since) + patience.max(intervals).max(PROBATION_SILENCE)
             }
+            LinkState::Up if self.doubted.is_some() => {
+                let asked = self.doubted.map_or(Instant::NEVER, |(first, _)| first);
+                asked + patience.max(ANSWER_LEAST)
+            }
             LinkState::Up => {
                 let intervals = Micros(SILENT_INTERVALS * ACTIVE.0);
                 let silent = heard.max(self.active_since) + patience.max(intervals);
-                if silent <= self.active_until() {
+                if silent <= self.burst_until {
                     silent
                 } else {
                     Instant::NEVER
@@ -286,7 +463,7 @@ impl Liveness {
     }
 
     fn probation_interval(&self) -> Micros {
-        Micros(self.probation().0 / PROBATION_PROBES).clamp(PROBATION, IDLE)
+        Micros(self.probation().0 / PROBATION_PROBES).clamp(PROBATION, SEARCH)
     }
 
     fn probation(&self) -> Micros {

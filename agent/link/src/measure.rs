@@ -15,11 +15,20 @@ const LOSS_SPAN: Micros = Micros::from_secs(1);
 /// … and this many packets, so that one packet lost on a quiet link stays the accident it is …
 const LOSS_PACKETS: u64 = 200;
 /// … but over nothing older than this.
-const LOSS_MEMORY: Micros = Micros::from_secs(10);
+const LOSS_MEMORY: Micros = Micros::from_secs(30);
 /// Fewer lost packets than this are no loss.
 const LOSS_LEAST: u64 = 3;
-/// Quantile of the normal distribution for a one-sided error of 0.5 %.
+/// Loss that begins shows in so short a span before it does in all that is remembered, …
+const RECENT: Micros = Micros::from_millis(500);
+/// … where fewer lost packets than this are no loss.
+const RECENT_LEAST: u64 = 4;
+/// So many packets of which next to none was lost end a loss.
+const FORGIVING: u64 = 100;
+/// Quantile of the normal distribution for a one-sided error of 0.5 %, and for one of 16 %.
 const CONFIDENCE: f64 = 2.576;
+const LIKELY: f64 = 1.0;
+/// A round trip that differs by a quarter of the smoothed one, and by so much, is a surprise.
+const SURPRISE: u64 = 1_000;
 
 /// One answered probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +43,15 @@ pub(crate) struct Sample {
     pub(crate) received: u64,
 }
 
+/// What a sample says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Told {
+    /// What was known.
+    Same,
+    /// Packets were lost, or the round trip is another: worth looking closer.
+    Surprise,
+}
+
 /// All estimators of one link.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Estimators {
@@ -42,7 +60,9 @@ pub(crate) struct Estimators {
     transit: Option<i64>,
     /// Sixteen times the jitter, so that integer division loses nothing.
     jitter_scaled: u64,
+    /// Away from this node, and towards it.
     loss: Loss,
+    loss_here: Loss,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -53,10 +73,31 @@ struct Smoothed {
 
 impl Estimators {
     /// Takes in an answered probe.
-    pub(crate) fn sample(&mut self, now: Instant, sample: Sample) {
+    pub(crate) fn sample(&mut self, now: Instant, sample: Sample) -> Told {
+        let differs = self.smoothed.is_some_and(|smoothed| {
+            let change = smoothed.rtt.abs_diff(sample.round_trip.0);
+            change >= SURPRISE && change * 4 >= smoothed.rtt
+        });
         self.round_trip(now, sample.round_trip);
         self.transit(sample.transit);
-        self.loss.count(now, sample.sent, sample.received);
+        let lost = self.loss.count(now, sample.sent, sample.received);
+        match differs || lost > 0 {
+            true => Told::Surprise,
+            false => Told::Same,
+        }
+    }
+
+    /// Takes in a probe of the other end, which has sent so many datagrams of which so many came.
+    pub(crate) fn arrived(&mut self, now: Instant, sent: u64, received: u64) -> Told {
+        match self.loss_here.count(now, sent, received) {
+            0 => Told::Same,
+            _ => Told::Surprise,
+        }
+    }
+
+    /// Whether the link is held to lose packets.
+    pub(crate) fn is_lossy(&self) -> bool {
+        self.loss.held > Ppm(0) || self.loss_here.held > Ppm(0)
     }
 
     /// Forgets what belonged to a path that failed.
@@ -86,7 +127,7 @@ impl Estimators {
             rtt: Micros(self.smoothed?.rtt),
             min_rtt: self.minimum.iter().map(|(_, least)| *least).min()?,
             jitter: Micros(self.jitter_scaled / 16),
-            loss: self.loss.estimate(),
+            loss: self.loss.held.max(self.loss_here.held),
         })
     }
 
@@ -132,6 +173,9 @@ impl Estimators {
 struct Loss {
     last: Option<(u64, u64)>,
     window: VecDeque<Count>,
+    /// What is believed: moved by what the counts prove, so that a link which is hardly used any longer, because it
+    /// loses packets, is not held to be whole for want of evidence.
+    held: Ppm,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -142,18 +186,20 @@ struct Count {
 }
 
 impl Loss {
-    fn count(&mut self, now: Instant, sent: u64, received: u64) {
+    /// Takes in both ends' counts; how many packets were lost since the last time.
+    fn count(&mut self, now: Instant, sent: u64, received: u64) -> u64 {
         let Some((sent_before, received_before)) = self.last else {
             self.last = Some((sent, received));
-            return;
+            return 0;
         };
         if received < received_before || sent < sent_before {
-            // The other end began to count anew, or this answer was overtaken by a later one.
-            let restarted = received < received_before && sent > sent_before;
+            // One of the two began to count anew, or this message was overtaken by a later one.
+            let restarted = (received < received_before && sent > sent_before)
+                || (sent < sent_before / 2 && received > received_before);
             if restarted {
                 self.last = Some((sent, received));
             }
-            return;
+            return 0;
         }
         self.last = Some((sent, received));
         let (sent, received) = (sent - sent_before, received - received_before);
@@ -163,6 +209,8 @@ impl Loss {
             received,
         });
         self.forget(now);
+        self.believe(now);
+        sent.saturating_sub(received)
     }
 
     fn forget(&mut self, now: Instant) {
@@ -178,19 +226,63 @@ impl Loss {
         }
     }
 
-    /// The lower end of the Wilson interval: the loss that the counts prove.
-    fn estimate(&self) -> Ppm {
-        let sent: u64 = self.window.iter().map(|count| count.sent).sum();
-        let received: u64 = self.window.iter().map(|count| count.received).sum();
-        let lost = sent.saturating_sub(received);
-        if lost < LOSS_LEAST {
-            return Ppm(0);
+    /// Moves what is believed into what the counts leave possible.
+    fn believe(&mut self, now: Instant) {
+        let whole = Sum::of(self.window.iter());
+        let recent = self.window.iter().rev();
+        let recent = Sum::of(recent.take_while(|count| now.since(count.at) <= RECENT));
+        let proven = match (whole.lost() >= LOSS_LEAST, recent.lost() >= RECENT_LEAST) {
+            (_, true) => whole.least().max(recent.least()),
+            (true, false) => whole.least(),
+            (false, false) => Ppm(0),
+        };
+        let possible = match whole.lost() < LOSS_LEAST && whole.sent >= FORGIVING {
+            true => Ppm(0),
+            false => whole.most(),
+        };
+        self.held = self.held.min(possible).max(proven);
+    }
+}
+
+/// What was counted over a span.
+#[derive(Debug, Clone, Copy, Default)]
+struct Sum {
+    sent: u64,
+    received: u64,
+}
+
+impl Sum {
+    fn of<'a>(counts: impl Iterator<Item = &'a Count>) -> Self {
+        counts.fold(Self::default(), |sum, count| Self {
+            sent: sum.sent + count.sent,
+            received: sum.received + count.received,
+        })
+    }
+
+    fn lost(&self) -> u64 {
+        self.sent.saturating_sub(self.received)
+    }
+
+    /// The loss that the counts prove.
+    fn least(&self) -> Ppm {
+        self.bound(-CONFIDENCE)
+    }
+
+    /// The loss that the counts leave likely.
+    fn most(&self) -> Ppm {
+        self.bound(LIKELY)
+    }
+
+    /// An end of the Wilson interval.
+    fn bound(&self, quantile: f64) -> Ppm {
+        if self.sent == 0 {
+            return Ppm(if quantile < 0.0 { 0 } else { 1_000_000 });
         }
-        let (n, p) = (sent as f64, lost as f64 / sent as f64);
-        let square = CONFIDENCE * CONFIDENCE;
+        let (n, p) = (self.sent as f64, self.lost() as f64 / self.sent as f64);
+        let square = quantile * quantile;
         let spread = (p * (1.0 - p) / n + square / (4.0 * n * n)).sqrt();
-        let lower = (p + square / (2.0 * n) - CONFIDENCE * spread) / (1.0 + square / n);
-        Ppm((lower.clamp(0.0, 1.0) * 1e6) as u32)
+        let bound = (p + square / (2.0 * n) + quantile * spread) / (1.0 + square / n);
+        Ppm((bound.clamp(0.0, 1.0) * 1e6) as u32)
     }
 }
 

@@ -13,6 +13,9 @@ use crate::topology::Topology;
 /// Shortest-path runs that one computation may spend on waypoints: 100 µs each in a network of 1,000 nodes.
 const MAX_WAYPOINT_SEARCHES: usize = 256;
 
+/// Transit at this price is given only where there is no other way.
+const DRAINED: Cost = Cost(1_000_000);
+
 /// Where packets go.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Routes {
@@ -46,6 +49,15 @@ pub struct NextHop {
     pub weight: u16,
 }
 
+/// A neighbour that packets go over as long as it is nearer to their destination than this node: no loop can follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preference {
+    /// Only packets to this node.
+    pub destination: Option<NodeId>,
+    /// The neighbour.
+    pub via: NodeId,
+}
+
 /// The way around.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
@@ -62,13 +74,14 @@ pub struct Backup {
 /// This node's usable links to every neighbour, best first.
 pub(crate) type Neighbours = BTreeMap<NodeId, Vec<LinkId>>;
 
-/// Decides every route of `node`, holding on to those in `current` that are still good enough.
+/// Decides every route of `node`, holding on to those in `current` that are still good enough; `preferences` go first.
 pub(crate) fn compute(
     topology: &Topology,
     graph: &Graph,
     node: NodeId,
     neighbours: &Neighbours,
     current: &Routes,
+    preferences: &[Preference],
 ) -> Routes {
     let Some(own) = graph.vertex(node) else {
         return Routes::default();
@@ -77,6 +90,7 @@ pub(crate) fn compute(
         trees: Trees::of(graph, own),
         graph,
         neighbours,
+        preferences,
         searches: MAX_WAYPOINT_SEARCHES,
     };
     let mut routes = BTreeMap::new();
@@ -104,6 +118,7 @@ struct Decision<'a> {
     trees: Trees<'a>,
     graph: &'a Graph,
     neighbours: &'a Neighbours,
+    preferences: &'a [Preference],
     searches: usize,
 }
 
@@ -113,7 +128,10 @@ impl Decision<'_> {
         let held = current
             .and_then(|route| route.next.first())
             .and_then(|next| self.graph.vertex(next.neighbour));
-        let chosen = multipath::choose(&candidates, destination, held);
+        let chosen = match self.preferred(destination, &candidates) {
+            Some(preferred) => vec![preferred],
+            None => multipath::choose(&candidates, destination, held),
+        };
         let best = chosen.iter().map(|candidate| candidate.cost).min()?;
         let next: Vec<NextHop> = chosen
             .iter()
@@ -135,6 +153,23 @@ impl Decision<'_> {
             backup: self.backup(destination, &candidates, &chosen),
             next,
         })
+    }
+
+    /// The neighbour that an operator prefers, where packets cannot come back from it.
+    fn preferred(&self, destination: Vertex, candidates: &[Candidate]) -> Option<Candidate> {
+        let node = self.graph.node(destination);
+        let matches = |of: Option<NodeId>| {
+            let mut all = self.preferences.iter();
+            all.find(|preference| preference.destination == of)
+        };
+        let preference = matches(Some(node)).or_else(|| matches(None))?;
+        let via = self.graph.vertex(preference.via)?;
+        // Who drains a relay means it, whoever prefers it.
+        let is_drained = via != destination && self.graph.transit(via) >= DRAINED;
+        let mut candidates = candidates.iter().filter(|_| !is_drained);
+        candidates
+            .find(|candidate| candidate.neighbour == via && candidate.downstream)
+            .copied()
     }
 
     fn backup(

@@ -50,6 +50,8 @@ pub enum Control {
         /// The probe's number.
         number: u32,
     },
+    /// The sender stops, or starts again: its links end, and that is no failure.
+    Bye,
     /// Link state.
     Flood(Flood),
 }
@@ -164,6 +166,7 @@ const CHANNEL_KEY: u8 = 7;
 const CHANNEL_KEY_ACK: u8 = 8;
 const SIZE_PROBE: u8 = 9;
 const SIZE_PROBE_REPLY: u8 = 10;
+const BYE: u8 = 11;
 /// Kinds from here on are link state and belong to the router.
 const FIRST_FLOOD: u8 = 16;
 
@@ -204,6 +207,7 @@ impl Control {
             CHANNEL_KEY_ACK => ChannelKeyAck::decode(&mut reader).map(Self::ChannelKeyAck),
             SIZE_PROBE => reader.u32().map(|number| Self::SizeProbe { number }),
             SIZE_PROBE_REPLY => reader.u32().map(|number| Self::SizeProbeReply { number }),
+            BYE => Ok(Self::Bye),
             kind => Flood::decode(kind, &mut reader).map(Self::Flood),
         }
     }
@@ -240,6 +244,9 @@ impl Control {
             }
             Self::SizeProbeReply { number } => {
                 writer.u8(SIZE_PROBE_REPLY).u32(*number);
+            }
+            Self::Bye => {
+                writer.u8(BYE);
             }
             Self::Flood(flood) => flood.encode(&mut writer),
         }

@@ -26,6 +26,7 @@ mod random;
 mod relay;
 mod run;
 mod table;
+mod ways;
 mod worker;
 
 pub use config::{Clamp, Command, Config, PeerEntry, Peers, Transit};

@@ -8,6 +8,7 @@ use wattle_tunnel::{DialRole, Dialer, LinkKeys, PathMtu, Rekey, Session};
 
 use crate::peer::{Kind, Peer, Ports, Waiting};
 use crate::table::Slot;
+use crate::ways::Ways;
 use crate::worker::Worker;
 use crate::{Event, PeerEntry, Peers};
 
@@ -97,6 +98,7 @@ impl Worker {
             quic: None,
             waiting: Waiting::default(),
             path_mtu: PathMtu::new(self.config.mtu),
+            ways: Ways::default(),
             spoofed: 0,
         });
     }
@@ -150,7 +152,7 @@ impl Worker {
         }
     }
 
-    fn close_ports(&mut self, now: Instant, slot: Slot) {
+    pub(crate) fn close_ports(&mut self, now: Instant, slot: Slot) {
         for carrier in Carrier::ALL {
             let peer = &mut self.table[slot];
             let Some(port) = peer.ports.at(carrier).take() else {

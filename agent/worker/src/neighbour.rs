@@ -14,6 +14,7 @@ use crate::inbound::Arrival;
 use crate::outbound::Way;
 use crate::peer::{Kind, Port};
 use crate::table::Slot;
+use crate::ways::is_about_a_way;
 use crate::worker::Worker;
 
 impl Worker {
@@ -48,6 +49,14 @@ impl Worker {
                 self.authentic(now, slot, arrival, tx);
                 self.channel_control(now, slot, &message, tx);
             }
+            Control::SizeProbe { number } if is_about_a_way(number) => {
+                self.authentic(now, slot, arrival, tx);
+                self.answer_way(now, slot, arrival, number, tx);
+            }
+            Control::SizeProbeReply { number } if is_about_a_way(number) => {
+                self.authentic(now, slot, arrival, tx);
+                self.way_answered(now, slot, number);
+            }
             Control::SizeProbe { number } => {
                 self.authentic(now, slot, arrival, tx);
                 self.answer_size(now, slot, number, tx);
@@ -62,6 +71,7 @@ impl Worker {
             Control::ProbeReply(reply) => {
                 self.probed(now, slot, arrival.from, Input::Reply(reply), tx);
             }
+            Control::Bye => self.left(now, slot, tx),
             Control::Observed(address) => {
                 self.link_heard(now, slot, arrival.from, tx);
                 let peer = self.table[slot].entry.id;
@@ -92,8 +102,9 @@ impl Worker {
     }
 
     fn probed(&mut self, now: Instant, slot: Slot, from: Endpoint, input: Input, tx: &mut TxBatch) {
-        // What came before the probe counts before the probe.
+        // What came before the probe counts before the probe, what went before the answer before the answer.
         self.flush_heard(now, tx);
+        self.flush_relayed(now);
         let carrier = from.carrier();
         if let Some(port) = self.table[slot].port_mut(carrier) {
             port.link.handle(input, now);
@@ -132,7 +143,36 @@ impl Worker {
             | Control::ChannelKeyAck(_)
             | Control::SizeProbe { .. }
             | Control::SizeProbeReply { .. }
+            | Control::Bye
             | Control::Flood(_) => {}
+        }
+    }
+
+    /// The neighbour stops: what it has not sent yet will not come.
+    fn left(&mut self, now: Instant, slot: Slot, tx: &mut TxBatch) {
+        self.flush_heard(now, tx);
+        for carrier in Carrier::ALL {
+            if let Some(port) = self.table[slot].port_mut(carrier) {
+                port.link.handle(Input::Left, now);
+                self.drain(now, slot, carrier, tx);
+            }
+        }
+    }
+
+    /// Tells all neighbours, over every link that is up, that this node stops, and says no more: whoever heard of it
+    /// again would take it for back.
+    pub(crate) fn say_bye(&mut self, now: Instant, tx: &mut TxBatch) {
+        let bye = Control::Bye.to_bytes();
+        for slot in self.table.slots() {
+            for carrier in Carrier::ALL {
+                let port = self.table[slot].port(carrier);
+                let up = port.filter(|port| port.link.state().is_usable());
+                if let Some(to) = up.and_then(|port| port.endpoint) {
+                    self.send_control(now, slot, to, &bye, Traffic::Control, tx);
+                }
+            }
+            self.table[slot].entry.adjacent = false;
+            self.close_ports(now, slot);
         }
     }
 
@@ -309,9 +349,24 @@ impl Worker {
         }
         let due = self.table[slot].dialer.poll_timeout();
         self.due(now, due);
+        self.rank_links(now, slot, state);
         if matches!(state, LinkState::Suspect | LinkState::Down) {
             self.dial_again(now);
         }
+    }
+
+    /// Of several links to a neighbour the first that is up is used, the others are spare. When one is not trusted any
+    /// longer, the others, which may have gone through the same cable, are asked at once.
+    fn rank_links(&mut self, now: Instant, slot: Slot, state: LinkState) {
+        let mut is_spare = false;
+        for port in self.table[slot].ports.iter_mut() {
+            port.link.handle(Input::Spare(is_spare), now);
+            if state == LinkState::Suspect {
+                port.link.handle(Input::Doubt, now);
+            }
+            is_spare |= port.link.state() == LinkState::Up;
+        }
+        self.due(now, now);
     }
 
     fn link_event(&mut self, now: Instant, slot: Slot, carrier: Carrier) {
@@ -380,6 +435,9 @@ impl Worker {
         };
         if *endpoint != Some(from) {
             let old = endpoint.replace(from);
+            if let Some(port) = peer.port_mut(carrier) {
+                port.link.handle(Input::Moved, now);
+            }
             self.table.moved(slot, old, from);
             self.link_event(now, slot, carrier);
             self.send_observed(now, slot, tx);
@@ -397,8 +455,12 @@ impl Worker {
         if let Some(port) = peer.port_mut(Carrier::Quic) {
             let old = port.endpoint;
             port.endpoint = remote.map(|_| to);
-            if remote.is_some() {
-                self.table.moved(slot, old, to);
+            match remote {
+                Some(_) => self.table.moved(slot, old, to),
+                None => {
+                    port.link.handle(Input::Doubt, now);
+                    self.due(now, now);
+                }
             }
             return self.link_event(now, slot, Carrier::Quic);
         }
@@ -466,6 +528,7 @@ fn crosses_relays(message: &Control) -> bool {
         | Control::LinkKey(_)
         | Control::LinkKeyAck { .. }
         | Control::LinkKeyRequest
+        | Control::Bye
         | Control::Flood(_) => false,
     }
 }

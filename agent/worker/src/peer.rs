@@ -9,6 +9,7 @@ use wattle_model::{Carrier, Endpoint, Instant, LinkId, Micros};
 use wattle_tunnel::{DialRole, Dialer, LinkKeys, PathMtu, Session};
 
 use crate::PeerEntry;
+use crate::ways::Ways;
 
 /// Packets that may wait for one session: about what a sender has under way while a handshake takes a round trip.
 const MAX_WAITING_PACKETS: usize = 128;
@@ -31,6 +32,8 @@ pub(crate) struct Peer {
     pub(crate) quic: Option<SocketAddr>,
     pub(crate) waiting: Waiting,
     pub(crate) path_mtu: PathMtu,
+    /// The relays over which packets go to the peer.
+    pub(crate) ways: Ways,
     /// Packets whose source was not this peer's.
     pub(crate) spoofed: u64,
 }

@@ -25,7 +25,7 @@ const MAX_EVENTS: usize = 2_048;
 /// Between two ticks of sessions and of the handshake limiter.
 const TICK: Micros = Micros::from_secs(1);
 /// A wake-up later than this is this node's own stall, and no peer's fault.
-const STALL: Micros = Micros::from_millis(15);
+const STALL: Micros = Micros::from_millis(3);
 /// ICMP errors per second.
 const ICMP_PER_SECOND: u32 = 50;
 /// Longest packet that is ever sealed, with room for padding.
@@ -93,6 +93,7 @@ impl Worker {
             Command::SetForwarding(forwarding) => self.set_forwarding(now, forwarding),
             Command::SendControl { link, payload } => self.send_flood(now, link, &payload, tx),
             Command::SetFingerprint(fingerprint) => self.set_fingerprint(now, fingerprint),
+            Command::Bye => self.say_bye(now, tx),
             Command::DropPeer(peer) => self.drop_peer(now, peer),
         }
     }
@@ -178,6 +179,7 @@ impl Worker {
             self.offer_key(now, *slot, tx);
             self.offer_channel(now, *slot, tx);
             self.probe_size(now, *slot, tx);
+            self.ask_ways(now, *slot, tx);
             for carrier in Carrier::ALL {
                 if let Some(port) = self.table[*slot].port_mut(carrier) {
                     port.link.handle_timeout(now);
@@ -267,7 +269,7 @@ impl Worker {
                 false => Instant::NEVER,
             };
             links
-                .chain([size])
+                .chain([size, peer.ways.poll_timeout(now)])
                 .chain([peer.dialer.poll_timeout(), keys, peer.session.channel_due()])
                 .min()
                 .unwrap_or(Instant::NEVER)
@@ -304,5 +306,6 @@ fn session_status(peer: &Peer) -> SessionStatus {
         suite: peer.session.suite(),
         path_mtu: peer.path_mtu.mtu(),
         queued: peer.waiting.len() as u32,
+        left_relays: peer.ways.left() as u32,
     }
 }

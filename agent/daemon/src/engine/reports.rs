@@ -60,6 +60,9 @@ impl Engine {
             | Request::Ping { .. }
             | Request::Events { .. }
             | Request::Leave {}
+            | Request::Drain { .. }
+            | Request::Undrain {}
+            | Request::Prefer { .. }
             | Request::Metrics {} => failure(
                 "not answered",
                 "this request is answered elsewhere".to_owned(),
@@ -114,6 +117,10 @@ impl Engine {
                 .max_by_key(|link| link.cost.map(|cost| cost.total_us))
                 .cloned(),
             health: self.health_lines(worker),
+            drain: self.drain_report(),
+            preferences: self.prefer_reports(),
+            load_percent: self.operations.load,
+            relayed_packets: worker.map_or(0, |worker| worker.worker.counters.relayed_packets),
         }
     }
 
@@ -600,7 +607,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn unknown(kind: &str, word: &str, why: &str, next: &str) -> Reply {
+pub(super) fn unknown(kind: &str, word: &str, why: &str, next: &str) -> Reply {
     // What a client said comes back quoted, so that nothing in it reaches a terminal raw.
     let what = format!("no {kind} {word:?}");
     Reply::Error(refusal(ErrorCode::NotFound, &what, why.to_owned(), next))

@@ -76,6 +76,7 @@ impl Router {
             self.node,
             &neighbours,
             &self.routes,
+            &self.preferences,
         );
         if routes != *self.routes {
             let before = std::mem::replace(&mut self.routes, Arc::new(routes));

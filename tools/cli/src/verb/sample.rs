@@ -71,6 +71,10 @@ pub(crate) fn status() -> StatusReport {
             code: "peer_unreachable".into(),
             text: "r3 is not reachable".into(),
         }],
+        drain: None,
+        preferences: Vec::new(),
+        load_percent: 0,
+        relayed_packets: 0,
     }
 }
 

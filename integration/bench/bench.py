@@ -5,6 +5,8 @@
     bench.py soak        minutes of streams through rekeys, overload, numbered packets
     bench.py idle        bytes, CPU and memory of a mesh of 6 and of 30 nodes that does nothing
     bench.py routing     healing in a ring of five with a chord, beside FRR, BIRD and babeld: outages, loss, delay, flapping, cost
+    bench.py spf         shortest paths of 10,000 nodes, all at once and after a change; what backups cover on public networks
+    bench.py sim         a thousand nodes in virtual time: convergence, flooding, restart, bytes
 
 Everything shares the machine's cores, so only figures of one run compare. With --json the last line of stdout is one
 document `wattle.bench/v1`; progress is on stderr. The exit code is 1 when a figure of ours that should be there is not.
@@ -24,10 +26,12 @@ import idle  # noqa: E402
 import plot  # noqa: E402
 import results  # noqa: E402
 import routing  # noqa: E402
+import sim  # noqa: E402
 import soak  # noqa: E402
+import spf  # noqa: E402
 from lab.net import LabError  # noqa: E402
 
-BENCHES = {"dataplane": dataplane, "soak": soak, "idle": idle, "routing": routing}
+BENCHES = {"dataplane": dataplane, "soak": soak, "idle": idle, "routing": routing, "spf": spf, "sim": sim}
 
 
 def words(text):
@@ -63,6 +67,13 @@ def arguments():
     one.add_argument("--wave-seconds", type=float, default=600, help="of the square wave")
     one.add_argument("--false-seconds", type=float, default=600, help="of an oversubscribed CPU")
     one.add_argument("--keep", metavar="FILE", help="add the samples to FILE and judge all that are there: a table in several sittings")
+    one = parser.add_argument_group("spf")
+    one.add_argument("--runs", type=int, default=31, help="full runs, and forty changes of each kind after each (default 31)")
+    one.add_argument("--graphs", metavar="DIR", default=os.environ.get("WATTLE_TOPOLOGIES") or spf.GRAPHS,
+                     help="public networks (default: WATTLE_TOPOLOGIES, else those in integration/sim/graphs)")
+    one = parser.add_argument_group("spf, sim")
+    one.add_argument("--nodes", type=int, help="nodes of the random network or fleet (default 10,000 and 1,000)")
+    one.add_argument("--seed", type=int, default=1, help="another seed is another network")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds, options.minutes, options.packets = 1, 1, 0.1, 20_000

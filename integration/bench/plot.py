@@ -29,7 +29,32 @@ def write_all(figures, folder):
         with open(path, "w") as out:
             out.write(chart(figure))
         paths.append(path)
+        if figure.get("series"):
+            paths.append(os.path.join(folder, f"{figure['id']}-over-time.svg"))
+            with open(paths[-1], "w") as out:
+                out.write(course(figure["title"], **figure["series"]))
     return paths
+
+
+def course(title, tick_ms, of, **lines):
+    """Curves over time, one a name: how many of `of` were in that state at each tick."""
+    height, right = 300, WIDTH - RIGHT
+    bottom = height - BOTTOM
+    times, most = marks(tick_ms * max(len(values) for values in lines.values())), marks(max(1, *(max(values) for values in lines.values())))
+    across, up = (right - LEFT) / times[-1], (bottom - TOP) / most[-1]
+    parts = [f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}" role="img">',
+             f"<title>{escape(title)}</title>", f'<rect width="{WIDTH}" height="{height}" fill="white"/>',
+             text(16, 24, title, size=16, weight="bold"), text(16, 44, f"of {of} pairs of nodes, over time in ms", size=12, fill=PALE)]
+    for tick in times:
+        parts += [line(LEFT + tick * across, TOP, LEFT + tick * across, bottom, GRID),
+                  text(LEFT + tick * across, bottom + 16, number(tick), size=11, fill=PALE, anchor="middle")]
+    for tick in most:
+        parts.append(text(LEFT - 8, bottom - tick * up + 4, number(tick), size=11, fill=PALE, anchor="end"))
+    for row, ((name, values), colour) in enumerate(zip(lines.items(), (COLOURS["ours"], COLOURS["peer"]))):
+        points = " ".join(f"{LEFT + (at + 1) * tick_ms * across:.1f},{bottom - value * up:.1f}" for at, value in enumerate(values))
+        parts += [f'<polyline points="{points}" fill="none" stroke="{colour}" stroke-width="2"/>',
+                  text(right, TOP + 16 * row, name, size=12, fill=colour, anchor="end", weight="bold")]
+    return "\n".join(parts) + "\n</svg>\n"
 
 
 def chart(figure):

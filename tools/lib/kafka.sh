@@ -11,6 +11,7 @@ set -euo pipefail
 root=$(cd "$(dirname "${BASH_SOURCE[0]}")/../.." && pwd)
 pom=$root/integration/kafka/pom.xml
 version=$(sed -n 's:.*<kafka\.version>\(.*\)</kafka\.version>.*:\1:p' "$pom")
+tiered=$(sed -n 's:.*<kafka\.tiered\.version>\(.*\)</kafka\.tiered\.version>.*:\1:p' "$pom")
 cache=${WATTLE_CACHE:-$HOME/.cache/wattle}/kafka-$version
 
 say() { printf 'kafka: %s\n' "$*" >&2; }
@@ -38,9 +39,6 @@ install_missing() {
 # Copies into a folder of its own and renames it, so that a fetch cut short leaves nothing half there.
 # A lock lets two runs at once fetch only once.
 fetch() {
-    mkdir -p "$(dirname "$cache")"
-    exec 9>"$cache.lock"
-    flock 9
     [ -e "$cache/complete" ] && return 0
     install_missing mvn
     say "fetching Apache Kafka $version from Maven Central (45 MB, once) ..."
@@ -54,6 +52,24 @@ fetch() {
     say "Apache Kafka $version is in $cache"
 }
 
+# The plugin that plays remote storage in tests has a folder of its own: it is no part of the broker. It is of another
+# version, whose clients have one class where the plugin looks for it and the broker's have not.
+fetch_tiered() {
+    local jar=kafka-storage-$tiered-test.jar class=org/apache/kafka/common/utils/LogContext
+    [ -e "$cache/tiered/$jar" ] && [ -e "$cache/tiered/classes/$class.class" ] && return 0
+    install_missing mvn
+    say "fetching $jar from Maven Central (11 MB, once) ..."
+    rm -rf "$cache/tiered" "$cache/tiered.partial"
+    mvn -B -q -f "$pom" dependency:copy -Dartifact="org.apache.kafka:kafka-storage:$tiered:jar:test" \
+        -DoutputDirectory="$cache/tiered.partial" >&2 || die "Maven could not fetch $jar; see above"
+    mvn -B -q -f "$pom" dependency:unpack -Dartifact="org.apache.kafka:kafka-clients:$tiered" \
+        -Dmdep.unpack.includes="$class*.class" -DoutputDirectory="$cache/tiered.partial/classes" >&2 ||
+        die "Maven could not fetch kafka-clients-$tiered.jar; see above"
+    [ -e "$cache/tiered.partial/$jar" ] || die "Maven brought no $jar"
+    [ -e "$cache/tiered.partial/classes/$class.class" ] || die "Maven brought no $class"
+    mv "$cache/tiered.partial" "$cache/tiered"
+}
+
 [ -n "$version" ] || die "no kafka.version in $pom"
 case ${1:-} in
     --version) echo "$version"; exit 0 ;;
@@ -61,5 +77,9 @@ case ${1:-} in
     *) die "unknown argument $1; usage: tools/lib/kafka.sh [--version]" ;;
 esac
 install_missing java kcat
+mkdir -p "$(dirname "$cache")"
+exec 9>"$cache.lock"
+flock 9
 fetch
+fetch_tiered
 echo "$cache"

@@ -34,7 +34,7 @@ setup_group() {
     build) echo build-essential cmake pkg-config perl curl ca-certificates git ;;
     run) echo iproute2 nftables iperf3 fping iputils-ping ethtool procps python3 ;;
     capture) echo tcpdump kcat wireguard-go wireguard-tools jq openssl ;;
-    kafka) echo default-jre-headless maven kcat ;;
+    kafka) echo default-jre-headless maven kcat jq graphviz libxml2-utils python3-confluent-kafka python3-networkx ;;
     package) echo dpkg-dev debootstrap systemd ;;
     bench) echo wireguard-go wireguard-tools nebula tinc fastd frr bird2 babeld ;;
     *) setup_die "setup_packages: no group $1" ;;

@@ -52,6 +52,12 @@ pub struct StatusReport {
     /// The kernel's offloads that are in use.
     #[serde(default)]
     pub offloads: Vec<String>,
+    /// Threads that may carry packets.
+    #[serde(default)]
+    pub workers: u32,
+    /// Those that do.
+    #[serde(default)]
+    pub workers_active: u32,
     /// Whether the device, the sockets and a peer set are in place.
     pub ready: bool,
     /// Whether every node of the peer set is reachable by a route and no link is settling.
@@ -269,6 +275,9 @@ pub struct LinkReport {
     /// Bytes sent on it, as on the wire.
     #[serde(default)]
     pub tx_bytes: u64,
+    /// Lanes of further workers that carry packets beside it, whose bytes are not the link's.
+    #[serde(default)]
+    pub lanes: u32,
 }
 
 /// A price and what it is made of: the parts add up to the total.
@@ -428,6 +437,24 @@ pub struct PathReport {
     pub prefix: Option<Prefix>,
     /// Used ways first, then the backup.
     pub ways: Vec<WayReport>,
+    /// What changed the way last, as far back as the agent's events go.
+    #[serde(default)]
+    pub changed: Option<ChangeReport>,
+}
+
+/// The last change of the way to a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeReport {
+    /// When.
+    pub at_unix_ms: u64,
+    /// What, in one line.
+    pub text: String,
+    /// Why.
+    pub cause: Option<String>,
+    /// How long after it began: with this node's first suspicion, or when another node said so by its own clock.
+    pub latency_us: Option<u64>,
+    /// The same on every node that tells of this.
+    pub trace: Option<String>,
 }
 
 /// One way through the mesh.
@@ -481,6 +508,9 @@ pub struct ExplainReport {
     /// Further remarks, one sentence each.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What changed the way last, as far back as the agent's events go.
+    #[serde(default)]
+    pub changed: Option<ChangeReport>,
 }
 
 /// One round trip of `ping`.

@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use wattle_model::Prefix;
 
 use crate::offloads::OffloadName;
+use crate::workers::Workers;
 
 /// Where the configuration is looked for when the state directory has none.
 pub const SYSTEM_CONFIG: &str = "/etc/wattle/wattled.toml";
@@ -61,6 +62,8 @@ pub struct Config {
     pub mss_clamp: Switch,
     /// Offloads of the kernel that are not to be used.
     pub offloads_off: Vec<OffloadName>,
+    /// How many threads may carry packets.
+    pub workers: Workers,
 }
 
 /// A setting that is on or off.
@@ -90,6 +93,7 @@ impl Default for Config {
             fast_channel: Switch::On,
             mss_clamp: Switch::Off,
             offloads_off: Vec::new(),
+            workers: Workers::default(),
         }
     }
 }
@@ -485,6 +489,7 @@ mod tests {
             quic_port: QuicPort::Off,
             mss_clamp: Switch::On,
             offloads_off: OffloadName::ALL.to_vec(),
+            workers: Workers::Number(4),
             ..Config::default()
         };
         let text = toml::to_string(&config).unwrap();
@@ -516,6 +521,10 @@ mod tests {
                 13,
                 "expected a UDP port (0 = any) or \"off\"",
             ),
+            ("workers = 3", 11, "1, 2, 4 or 8"),
+            ("workers = 0", 11, "1, 2, 4 or 8"),
+            ("workers = \"all\"", 11, "half of the cores"),
+            ("workers = true", 11, "expected 1, 2, 4, 8 or \"auto\""),
             ("mtu = 500", 7, "1280 to 9000"),
             ("routing_table = 254", 17, "256 to"),
             ("interface = \"much-too-long-name\"", 13, "1 to 15"),

@@ -1,141 +1,40 @@
-//! The thread that owns the TUN device, the UDP sockets, its end of the QUIC carrier, and the data worker.
+//! The thread that owns a queue of the TUN device, UDP sockets, the first one its end of the QUIC carrier, and a data worker.
 //!
 //! It waits, reads until nothing is left, lets the worker judge its timers only then (so that nobody is blamed for
 //! our own delay), writes, and goes back to waiting. The engine leaves orders in a mailbox and rings; what the
 //! worker has to say goes into a bounded channel. No lock is taken on the way of a packet: the mailbox is opened
-//! only when it was rung.
+//! only when it was rung. Where there are several threads, each has a [`Seat`] among the others.
 
 use std::collections::VecDeque;
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::Duration;
 
-use tokio::sync::{mpsc, oneshot};
-use wattle_dataplane::{Datagrams, Forwarding, SendWindow, TunBatch, TxBatch};
-use wattle_host::{
-    Clock, Family, RecvBatch, Sources, Tun, TunCounters, UdpCounters, UdpSockets, Wake, wait,
-};
+use tokio::sync::mpsc;
+use wattle_dataplane::{Datagrams, SendWindow, TunBatch, TxBatch};
+use wattle_host::{Clock, Family, RecvBatch, Sources, Tun, UdpSockets, Wake, wait};
 use wattle_model::{Endpoint, Instant, Micros};
 use wattle_quic::{Incoming, Pipe};
-use wattle_worker::{Command, Event, Peers, Status, Worker};
+use wattle_worker::{Command, Event, Worker};
 
 use crate::offloads::Offloads;
+use crate::seat::{Seat, Settling};
+use crate::worker_handle::{Door, Duty, WorkerReport};
 
 /// Events on their way to the engine: at most 1.2 KiB each.
 pub(crate) const EVENT_QUEUE: usize = 1024;
 /// The thread's name, by which the kernel's accounting is found.
 pub(crate) const NAME: &str = "wattle-data";
-/// Orders that wait for the worker: routing messages of at most 1,152 bytes.
-const MAX_ORDERS: usize = 1024;
-/// Questions for the counters that wait.
-const MAX_QUESTIONS: usize = 32;
 /// Rounds of reading one source before the other has its turn.
 const UDP_ROUNDS: usize = 4;
 /// Packets read from the device before the sockets have their turn: each may be a super-packet of 64 KiB.
 const TUN_READS: usize = 64;
 /// Largest packet that the device hands out.
 const SUPER_PACKET: usize = 65_536;
+/// What other workers put in is taken for so many before the sockets have their turn.
+const PASSED_AT_ONCE: usize = 256;
 /// Bytes that are sealed at once when a full socket takes something again: what it refuses then waits in no order.
 const PORTION: usize = 64 << 10;
-/// An answer about counters takes microseconds; a worker that needs longer than this hangs.
-const STATUS_PATIENCE: Duration = Duration::from_secs(1);
-
-/// Counters of the thread and its cores, taken at one moment.
-#[derive(Debug, Clone, Default)]
-pub(crate) struct WorkerReport {
-    /// The worker's own.
-    pub(crate) worker: Status,
-    /// The sockets'.
-    pub(crate) udp: UdpCounters,
-    /// The device's.
-    pub(crate) tun: TunCounters,
-    /// The QUIC carrier's, if it runs.
-    pub(crate) quic: Option<wattle_quic::Counters>,
-    /// Orders that found the mailbox full.
-    pub(crate) orders_dropped: u64,
-    /// Datagrams to be sent on that found no room while a socket was full.
-    pub(crate) unkept: u64,
-    /// Datagrams that the kernel dropped in front of the sockets.
-    pub(crate) kernel_drops: u64,
-    /// The offloads in use.
-    pub(crate) offloads: Offloads,
-}
-
-/// Orders for the worker. Snapshots replace each other: only the last one counts.
-#[derive(Default)]
-struct Mailbox {
-    peers: Option<Arc<Peers>>,
-    forwarding: Option<Arc<Forwarding>>,
-    fingerprint: Option<u64>,
-    orders: VecDeque<Command>,
-    questions: Vec<oneshot::Sender<WorkerReport>>,
-    dropped: u64,
-    stop: bool,
-}
-
-/// The way to the data thread.
-#[derive(Clone)]
-pub(crate) struct WorkerHandle {
-    mailbox: Arc<Mutex<Mailbox>>,
-    wake: Wake,
-}
-
-impl WorkerHandle {
-    /// A mailbox that nobody has opened yet, and the bell at its door.
-    pub(crate) fn new(wake: Wake) -> Self {
-        Self {
-            mailbox: Arc::default(),
-            wake,
-        }
-    }
-
-    /// Leaves an order and rings.
-    pub(crate) fn order(&self, command: Command) {
-        let mut mailbox = self.open();
-        match command {
-            Command::SetPeers(peers) => mailbox.peers = Some(peers),
-            Command::SetForwarding(forwarding) => mailbox.forwarding = Some(forwarding),
-            Command::SetFingerprint(fingerprint) => mailbox.fingerprint = Some(fingerprint),
-            Command::SendControl { .. } if mailbox.orders.len() >= MAX_ORDERS => {
-                // Flooding repeats what is not acknowledged.
-                mailbox.dropped += 1;
-            }
-            Command::SendControl { .. } | Command::DropPeer(_) | Command::Bye => {
-                mailbox.orders.push_back(command);
-            }
-        }
-        drop(mailbox);
-        self.wake.wake();
-    }
-
-    /// Asks for the counters; `None` if the worker does not answer.
-    pub(crate) async fn status(&self) -> Option<WorkerReport> {
-        let (question, answer) = oneshot::channel();
-        {
-            let mut mailbox = self.open();
-            if mailbox.questions.len() >= MAX_QUESTIONS {
-                return None;
-            }
-            mailbox.questions.push(question);
-        }
-        self.wake.wake();
-        tokio::time::timeout(STATUS_PATIENCE, answer)
-            .await
-            .ok()?
-            .ok()
-    }
-
-    /// Ends the thread.
-    pub(crate) fn stop(&self) {
-        self.open().stop = true;
-        self.wake.wake();
-    }
-
-    fn open(&self) -> MutexGuard<'_, Mailbox> {
-        self.mailbox.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 /// What the thread owns.
 pub(crate) struct DataThread {
@@ -146,7 +45,9 @@ pub(crate) struct DataThread {
     /// What came out of the pipe and was not looked at yet.
     carried: VecDeque<Incoming>,
     wake: Wake,
-    mailbox: Arc<Mutex<Mailbox>>,
+    door: Arc<Door>,
+    /// The place among several threads.
+    seat: Option<Seat>,
     events: mpsc::Sender<Event>,
     clock: Clock,
     received: RecvBatch,
@@ -161,15 +62,15 @@ pub(crate) struct DataThread {
 }
 
 impl DataThread {
-    /// The thread's belongings, the way to it, and where its events come out. `wake` is what whoever fills the pipe rings.
+    /// The thread's belongings, and where its events come out. `bell` is what whoever fills the pipe rings.
     pub(crate) fn new(
         worker: Worker,
         tun: Tun,
         udp: UdpSockets,
         quic: Option<Pipe>,
-        wake: Wake,
-    ) -> (Self, WorkerHandle, mpsc::Receiver<Event>) {
-        let handle = WorkerHandle::new(wake);
+        (door, bell): (Arc<Door>, Wake),
+        seat: Option<Seat>,
+    ) -> (Self, mpsc::Receiver<Event>) {
         let (events, events_end) = mpsc::channel(EVENT_QUEUE);
         let tun_out = TunBatch::new(tun.coalescing());
         let thread = Self {
@@ -178,8 +79,9 @@ impl DataThread {
             udp,
             quic,
             carried: VecDeque::new(),
-            wake: handle.wake.clone(),
-            mailbox: Arc::clone(&handle.mailbox),
+            wake: bell,
+            door,
+            seat,
             events,
             clock: Clock,
             received: RecvBatch::default(),
@@ -190,30 +92,48 @@ impl DataThread {
             window: SendWindow::default(),
             unkept: 0,
         };
-        (thread, handle, events_end)
+        (thread, events_end)
     }
 
-    /// Starts the thread. It ends by order, or with the error that took the device away.
-    pub(crate) fn start(self) -> io::Result<JoinHandle<io::Result<()>>> {
-        std::thread::Builder::new()
-            .name(NAME.to_owned())
-            .spawn(move || self.run())
+    /// Starts the thread of this worker. It ends by order, or with the error that took the device away; then the others
+    /// are to be stopped.
+    pub(crate) fn start(
+        self,
+        worker: usize,
+        stop_others: impl FnOnce() + Send + 'static,
+    ) -> io::Result<JoinHandle<io::Result<()>>> {
+        let name = match worker {
+            0 => NAME.to_owned(),
+            further => format!("{NAME}-{further}"),
+        };
+        std::thread::Builder::new().name(name).spawn(move || {
+            let _guard = Last(Some(stop_others));
+            self.run()
+        })
     }
 
     fn run(mut self) -> io::Result<()> {
         let mut more = false;
         loop {
+            if let Some(seat) = &mut self.seat {
+                seat.rests(self.clock.now());
+            }
             let ready = wait(&self.sources(), Some(self.patience(more)))?;
-            if ready.wake && self.obey() == Obeyed::Stop {
+            let now = self.clock.now();
+            self.worker.woke(now);
+            if let Some(seat) = &mut self.seat {
+                seat.works(now);
+            }
+            if ready.wake && self.answer_bell() == Obeyed::Stop {
                 return Ok(());
             }
             // Before a link is judged, what lies in the sockets is read, announced or not: it costs one call, a link
             // judged dead too early costs a route.
-            let due = self.clock.now() >= self.worker.poll_timeout();
+            let due = now >= self.worker.poll_timeout();
             if ready.writable {
                 self.resume();
             }
-            more = ready.tun && self.read_device()?;
+            more = (ready.tun || self.is_settling()) && self.read_device()?;
             for family in Family::ALL {
                 if ready.udp(family) || due {
                     more |= self.read_socket(family);
@@ -225,13 +145,16 @@ impl DataThread {
                     .handle_timeout(self.clock.now(), &mut self.tx, &mut self.tun_out);
                 self.flush();
             }
+            if self.seat.is_some() {
+                more |= self.go_on()?;
+            }
             self.tell();
         }
     }
 
     fn sources(&self) -> Sources<'_> {
         Sources {
-            tun: Some(&self.tun),
+            tun: self.reads_device().then_some(&self.tun),
             udp: &self.udp,
             wake: &self.wake,
             full: self.full,
@@ -247,17 +170,16 @@ impl DataThread {
         }
     }
 
-    /// Carries out what lies in the mailbox.
-    fn obey(&mut self) -> Obeyed {
+    /// Takes what other workers put in, and carries out what lies in the mailbox.
+    fn answer_bell(&mut self) -> Obeyed {
         self.wake.drain();
-        let mailbox = {
-            let mut open = self.mailbox.lock().unwrap_or_else(PoisonError::into_inner);
-            let dropped = open.dropped;
-            let emptied = Mailbox {
-                dropped,
-                ..Mailbox::default()
-            };
-            std::mem::replace(&mut *open, emptied)
+        self.take_passed();
+        self.obey()
+    }
+
+    fn obey(&mut self) -> Obeyed {
+        let Some(mailbox) = self.door.empty() else {
+            return Obeyed::GoOn;
         };
         let now = self.clock.now();
         let snapshots = [
@@ -272,6 +194,9 @@ impl DataThread {
             }
         }
         self.flush();
+        for duty in mailbox.duties {
+            self.take_duty(duty);
+        }
         for question in mailbox.questions {
             let _ = question.send(self.report(mailbox.dropped));
         }
@@ -333,8 +258,14 @@ impl DataThread {
         for _ in 0..TUN_READS {
             let Some((header, length)) = self.tun.read(&mut self.packet)? else {
                 self.flush();
+                if let Some(seat) = &mut self.seat {
+                    seat.emptied();
+                }
                 return Ok(false);
             };
+            if let Some(seat) = &mut self.seat {
+                seat.read();
+            }
             let packet = &mut self.packet[..length];
             self.worker
                 .handle_tun(now, header, packet, &mut self.tx, &mut self.tun_out);
@@ -385,6 +316,14 @@ impl DataThread {
         if !self.tun_out.is_empty() {
             self.tun.write(&mut self.tun_out);
         }
+        if self.worker.owes_answers() {
+            // All packets that came before a barrier are written.
+            self.worker.answer_barriers(self.clock.now(), &mut self.tx);
+            self.send();
+        }
+        if let Some(seat) = &mut self.seat {
+            seat.hand_over(&mut self.worker);
+        }
     }
 
     /// Sends everything over its carrier; what a full socket does not take stays.
@@ -434,10 +373,94 @@ impl DataThread {
             }
         }
     }
+
+    // --- among several threads -------------------------------------------------------------------
+
+    fn reads_device(&self) -> bool {
+        self.seat.as_ref().is_none_or(Seat::reads_device)
+    }
+
+    /// Whether the queue of the device is to be emptied, announced or not.
+    fn is_settling(&self) -> bool {
+        let seat = self.seat.as_ref();
+        seat.is_some_and(|seat| matches!(seat.settling(), Settling::Emptying))
+    }
+
+    /// Takes what other workers of this node put in.
+    fn take_passed(&mut self) {
+        let now = self.clock.now();
+        for _ in 0..PASSED_AT_ONCE {
+            let Some(passed) = self.seat.as_ref().and_then(Seat::take) else {
+                return self.flush();
+            };
+            let (tx, tun) = (&mut self.tx, &mut self.tun_out);
+            self.worker.handle_passed(now, passed, tx, tun);
+            if self.tx.is_nearly_full() || self.tun_out.is_nearly_full() {
+                self.flush();
+            }
+        }
+        self.flush();
+        // There may be more, but the sockets have their turn first.
+        self.wake.wake();
+    }
+
+    fn take_duty(&mut self, duty: Duty) {
+        let Some(seat) = &mut self.seat else { return };
+        match duty {
+            Duty::Pause(done) => {
+                seat.pause();
+                self.worker.close_lanes(self.clock.now());
+                // Whoever asked may be gone.
+                let _gone = done.send(());
+            }
+            Duty::Settle(done) => seat.settle(done),
+            Duty::Read => seat.go_on_reading(),
+        }
+    }
+
+    /// Sends what waited for lanes, and settles if that is wanted; whether there is more to do at once.
+    fn go_on(&mut self) -> io::Result<bool> {
+        while self.worker.has_released() {
+            let (now, tx, tun) = (self.clock.now(), &mut self.tx, &mut self.tun_out);
+            self.worker.resume(now, PORTION, tx, tun);
+            self.flush();
+        }
+        let Some(seat) = &mut self.seat else {
+            return Ok(false);
+        };
+        match seat.settling() {
+            Settling::No => return Ok(false),
+            Settling::Emptying => return Ok(true),
+            Settling::Emptied if self.full.is_some() => {}
+            Settling::Emptied => {
+                self.worker.settle(self.clock.now(), &mut self.tx);
+                seat.asked();
+                self.flush();
+            }
+            Settling::Asked => {}
+        }
+        if let Some(seat) = &mut self.seat
+            && self.worker.is_settled()
+        {
+            seat.settled();
+        }
+        Ok(false)
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Obeyed {
     GoOn,
     Stop,
+}
+
+/// Does something when the thread ends, by a panic too.
+struct Last<F: FnOnce()>(Option<F>);
+
+impl<F: FnOnce()> Drop for Last<F> {
+    fn drop(&mut self) {
+        if let Some(act) = self.0.take() {
+            act();
+        }
+    }
 }

@@ -4,8 +4,10 @@
 
 pub mod config;
 pub mod coordinator;
+mod crew;
 mod data_thread;
 mod engine;
+mod exchange;
 mod health;
 mod kernel;
 mod local_api;
@@ -15,5 +17,9 @@ mod offloads;
 mod ping;
 mod query;
 mod quic;
+mod seat;
 pub mod startup;
 pub mod state;
+mod threads;
+mod worker_handle;
+pub mod workers;

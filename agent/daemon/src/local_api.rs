@@ -374,9 +374,9 @@ mod tests {
     use wattle_host::{Netlink, Wake};
 
     use super::*;
-    use crate::data_thread::WorkerHandle;
     use crate::kernel::Table;
     use crate::query::{EventFeed, QUERY_QUEUE, Query};
+    use crate::worker_handle::WorkerHandle;
 
     const FOLLOW: &[u8] = b"{\"op\":\"events\",\"follow\":true}\n";
     const VERSION: &[u8] = b"{\"op\":\"version\"}\n";
@@ -470,7 +470,11 @@ mod tests {
             let turned_away = socket.turned_away();
             let (queries, asked) = mpsc::channel(QUERY_QUEUE);
             let table = Table::new(Netlink::connect().unwrap(), "none".to_owned(), 0, 0);
-            let engine = EngineHandle::new(queries, WorkerHandle::new(Wake::new().unwrap()), table);
+            let engine = EngineHandle::new(
+                queries,
+                WorkerHandle::new(vec![Wake::new().unwrap()]),
+                table,
+            );
             let (events, _) = broadcast::channel(1);
             let places = Arc::clone(&socket.places);
             tokio::spawn(serve_queries(asked, events.clone()));

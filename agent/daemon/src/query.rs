@@ -3,8 +3,8 @@
 use tokio::sync::{broadcast, mpsc, oneshot};
 use wattle_control::{ErrorCode, ErrorReport, EventReport, Reply, Request, Role, RouteView};
 
-use crate::data_thread::{WorkerHandle, WorkerReport};
 use crate::kernel::Table;
+use crate::worker_handle::{WorkerHandle, WorkerReport};
 
 /// Questions that wait for the engine. Each is a request of at most a page: 256 KiB at most.
 pub(crate) const QUERY_QUEUE: usize = 64;

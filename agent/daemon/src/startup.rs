@@ -7,26 +7,22 @@ use std::path::PathBuf;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{mpsc, watch};
 use tracing_subscriber::EnvFilter;
-use wattle_host::{
-    Clock, Installed, MARK, Monitor, Netlink, NetlinkError, Tun, TunError, UdpError, UdpOptions,
-    UdpSockets, Wake, Wanted,
-};
+use wattle_host::{Clock, Installed, Monitor, Netlink, NetlinkError, TunError, UdpError, Wanted};
 use wattle_model::NodeId;
 use wattle_wire::grant::PeerSetError;
-use wattle_worker::{CipherCosts, CipherKind, Clamp, Transit, Worker};
+use wattle_worker::{CipherCosts, CipherKind, Clamp, Place, Transit};
 
 use crate::config::{Config, ConfigError, Overrides, Switch};
 use crate::coordinator::{self, Uplink};
-use crate::data_thread::DataThread;
 use crate::engine::{Ended, Engine, Inputs, Membership, Setting};
 use crate::kernel;
 use crate::local_api::{LocalApiError, LocalSocket};
 use crate::metrics::{self, MetricsError};
 use crate::notify::Notifier;
-use crate::offloads::Offloads;
 use crate::query::{EngineHandle, QUERY_QUEUE};
 use crate::quic;
 use crate::state::{Keys, Network, PeersFrom, StateDir, StateError};
+use crate::threads::{self, Belongings};
 
 /// What the command line says.
 #[derive(Debug, Clone)]
@@ -214,19 +210,12 @@ fn keep_two_copies(state: &StateDir, from: PeersFrom, signed: &[u8]) {
 }
 
 async fn serve(config: Config, node: Node) -> Result<(), StartError> {
-    let allowed = Offloads::without(&config.offloads_off);
-    let tun = Tun::open(&config.interface, allowed.tun)?;
-    let options = UdpOptions {
-        port: config.listen_port,
-        mark: Some(MARK),
-        segmentation: allowed.gso,
-        coalescing: allowed.gro,
-    };
-    let udp = UdpSockets::bind(options)?;
-    let listen_port = udp.port();
-    let (index, offload) = (tun.index(), tun.offload());
-    let wake = Wake::new().map_err(resources("make an eventfd"))?;
-    let (quic, pipe) = quic::open(&config, &node.keys, &wake);
+    let mut belongings = Belongings::open(&config)?;
+    let listen_port = belongings.listen_port();
+    let (index, offload) = (belongings.tun().index(), belongings.tun().offload());
+    let bells = belongings.bells();
+    let bells = bells.map_err(resources("make an eventfd"))?;
+    let (quic, pipe) = quic::open(&config, &node.keys, &bells[0]);
     let installed = Installed::new(Netlink::connect()?, index, config.routing_table).await?;
     installed.netlink().bring_up(index, config.mtu).await?;
     let monitor = Monitor::subscribe()?;
@@ -237,9 +226,18 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
     };
     let interrupts = signals().map_err(resources("listen for signals"))?;
 
-    let worker = Worker::new(worker_config(&config, &node.keys), Clock.now());
-    let (thread, worker, events) = DataThread::new(worker, tun, udp, pipe, wake);
-    let thread = thread.start().map_err(resources("start the data thread"))?;
+    let costs = channel_costs(&config);
+    let few_workers = belongings.trouble.take();
+    let started = belongings.start(bells, pipe, |place| {
+        worker_config(&config, &node.keys, costs, place)
+    });
+    let threads::Running {
+        handle: worker,
+        events,
+        crew,
+        threads,
+    } = started.map_err(resources("start the data threads"))?;
+    let crew = crew.map(|crew| tokio::spawn(crew.run()));
 
     let (queries_end, queries) = mpsc::channel(QUERY_QUEUE);
     let device = config.interface.clone();
@@ -264,6 +262,7 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
         config,
         listen_port,
         quic,
+        few_workers,
         interface_index: index,
         state: node.state,
         keys: node.keys,
@@ -287,6 +286,10 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
 
     api.abort();
     let _ = api.await;
+    if let Some(crew) = crew {
+        crew.abort();
+        let _ = crew.await;
+    }
     if let Some(scraping) = scraping {
         scraping.abort();
     }
@@ -296,9 +299,7 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
         let _ = tokio::time::timeout(std::time::Duration::from_secs(2), task).await;
     }
     worker.stop();
-    let outcome = thread
-        .join()
-        .unwrap_or_else(|_| Err(io::Error::other("the thread panicked")));
+    let outcome = threads::join(threads);
     match (ended, outcome) {
         (Ended::WorkerGone, Err(error)) => Err(StartError::DataThread(error.to_string())),
         (Ended::WorkerGone, Ok(())) => Err(StartError::DataThread("no reason given".to_owned())),
@@ -306,7 +307,12 @@ async fn serve(config: Config, node: Node) -> Result<(), StartError> {
     }
 }
 
-fn worker_config(config: &Config, keys: &Keys) -> wattle_worker::Config {
+fn worker_config(
+    config: &Config,
+    keys: &Keys,
+    channel: Option<CipherCosts>,
+    place: Place,
+) -> wattle_worker::Config {
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).expect("a Linux kernel always has random numbers");
     wattle_worker::Config {
@@ -315,7 +321,7 @@ fn worker_config(config: &Config, keys: &Keys) -> wattle_worker::Config {
         mtu: config.mtu,
         seed,
         cipher: CipherKind::Noise,
-        channel: channel_costs(config),
+        channel,
         transit: if config.transit {
             Transit::Relay
         } else {
@@ -325,6 +331,7 @@ fn worker_config(config: &Config, keys: &Keys) -> wattle_worker::Config {
             Switch::On => Clamp::On,
             Switch::Off => Clamp::Off,
         },
+        place,
     }
 }
 

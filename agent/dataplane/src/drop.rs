@@ -90,6 +90,10 @@ reasons! {
     QueueFull = "queue_full",
     /// The network takes less than comes, and the flow's packets have had to wait too long for too long.
     QueueDelay = "queue_delay",
+    /// The first worker does not take packets as fast as another one hands them over.
+    HandoverFull = "handover_full",
+    /// Too many packets wait for their lane to take over.
+    LaneQueueFull = "lane_queue_full",
     /// The batch for the UDP socket is full.
     TxBatchFull = "tx_batch_full",
     /// The batch for the TUN device is full.

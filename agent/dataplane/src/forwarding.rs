@@ -71,6 +71,31 @@ impl Path {
         Self::new(vec![NextLink { link, weight: 1 }], None, 1)
     }
 
+    /// The same shares with as few flows as possible on another link than `before` had them on.
+    #[must_use]
+    fn keeping(mut self, before: &Self) -> Self {
+        let mut left = vec![0_usize; self.next.len()];
+        for index in &self.buckets {
+            left[usize::from(*index)] += 1;
+        }
+        let kept = |flow: usize, left: &mut Vec<usize>| {
+            let link = before.pick(flow as u32)?;
+            let at = self.next.iter().position(|next| next.link == link)?;
+            left[at] = left[at].checked_sub(1)?;
+            Some(at as u8)
+        };
+        let kept: Vec<_> = (0..self.buckets.len())
+            .map(|flow| kept(flow, &mut left))
+            .collect();
+        let mut free = (0..)
+            .zip(&left)
+            .flat_map(|(at, count)| std::iter::repeat_n(at, *count));
+        for (bucket, kept) in self.buckets.iter_mut().zip(kept) {
+            *bucket = kept.or_else(|| free.next()).unwrap_or(*bucket);
+        }
+        self
+    }
+
     /// The link that carries flows with this hash, while it is healthy.
     pub fn pick(&self, flow: u32) -> Option<LinkId> {
         let index = match self.buckets.get(flow as usize % BUCKETS) {
@@ -110,6 +135,19 @@ impl Forwarding {
             prefixes: PrefixMap::new(prefixes),
             paths,
         }
+    }
+
+    /// The same paths and shares, with as few flows as possible on another link than in the snapshot `before`.
+    #[must_use]
+    pub fn keeping(mut self, before: &Self) -> Self {
+        let paths = std::mem::take(&mut self.paths).into_iter();
+        self.paths = paths
+            .map(|(node, path)| match before.path(node) {
+                Some(earlier) => (node, path.keeping(earlier)),
+                None => (node, path),
+            })
+            .collect();
+        self
     }
 
     /// The node that packets to `address` are for: the longest prefix that holds it decides.
@@ -180,6 +218,69 @@ mod tests {
                 .count()
         };
         assert_eq!((count(1), count(2)), (192, 64));
+    }
+
+    fn shared(links: &[(u32, u16)]) -> Forwarding {
+        let next = links.iter().map(|(link, weight)| next(*link, *weight));
+        Forwarding::new([], [(NodeId(1), Path::new(next.collect(), None, 2))])
+    }
+
+    fn picks(forwarding: &Forwarding) -> Vec<u32> {
+        let path = forwarding.path(NodeId(1)).unwrap();
+        (0..256).map(|flow| path.pick(flow).unwrap().0).collect()
+    }
+
+    fn moved(before: &Forwarding, after: &Forwarding) -> usize {
+        let pairs = picks(before).into_iter().zip(picks(after));
+        pairs.filter(|(before, after)| before != after).count()
+    }
+
+    #[test]
+    fn only_the_flows_of_a_link_that_went_move_whichever_it_is() {
+        let three = shared(&[(1, 86), (2, 85), (3, 85)]);
+        for gone in 1..=3 {
+            let left = [1, 2, 3].into_iter().filter(|link| *link != gone);
+            let left: Vec<_> = left.map(|link| (link, 128)).collect();
+            let two = shared(&left).keeping(&three);
+            let lost = picks(&three).iter().filter(|link| **link == gone).count();
+            assert_eq!(moved(&three, &two), lost, "{gone}");
+            // It comes back: it gets its share, and nobody else's flows change places.
+            let again = shared(&[(1, 86), (2, 85), (3, 85)]).keeping(&two);
+            let share = picks(&again).iter().filter(|link| **link == gone).count();
+            assert_eq!(
+                (moved(&two, &again), share),
+                (share, 86 - usize::from(gone > 1))
+            );
+        }
+    }
+
+    #[test]
+    fn a_change_of_weights_moves_the_difference_only() {
+        let before = shared(&[(1, 128), (2, 128)]);
+        let after = shared(&[(2, 96), (1, 160)]).keeping(&before);
+        assert_eq!(moved(&before, &after), 32);
+        let one = shared(&[(2, 1)]);
+        assert_eq!(moved(&after, &one.keeping(&after)), 160);
+    }
+
+    #[test]
+    fn three_equal_relays_share_flows_within_a_tenth_and_a_flow_stays_where_it_is() {
+        let three = shared(&[(1, 86), (2, 85), (3, 85)]);
+        let path = three.path(NodeId(1)).unwrap();
+        let mut flows = [0_u32; 3];
+        for port in 0..30_000_u16 {
+            let mut bytes = crate::packet::samples::udp("10.0.0.1", "10.0.0.2", b"");
+            bytes[20..22].copy_from_slice(&port.to_be_bytes());
+            let hash =
+                |bytes: &[u8]| crate::flow::hash(&crate::Packet::parse(bytes).unwrap(), bytes);
+            let link = path.pick(hash(&bytes)).unwrap();
+            assert_eq!(path.pick(hash(&bytes.clone())), Some(link));
+            flows[link.0 as usize - 1] += 1;
+        }
+        assert!(
+            flows.iter().all(|count| (9_000..=11_000).contains(count)),
+            "{flows:?}"
+        );
     }
 
     #[test]

@@ -5,7 +5,7 @@
 //! packets mean.
 
 use std::io::{self, IoSlice, IoSliceMut};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, IntoRawFd};
 
 use nix::errno::Errno;
 use nix::libc;
@@ -40,6 +40,15 @@ impl Offload {
             Self::TcpUdp => TUN_F_CSUM | TUN_F_TSO | TUN_F_USO,
         }
     }
+}
+
+/// How many queues a device may have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Queues {
+    /// One.
+    One,
+    /// Several: [`Tun::another_queue`] opens them.
+    Several,
 }
 
 /// Why the device could not be had.
@@ -101,6 +110,34 @@ pub struct TunCounters {
     pub drop_bad_header: u64,
 }
 
+impl TunCounters {
+    /// Adds the counters of another worker's.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            read_packets,
+            read_bytes,
+            written_packets,
+            written_parts,
+            written_bytes,
+            drop_queue_full,
+            drop_refused,
+            drop_bad_header,
+        } = other;
+        for (own, other) in [
+            (&mut self.read_packets, read_packets),
+            (&mut self.read_bytes, read_bytes),
+            (&mut self.written_packets, written_packets),
+            (&mut self.written_parts, written_parts),
+            (&mut self.written_bytes, written_bytes),
+            (&mut self.drop_queue_full, drop_queue_full),
+            (&mut self.drop_refused, drop_refused),
+            (&mut self.drop_bad_header, drop_bad_header),
+        ] {
+            *own += other;
+        }
+    }
+}
+
 /// An open TUN device. It disappears, with its addresses and routes, when this is dropped or the process dies.
 pub struct Tun {
     device: tun::Device,
@@ -132,14 +169,14 @@ impl AsFd for Tun {
 impl Tun {
     /// Creates the device with at most the given offload. It is down and without addresses:
     /// [`Netlink::bring_up`](crate::Netlink::bring_up) and [`Installed`](crate::Installed) do the rest.
-    pub fn open(name: &str, at_most: Offload) -> Result<Self, TunError> {
+    pub fn open(name: &str, at_most: Offload, queues: Queues) -> Result<Self, TunError> {
         if name.is_empty() || name.len() > 15 || name.contains(['/', ' ', '%']) {
             return Err(TunError::Name(name.to_owned()));
         }
         let with_header = at_most > Offload::None;
-        let mut tun = match Self::create(name, with_header) {
+        let mut tun = match Self::create(name, with_header, queues) {
             // A kernel too old for the header; the name and privilege would fail again the same way.
-            Err(TunError::NotTun(_)) if with_header => Self::create(name, false)?,
+            Err(TunError::NotTun(_)) if with_header => Self::create(name, false, queues)?,
             other => other?,
         };
         tun.device
@@ -151,8 +188,13 @@ impl Tun {
         Ok(tun)
     }
 
-    fn create(name: &str, with_header: bool) -> Result<Self, TunError> {
+    fn create(name: &str, with_header: bool, queues: Queues) -> Result<Self, TunError> {
         let mut config = tun::Configuration::default();
+        if queues == Queues::Several {
+            let fd = sys::open_queue(name, with_header)
+                .map_err(|source| explain(tun::Error::Io(source), name))?;
+            config.raw_fd(fd.into_raw_fd());
+        }
         config.tun_name(name).platform_config(|platform| {
             // Addresses and state are set by netlink, not by the ioctls of this crate.
             platform.ensure_root_privileges(false).vnet_hdr(with_header);
@@ -171,6 +213,18 @@ impl Tun {
             offload,
             counters: TunCounters::default(),
         })
+    }
+
+    /// Another queue of the device, which was opened for several, with the same offloads and counters of its own.
+    pub fn another_queue(&self) -> Result<Self, TunError> {
+        let with_header = self.offload > Offload::None;
+        let mut queue = Self::create(&self.name, with_header, Queues::Several)?;
+        queue
+            .device
+            .set_nonblock()
+            .map_err(kernel("set non-blocking", &self.name))?;
+        queue.offload = self.offload;
+        Ok(queue)
     }
 
     /// Takes the best offload that the kernel both grants and, tried out, carries.
@@ -346,16 +400,41 @@ fn kernel(what: &'static str, name: &str) -> impl FnOnce(io::Error) -> TunError 
     move |source| TunError::Kernel { what, name, source }
 }
 
-/// The two ioctls of linux/if_tun.h that the `tun` crate does not know.
+/// The ioctls of linux/if_tun.h that the `tun` crate does not know, or knows for one queue only.
 #[expect(unsafe_code, reason = "ioctls")]
 mod sys {
+    use std::os::fd::OwnedFd;
+
     use super::{AsRawFd, BorrowedFd, io, libc};
+
+    nix::ioctl_write_ptr!(tunsetiff, b'T', 202, libc::c_int);
 
     nix::ioctl_write_ptr!(tunsetvnethdrsz, b'T', 216, libc::c_int);
     nix::ioctl_write_int_bad!(
         tunsetoffload,
         nix::request_code_write!(b'T', 208, size_of::<libc::c_uint>())
     );
+
+    /// Opens one queue of a device that may have several; the first makes the device.
+    pub(super) fn open_queue(name: &str, with_header: bool) -> io::Result<OwnedFd> {
+        let file = std::fs::OpenOptions::new()
+            .read(true)
+            .write(true)
+            .open("/dev/net/tun")?;
+        let header = if with_header { libc::IFF_VNET_HDR } else { 0 };
+        let flags = libc::IFF_TUN | libc::IFF_NO_PI | libc::IFF_MULTI_QUEUE | header;
+        // SAFETY: all fields of `ifreq` are integers or arrays and unions of them, for which zero is a value.
+        let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
+        // One byte less than there are, so that a zero ends the name.
+        let places = libc::IFNAMSIZ - 1;
+        for (place, byte) in request.ifr_name[..places].iter_mut().zip(name.bytes()) {
+            *place = byte as libc::c_char;
+        }
+        request.ifr_ifru.ifru_flags = flags as libc::c_short;
+        // SAFETY: TUNSETIFF reads and writes one `ifreq` at the pointer during the call, which `request` is.
+        unsafe { tunsetiff(file.as_raw_fd(), (&raw mut request).cast()) }?;
+        Ok(file.into())
+    }
 
     pub(super) fn set_vnet_header_length(fd: BorrowedFd<'_>, length: usize) -> io::Result<()> {
         let length = length as libc::c_int;

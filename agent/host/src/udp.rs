@@ -93,6 +93,44 @@ pub struct UdpCounters {
     pub reported_errors: u64,
 }
 
+impl UdpCounters {
+    /// Adds the counters of another worker's.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            received_packets,
+            received_bytes,
+            sent_packets,
+            sent_bytes,
+            drop_buffer_full,
+            drop_unreachable,
+            drop_forbidden,
+            drop_too_big,
+            drop_no_socket,
+            drop_other,
+            drop_truncated,
+            drop_empty,
+            reported_errors,
+        } = other;
+        for (own, other) in [
+            (&mut self.received_packets, received_packets),
+            (&mut self.received_bytes, received_bytes),
+            (&mut self.sent_packets, sent_packets),
+            (&mut self.sent_bytes, sent_bytes),
+            (&mut self.drop_buffer_full, drop_buffer_full),
+            (&mut self.drop_unreachable, drop_unreachable),
+            (&mut self.drop_forbidden, drop_forbidden),
+            (&mut self.drop_too_big, drop_too_big),
+            (&mut self.drop_no_socket, drop_no_socket),
+            (&mut self.drop_other, drop_other),
+            (&mut self.drop_truncated, drop_truncated),
+            (&mut self.drop_empty, drop_empty),
+            (&mut self.reported_errors, reported_errors),
+        ] {
+            *own += other;
+        }
+    }
+}
+
 /// Two sockets, one per address family, on the same port.
 #[derive(Debug)]
 pub struct UdpSockets {

@@ -13,40 +13,50 @@ use nix::sched::{CloneFlags, unshare};
 use wattle_dataplane::vnet::{Gso, NEEDS_CSUM};
 use wattle_dataplane::{TunBatch, TxBatch, VnetHeader};
 use wattle_host::{
-    Clock, Family, Installed, InterfaceAddress, Monitor, Netlink, Offload, RecvBatch, Sources,
-    TABLE, Tun, TunError, UdpError, UdpOptions, UdpSockets, Wake, Wanted, interface_drops, wait,
+    Clock, Family, Installed, InterfaceAddress, Monitor, Netlink, Offload, Queues, RecvBatch,
+    Sources, TABLE, Tun, TunError, UdpError, UdpOptions, UdpSockets, Wake, Wanted, interface_drops,
+    wait,
 };
 use wattle_model::{Micros, Prefix};
 
 #[test]
 fn a_device_has_the_offloads_of_this_kernel_and_a_second_opener_is_told_what_to_do() {
     in_namespace(|| {
-        let tun = Tun::open("wl0", Offload::TcpUdp).unwrap();
+        let tun = Tun::open("wl0", Offload::TcpUdp, Queues::One).unwrap();
         assert!(
             tun.offload() >= Offload::Tcp,
             "{tun:?}: kernels since 2.6.27 have TSO"
         );
         assert_eq!(
-            Tun::open("wl1", Offload::Tcp).unwrap().offload(),
+            Tun::open("wl1", Offload::Tcp, Queues::One)
+                .unwrap()
+                .offload(),
             Offload::Tcp
         );
         assert_eq!(
-            Tun::open("wl2", Offload::Header).unwrap().offload(),
+            Tun::open("wl2", Offload::Header, Queues::One)
+                .unwrap()
+                .offload(),
             Offload::Header
         );
         assert_eq!(
-            Tun::open("wl3", Offload::None).unwrap().offload(),
+            Tun::open("wl3", Offload::None, Queues::One)
+                .unwrap()
+                .offload(),
             Offload::None
         );
 
-        let error = Tun::open("wl0", Offload::TcpUdp).unwrap_err();
+        let error = Tun::open("wl0", Offload::TcpUdp, Queues::One).unwrap_err();
         assert!(matches!(error, TunError::InUse(_)), "{error:?}");
         assert!(error.to_string().contains("--interface"), "{error}");
-        let error = Tun::open("lo", Offload::TcpUdp).unwrap_err();
+        let error = Tun::open("lo", Offload::TcpUdp, Queues::One).unwrap_err();
         assert!(matches!(error, TunError::NotTun(_)), "{error:?}");
         for bad in ["", "a name", "a/b", "sixteen-letters-x", "wl%d"] {
             assert!(
-                matches!(Tun::open(bad, Offload::None), Err(TunError::Name(_))),
+                matches!(
+                    Tun::open(bad, Offload::None, Queues::One),
+                    Err(TunError::Name(_))
+                ),
                 "{bad}"
             );
         }
@@ -66,7 +76,7 @@ fn packets_for_the_mesh_come_out_of_the_device_and_answers_go_in() {
 }
 
 async fn packets_cross(offload: Offload) {
-    let mut tun = Tun::open("wl0", offload).unwrap();
+    let mut tun = Tun::open("wl0", offload, Queues::One).unwrap();
     let netlink = Netlink::connect().unwrap();
     netlink.bring_up(tun.index(), 1360).await.unwrap();
     let installed = Installed::new(netlink, tun.index(), TABLE).await.unwrap();
@@ -120,7 +130,7 @@ async fn packets_cross(offload: Offload) {
 #[test]
 fn only_what_is_ours_is_added_and_removed() {
     in_namespace(|| {
-        let tun = Tun::open("wl0", Offload::TcpUdp).unwrap();
+        let tun = Tun::open("wl0", Offload::TcpUdp, Queues::One).unwrap();
         ip("link add dev foreign type veth peer name foreign1");
         ip("link set foreign up");
         ip("link set foreign1 up");
@@ -169,7 +179,7 @@ fn rules_of_a_killed_predecessor_are_removed() {
     in_namespace(|| {
         let before = ip("rule") + &ip("-6 rule");
         block_on(async {
-            let tun = Tun::open("wl0", Offload::TcpUdp).unwrap();
+            let tun = Tun::open("wl0", Offload::TcpUdp, Queues::One).unwrap();
             let killed = Installed::new(Netlink::connect().unwrap(), tun.index(), TABLE)
                 .await
                 .unwrap();
@@ -185,7 +195,7 @@ fn rules_of_a_killed_predecessor_are_removed() {
             "the rules were left behind"
         );
         block_on(async {
-            let tun = Tun::open("wl0", Offload::TcpUdp).unwrap();
+            let tun = Tun::open("wl0", Offload::TcpUdp, Queues::One).unwrap();
             Installed::new(Netlink::connect().unwrap(), tun.index(), TABLE)
                 .await
                 .unwrap();
@@ -356,7 +366,7 @@ fn what_the_kernel_drops_in_front_of_a_socket_and_what_says_nothing_is_counted()
 #[test]
 fn what_nobody_reads_from_the_device_in_time_is_a_drop_of_the_interface() {
     in_namespace(|| {
-        let mut tun = Tun::open("wl0", Offload::None).unwrap();
+        let mut tun = Tun::open("wl0", Offload::None, Queues::One).unwrap();
         ip("address add 10.9.9.1/24 dev wl0");
         // A device that comes up would say hello over IPv6.
         std::fs::write("/proc/sys/net/ipv6/conf/wl0/disable_ipv6", "1").unwrap();
@@ -380,7 +390,7 @@ fn what_nobody_reads_from_the_device_in_time_is_a_drop_of_the_interface() {
 #[test]
 fn refused_super_packets_count_part_by_part() {
     in_namespace(|| {
-        let mut tun = Tun::open("wl0", Offload::TcpUdp).unwrap();
+        let mut tun = Tun::open("wl0", Offload::TcpUdp, Queues::One).unwrap();
         let mut batch = TunBatch::new(tun.coalescing());
         let header = VnetHeader {
             flags: NEEDS_CSUM,

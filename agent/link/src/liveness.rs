@@ -6,6 +6,8 @@
 //! answer in time, *down* who stays silent. What failed comes back only after a probation that doubles with every flap.
 //! Knows nothing of what a probe measures.
 
+use std::collections::VecDeque;
+
 use wattle_model::{Instant, LinkState, Micros};
 
 /// Between probes while nothing else is sent; whoever is asked asks so much later himself.
@@ -14,8 +16,10 @@ const IDLE: Micros = Micros::from_secs(2);
 const SPARE: Micros = Micros::from_secs(10);
 /// Between probes of a link that failed, to find it again.
 const SEARCH: Micros = Micros::from_secs(1);
-/// Between probes while data is sent, for the measurement; and while losses are to be proven or forgiven.
+/// Between probes while data is sent, for the measurement; …
 const MEASURE: Micros = Micros::from_millis(250);
+/// … and on an idle link while losses are to be proven or forgiven.
+const MEASURE_LOSS: Micros = Micros::from_millis(600);
 /// Between probes while the measurement looks different from what it was, …
 const ALERT: Micros = Micros::from_millis(40);
 /// … for this long, …
@@ -23,6 +27,8 @@ const ALERT_FOR: Micros = Micros::from_millis(800);
 /// … and not again within this: a link may be unsteady for ever.
 const ALERT_PAUSE: Micros = Micros::from_secs(2);
 const ALERT_PAUSE_IDLE: Micros = Micros::from_secs(60);
+/// The same for a link that stands under suspicion because another one to the same neighbour loses packets: time for fifty.
+const INQUIRY: Micros = Micros::from_millis(2_500);
 /// Intervals from this on are spread.
 const SPREAD_FROM: Micros = Micros::from_millis(200);
 /// Between probes of a link that comes up for the first time, and in a burst.
@@ -39,6 +45,14 @@ const ASK_AGAIN: Micros = Micros::from_millis(4);
 const ASKS: u64 = 3;
 /// What the first of them may take at least to be answered.
 const ANSWER_LEAST: Micros = Micros::from_millis(12);
+/// A node that slept for so long more than once is on a busy machine, as the other end may be: for a while, silence means
+/// less. What is added to the time that an answer may take is the second longest absence of the last …
+const BUSY: Micros = Micros::from_millis(10);
+const BUSY_LAST: usize = 4;
+/// … within so long, …
+const BUSY_FOR: Micros = Micros::from_secs(10);
+/// … up to so much, and twice that before the link ends.
+const BUSY_MOST: Micros = Micros::from_millis(200);
 /// How long a link counts as carrying data after the last datagram.
 const ACTIVE_FOR: Micros = Micros::from_secs(1);
 /// How long a burst lasts after an answer was missed on an idle link, unless …
@@ -92,6 +106,7 @@ pub(crate) struct Liveness {
     /// Probes sent, halved with every answer: where it grows, asking does not help.
     asked: u32,
     next_probe: Instant,
+    asked_at: Instant,
     replies: u32,
     failures: u32,
     /// Since when data is under way with nothing heard.
@@ -107,6 +122,8 @@ pub(crate) struct Liveness {
     is_lossy: bool,
     /// When the other end said that it stops.
     left_at: Option<Instant>,
+    /// When this node was back from its last absences, and how long these were.
+    absences: VecDeque<(Instant, Micros)>,
 }
 
 impl Liveness {
@@ -124,6 +141,7 @@ impl Liveness {
             calm: 0,
             asked: 0,
             next_probe: now,
+            asked_at: now,
             replies: 0,
             failures: 0,
             quiet_since: None,
@@ -135,6 +153,7 @@ impl Liveness {
             is_spare: false,
             is_lossy: false,
             left_at: None,
+            absences: VecDeque::new(),
         }
     }
 
@@ -180,9 +199,12 @@ impl Liveness {
         self.heard(now);
         let is_calm = now >= self.burst_until.max(self.alert_until);
         if self.state == LinkState::Up && self.unanswered.is_none() && is_calm {
-            // A little sooner than the other end would again, so that both come to measure.
-            let interval = Micros(self.calm_interval(now).0 * 7 / 8);
-            self.next_probe = self.next_probe.max(now + self.spread(now, interval));
+            // A little sooner than the other end would again, so that both come to measure; and not put off for ever by one
+            // that asks more often, which hears nothing of its own losses from answers.
+            let calm = self.calm_interval(now);
+            let later = now + self.spread(now, Micros(calm.0 * 7 / 8));
+            let latest = self.asked_at + Micros(2 * calm.0);
+            self.next_probe = self.next_probe.max(later.min(latest));
         }
     }
 
@@ -232,6 +254,17 @@ impl Liveness {
         self.next_probe = self.next_probe.min(now + ALERT);
     }
 
+    /// The link is under suspicion: it is looked at until that is proven or refuted.
+    pub(crate) fn inquire(&mut self, now: Instant) {
+        self.alert_until = self.alert_until.max(now + INQUIRY);
+        self.next_probe = self.next_probe.min(now + ALERT);
+    }
+
+    /// Whether it is looked at more closely than usual.
+    pub(crate) fn is_alert(&self, now: Instant) -> bool {
+        now < self.alert_until
+    }
+
     /// Whether losses wait for being proven or forgiven.
     pub(crate) fn lossy(&mut self, is_lossy: bool) {
         self.is_lossy = is_lossy;
@@ -263,6 +296,10 @@ impl Liveness {
 
     /// This node itself was away for `span` until `now`: nobody else is blamed for it.
     pub(crate) fn stalled(&mut self, now: Instant, span: Micros) {
+        if span >= BUSY {
+            self.absences.truncate(BUSY_LAST - 1);
+            self.absences.push_front((now, span));
+        }
         for deadline in [
             &mut self.data_until,
             &mut self.burst_until,
@@ -310,6 +347,7 @@ impl Liveness {
             self.calm = 0;
         }
         self.unanswered.get_or_insert(now);
+        self.asked_at = now;
         self.asked = self.asked.saturating_add(1);
         self.next_probe = now + self.spread(now, self.interval(now, patience));
         true
@@ -385,8 +423,9 @@ impl Liveness {
 
     /// Between probes of a link that nothing is wrong with.
     fn calm_interval(&self, now: Instant) -> Micros {
-        match now < self.data_until || self.is_lossy {
+        match now < self.data_until {
             true => MEASURE,
+            false if self.is_lossy => MEASURE_LOSS,
             false if self.is_spare => SPARE,
             false => IDLE,
         }
@@ -440,7 +479,7 @@ impl Liveness {
             }
             LinkState::Up if self.doubted.is_some() => {
                 let asked = self.doubted.map_or(Instant::NEVER, |(first, _)| first);
-                asked + patience.max(ANSWER_LEAST)
+                asked + patience.max(ANSWER_LEAST) + self.indulgence(asked)
             }
             LinkState::Up => {
                 let intervals = Micros(SILENT_INTERVALS * ACTIVE.0);
@@ -451,8 +490,24 @@ impl Liveness {
                     Instant::NEVER
                 }
             }
-            LinkState::Suspect => self.since + patience.max(DOWN_AFTER),
+            LinkState::Suspect => {
+                let indulgence = Micros(2 * self.indulgence(self.since).0);
+                self.since + patience.max(DOWN_AFTER) + indulgence
+            }
         }
+    }
+
+    /// What a silence that began at `since` is forgiven because this machine is busy.
+    fn indulgence(&self, since: Instant) -> Micros {
+        let absences = self.absences.iter();
+        let recent = absences.filter(|(at, _)| since.since(*at) < BUSY_FOR);
+        let mut longest: Vec<Micros> = recent.map(|(_, span)| *span).collect();
+        longest.sort_unstable();
+        longest
+            .iter()
+            .rev()
+            .nth(1)
+            .map_or(Micros(0), |span| (*span).min(BUSY_MOST))
     }
 
     fn has_passed(&self, now: Instant) -> bool {

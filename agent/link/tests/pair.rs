@@ -191,6 +191,35 @@ fn a_stall_does_not_make_a_later_cut_last_longer() {
 }
 
 #[test]
+fn who_is_away_again_and_again_is_slower_to_blame_others_for_ten_seconds() {
+    let suspected_after = |pause: u64| {
+        let mut pair = Pair::new(5);
+        pair.stream = Some(Micros::from_millis(10));
+        pair.run(3_000);
+        let late = Micros::from_millis(60);
+        for _ in 0..2 {
+            pair.tell(Input::Stalled { late });
+            pair.run(500);
+        }
+        pair.run(pause);
+        pair.loss = 100;
+        let cut = pair.now;
+        pair.run(1_000);
+        let down = pair.ends[0].entered(LinkState::Down, cut).unwrap();
+        (pair.ends[0].entered(LinkState::Suspect, cut).unwrap(), down)
+    };
+    let millis = Micros::from_millis;
+    let (suspect, down) = suspected_after(0);
+    assert!(
+        suspect >= millis(70) && suspect <= millis(95),
+        "{suspect:?}"
+    );
+    assert!(down.0 >= suspect.0 + 240_000, "{down:?}");
+    let (suspect, _) = suspected_after(10_000);
+    assert!(suspect <= millis(30), "{suspect:?}");
+}
+
+#[test]
 fn a_link_that_failed_is_trusted_after_two_seconds_doubled_with_every_flap() {
     let mut pair = Pair::new(4);
     pair.stream = Some(Micros::from_millis(10));

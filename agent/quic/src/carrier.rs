@@ -24,7 +24,7 @@ use wattle_model::NodeId;
 use wattle_wire::key::{PublicKey, SecretKey};
 
 use crate::connection::{SEND_BUFFER, Sender, read};
-use crate::contact::{Attempt, Contact, Dialled, Outcome, Turn};
+use crate::contact::{Attempt, Contact, Dialled, Turn};
 use crate::identity::{Guests, Identity, IdentityError};
 use crate::pipe::{Incoming, OUTBOX_SLOTS, Outgoing, Pipe, Shared, count};
 use crate::socket::JoiningSocket;
@@ -470,16 +470,12 @@ impl Carrier {
         let now = Instant::now();
         match done {
             Done::Dialled(node, attempt, connection) => {
-                let outcome = match connection {
-                    Some(_) => Outcome::Connected,
-                    None => Outcome::Vain,
-                };
                 if connection.is_none() {
                     count(&self.shared.tally.unanswered_dials, 1);
                 }
                 self.spread = self.spread.wrapping_mul(37).wrapping_add(101);
                 if let Some(entry) = self.contacts.get_mut(&node) {
-                    entry.contact.dialled(now, attempt, outcome, self.spread);
+                    entry.contact.dialled(now, attempt, self.spread);
                 }
                 if let Some(connection) = connection {
                     self.connected(now, node, connection, Dialled::Here);

@@ -144,6 +144,9 @@ impl<C> Contact<C> {
             }
         }
         self.choose(now);
+        if self.best.is_some_and(|(_, since)| now >= since + SETTLES) && !self.is_quiet(now) {
+            self.encouraged();
+        }
     }
 
     /// The connection to send over.
@@ -190,22 +193,15 @@ impl<C> Contact<C> {
         self.attempt
     }
 
-    /// An attempt has ended. `spread` (of 256) spreads the next one by up to a quarter.
-    pub(crate) fn dialled(&mut self, now: Instant, attempt: Attempt, outcome: Outcome, spread: u8) {
+    /// An attempt has ended, with a connection or without. `spread` (of 256) spreads the next one by up to a quarter.
+    pub(crate) fn dialled(&mut self, now: Instant, attempt: Attempt, spread: u8) {
         if self.attempt != Some(attempt) {
             return;
         }
         self.attempt = None;
-        match outcome {
-            Outcome::Connected => {
-                self.next = None;
-                self.pause = FIRST_PAUSE;
-            }
-            Outcome::Vain => {
-                self.next = Some(now + self.pause + self.pause / 4 * u32::from(spread) / 256);
-                self.pause = (self.pause * 2).min(LONGEST_PAUSE);
-            }
-        }
+        // A peer that wants no connection ends it once it is there: only one that lasts is no attempt in vain.
+        self.next = Some(now + self.pause + self.pause / 4 * u32::from(spread) / 256);
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
     }
 
     /// Whether nothing was heard over any connection for a while.
@@ -244,15 +240,6 @@ impl<C> Live<C> {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attempt(u64);
 
-/// How dialling ended.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Outcome {
-    /// With a connection.
-    Connected,
-    /// With none.
-    Vain,
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -269,7 +256,7 @@ mod tests {
                 let now = start + MILLIS(*at);
                 let attempt = contact.dials(now);
                 if let Some(attempt) = attempt {
-                    contact.dialled(now, attempt, Outcome::Vain, 0);
+                    contact.dialled(now, attempt, 0);
                 }
                 attempt.is_some()
             })
@@ -291,13 +278,31 @@ mod tests {
         let mut contact = Contact::new(Turn::First);
         let attempt = contact.dials(start).unwrap();
         assert_eq!(contact.dials(start), None, "once at a time");
-        contact.dialled(start, attempt, Outcome::Connected, 0);
+        contact.dialled(start, attempt, 0);
         contact.add(start, 1, Dialled::Here, |_| 0);
         assert_eq!(contact.dials(start + MILLIS(2_900)), None);
         contact.observe(start + MILLIS(2_900), |_| 7);
         assert_eq!(contact.dials(start + MILLIS(5_800)), None);
         assert!(contact.dials(start + MILLIS(5_900)).is_some());
         assert_eq!(contact.best(), Some(&mut 1), "still the only one");
+    }
+
+    #[test]
+    fn a_connection_that_the_peer_ends_at_once_is_an_attempt_in_vain() {
+        let start = Instant::now();
+        let mut contact = Contact::new(Turn::First);
+        let mut dialled = Vec::new();
+        for at in (0..10_000).step_by(100) {
+            let now = start + MILLIS(at);
+            contact.observe(now, |_| 1);
+            if let Some(attempt) = contact.dials(now) {
+                contact.dialled(now, attempt, 0);
+                contact.add(now, (), Dialled::Here, |()| 0);
+                contact.remove(now, |()| true);
+                dialled.push(at);
+            }
+        }
+        assert_eq!(dialled, [0, 1_000, 3_000, 7_000]);
     }
 
     #[test]
@@ -334,9 +339,9 @@ mod tests {
         // The old address went before the new one came: what was tried in between does not count.
         moved.moved(|_| 0);
         let second = moved.dials(start + MILLIS(110)).unwrap();
-        moved.dialled(start + MILLIS(115), first, Outcome::Vain, 0);
+        moved.dialled(start + MILLIS(115), first, 0);
         assert_eq!(moved.dials(start + MILLIS(116)), None, "under way");
-        moved.dialled(start + MILLIS(120), second, Outcome::Connected, 0);
+        moved.dialled(start + MILLIS(120), second, 0);
         moved.add(start + MILLIS(120), "new", Dialled::Here, |_| 0);
         assert_eq!(moved.best(), Some(&mut "new"));
 

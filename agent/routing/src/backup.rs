@@ -1,17 +1,29 @@
 //! The way around, computed before it is needed: where packets for a destination go while its next hop is silent.
 //!
-//! In the order of preference (RFC 5286 §3, RFC 7490): an alternate that avoids the next hop's *node*, one that avoids the
-//! *link* to it, one explicit waypoint that does either. The tests are on distances alone, so every backup is as
-//! loop-free as the shortest paths that it hands its packets to.
+//! In the order of preference: what survives the next hop's *failure*, then what survives the *link's*; each straight to the
+//! destination (RFC 5286 §3) before over one waypoint (RFC 7490) before over two. [`alternate`] judges by distances alone, at
+//! no cost; [`Search`] finds what the graph allows, by following everything that others may do with the packets.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wattle_model::Cost;
 
-use crate::graph::Vertex;
+use crate::course::{Clear, Course};
+use crate::graph::{Graph, Vertex};
 use crate::multipath::{Candidate, Trees};
 use crate::spf::Tree;
+
+/// Most waypoints of a detour: what a relay frame has room for.
+pub const MAX_WAYPOINTS: usize = 2;
+/// Up to so many nodes every one of them is tried as a waypoint; in larger networks those on the way that packets will take
+/// when the failure is known (where RFC 9855 looks for them, too), at most so many.
+pub(crate) const EXHAUSTIVE: usize = 256;
+const MOST_WAYPOINTS: usize = 32;
+/// Bytes of results that the search keeps for the next destination, and what a node takes in each of them.
+const MOST_KEPT: usize = 4 << 20;
+const KEPT_FOR_A_NODE: usize = 15;
 
 /// What a backup survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -28,14 +40,16 @@ pub enum Protection {
 pub struct Detour {
     /// What it survives.
     pub protection: Protection,
-    /// Where its packets are sent first, if not straight to the destination.
-    pub waypoint: Option<Vertex>,
+    /// How many waypoints there are.
+    pub stops: usize,
     /// Whether the neighbour is *not* nearer to the destination than this node (a nearer one can never send back).
     pub upstream: bool,
     /// The price of the whole detour.
     pub cost: Cost,
     /// The neighbour that it begins with.
     pub neighbour: Vertex,
+    /// Where its packets are sent before the destination, next one first.
+    pub waypoints: [Option<Vertex>; MAX_WAYPOINTS],
 }
 
 /// The best alternate among the neighbours for packets to `destination` that go through `primaries`.
@@ -45,122 +59,261 @@ pub fn alternate(
     candidates: &[Candidate],
     primaries: &[Vertex],
 ) -> Option<Detour> {
-    let reach = Reach { trees, primaries };
-    candidates
-        .iter()
-        .filter(|candidate| !primaries.contains(&candidate.neighbour))
-        .filter_map(|candidate| {
-            let tree = reach.tree_of(candidate.neighbour)?;
-            let protection = reach.protection(tree, destination, destination)?;
-            Some(Detour {
-                protection,
-                waypoint: None,
-                upstream: !candidate.downstream,
-                cost: candidate.cost,
-                neighbour: candidate.neighbour,
-            })
-        })
-        .min()
-}
-
-/// The best way around over one waypoint; costs one shortest-path run.
-pub fn over_waypoint(
-    trees: &Trees<'_>,
-    destination: Vertex,
-    primaries: &[Vertex],
-) -> Option<Detour> {
-    let reach = Reach { trees, primaries };
-    let from_destination = Tree::of(trees.graph, destination);
-    let excluded: BTreeSet<Vertex> = primaries
-        .iter()
-        .copied()
-        .chain([trees.own.root(), destination])
-        .collect();
-    let mut best: Option<Detour> = None;
-    for waypoint in trees
-        .graph
-        .vertices()
-        .filter(|vertex| !excluded.contains(vertex))
-    {
-        let onward = trees
-            .graph
-            .transit(waypoint)
-            .plus(from_destination.cost(waypoint));
-        if !onward.is_finite() {
-            continue;
-        }
-        let Some(second) = reach.protection(&from_destination, waypoint, destination) else {
-            continue;
-        };
-        for (edge, tree) in trees
-            .graph
-            .edges(trees.own.root())
-            .iter()
-            .zip(&trees.neighbours)
-        {
-            if primaries.contains(&edge.to) {
-                continue;
-            }
-            let Some(first) = reach.protection(tree, waypoint, destination) else {
-                continue;
-            };
-            let middle = match edge.to == waypoint {
-                true => Cost(0),
-                false => trees.graph.transit(edge.to).plus(tree.cost(waypoint)),
-            };
-            let detour = Detour {
-                protection: first.max(second),
-                waypoint: Some(waypoint),
-                upstream: true,
-                cost: edge.cost.plus(middle).plus(onward),
-                neighbour: edge.to,
-            };
-            if detour.cost.is_finite() && best.is_none_or(|best| detour < best) {
-                best = Some(detour);
-            }
-        }
-    }
-    best
-}
-
-/// Asks whether shortest paths stay clear of this node and of the next hops in use.
-struct Reach<'a, 'g> {
-    trees: &'a Trees<'g>,
-    primaries: &'a [Vertex],
-}
-
-impl Reach<'_, '_> {
-    fn tree_of(&self, neighbour: Vertex) -> Option<&Tree> {
-        self.trees
+    let tree_of = |neighbour| {
+        trees
             .neighbours
             .iter()
             .find(|tree| tree.root() == neighbour)
-    }
-
-    /// What the shortest paths between `tree`'s root and `to` survive; `None` if one of them comes through this node.
-    ///
-    /// A next hop that is the destination itself cannot be avoided: then surviving the link is all there is.
-    fn protection(&self, tree: &Tree, to: Vertex, destination: Vertex) -> Option<Protection> {
-        if !self.avoids(tree, to, &self.trees.own) {
+    };
+    let alternates = candidates
+        .iter()
+        .filter(|candidate| !primaries.contains(&candidate.neighbour));
+    let detours = alternates.filter_map(|candidate| {
+        let tree = tree_of(candidate.neighbour)?;
+        if !candidate.downstream && !avoids(trees, tree, destination, trees.own) {
             return None;
         }
-        let clear = self.primaries.iter().all(|primary| {
+        let is_clear = primaries.iter().all(|primary| {
             *primary != destination
-                && self
-                    .tree_of(*primary)
-                    .is_some_and(|own| self.avoids(tree, to, own))
+                && tree_of(*primary).is_some_and(|via| avoids(trees, tree, destination, via))
         });
-        Some(if clear {
-            Protection::Node
-        } else {
-            Protection::Link
+        Some(Detour {
+            protection: match is_clear {
+                true => Protection::Node,
+                false => Protection::Link,
+            },
+            stops: 0,
+            upstream: !candidate.downstream,
+            cost: candidate.cost,
+            neighbour: candidate.neighbour,
+            waypoints: [None; MAX_WAYPOINTS],
+        })
+    });
+    detours.min()
+}
+
+/// Whether no shortest path between the root of `tree` and `to` passes through the root of `via`.
+fn avoids(trees: &Trees<'_>, tree: &Tree, to: Vertex, via: &Tree) -> bool {
+    let through = trees.graph.transit(via.root());
+    let detour = tree.cost(via.root()).plus(through).plus(via.cost(to));
+    tree.cost(to).is_finite() && tree.cost(to) < detour
+}
+
+/// Finds detours of one node in one graph; remembers what it found out on the way.
+#[derive(Debug)]
+pub struct Search {
+    node: Vertex,
+    without: BTreeMap<Vertex, Without>,
+    clear: BTreeMap<(Vertex, Vertex), Arc<(Tree, Clear)>>,
+    spent: usize,
+}
+
+/// Shortest paths of the node without its next hop, and without the link to it.
+#[derive(Debug)]
+struct Without {
+    node: Tree,
+    link: Tree,
+}
+
+impl Search {
+    /// A search for `node` that knows nothing yet.
+    pub fn new(node: Vertex) -> Self {
+        Self {
+            node,
+            without: BTreeMap::new(),
+            clear: BTreeMap::new(),
+            spent: 0,
+        }
+    }
+
+    /// What it cost so far: nodes and links looked at.
+    pub fn spent(&self) -> usize {
+        self.spent
+    }
+
+    /// The most that a backup for `destination` could survive while `primary` is the next hop; `None` if nothing leads around.
+    pub fn protectable(
+        &mut self,
+        graph: &Graph,
+        destination: Vertex,
+        primary: Vertex,
+    ) -> Option<Protection> {
+        let without = self.without(graph, primary);
+        if primary != destination && without.node.cost(destination).is_finite() {
+            return Some(Protection::Node);
+        }
+        without
+            .link
+            .cost(destination)
+            .is_finite()
+            .then_some(Protection::Link)
+    }
+
+    /// The best way around for packets to `destination` whose only next hop is `primary`.
+    pub fn detour(
+        &mut self,
+        graph: &Graph,
+        destination: Vertex,
+        primary: Vertex,
+    ) -> Option<Detour> {
+        let most = self.protectable(graph, destination, primary)?;
+        let last = self.clear(graph, primary, destination);
+        let stops = self.stops(graph, primary, destination);
+        let demands = match most {
+            Protection::Node => &[Protection::Node, Protection::Link][..],
+            Protection::Link => &[Protection::Link],
+        };
+        demands.iter().find_map(|demand| {
+            let leg = Leg {
+                graph,
+                node: self.node,
+                primary,
+                demand: *demand,
+            };
+            leg.straight(destination, &last)
+                .or_else(|| self.over_one(&leg, destination, (&last, Cost(0)), &stops, None))
+                .or_else(|| self.over_two(&leg, destination, &last, &stops))
         })
     }
 
-    /// Whether no shortest path between `tree`'s root and `to` passes through the root of `via`.
-    fn avoids(&self, tree: &Tree, to: Vertex, via: &Tree) -> bool {
-        let through = self.trees.graph.transit(via.root());
-        let detour = tree.cost(via.root()).plus(through).plus(via.cost(to));
-        tree.cost(to).is_finite() && tree.cost(to) < detour
+    fn without(&mut self, graph: &Graph, primary: Vertex) -> &Without {
+        let node = self.node;
+        self.spent += 2 * (graph.len() + graph.links());
+        self.without.entry(primary).or_insert_with(|| {
+            let mut cut = graph.clone();
+            cut.set_cost(node, primary, Cost::INFINITE);
+            let link = Tree::of(&cut, node);
+            cut.set_transit(primary, Cost::INFINITE);
+            let node = Tree::of(&cut, node);
+            Without { node, link }
+        })
+    }
+
+    /// From where packets for `target` stay clear of this node and of what failed, with the distances to it.
+    fn clear(&mut self, graph: &Graph, primary: Vertex, target: Vertex) -> Arc<(Tree, Clear)> {
+        if self.clear.len() * graph.len() * KEPT_FOR_A_NODE >= MOST_KEPT {
+            self.clear.clear();
+        }
+        let node = self.node;
+        let spent = &mut self.spent;
+        let found = self.clear.entry((primary, target)).or_insert_with(|| {
+            *spent += 2 * (graph.len() + 2 * graph.links());
+            let course = Course::of(graph, target);
+            let clear = course.clear(node, primary);
+            Arc::new((course.into_tree(), clear))
+        });
+        Arc::clone(found)
+    }
+
+    /// The nodes that are tried as waypoints.
+    fn stops(&mut self, graph: &Graph, primary: Vertex, destination: Vertex) -> Vec<Vertex> {
+        let node = self.node;
+        let mut stops: Vec<Vertex> = if graph.len() <= EXHAUSTIVE {
+            graph.vertices().collect()
+        } else {
+            let without = self.without(graph, primary);
+            let paths = [&without.node, &without.link].map(|tree| tree.path(destination));
+            paths.into_iter().flatten().flatten().collect()
+        };
+        stops.retain(|stop| {
+            *stop != node && *stop != destination && graph.transit(*stop).is_finite()
+        });
+        stops.sort_unstable();
+        stops.dedup();
+        stops.truncate(MOST_WAYPOINTS.max(graph.len().min(EXHAUSTIVE)));
+        stops
+    }
+
+    /// Detours over one waypoint, after which `then` follows: the way from there costs `end`.
+    fn over_one(
+        &mut self,
+        leg: &Leg<'_>,
+        destination: Vertex,
+        (next, end): (&(Tree, Clear), Cost),
+        stops: &[Vertex],
+        then: Option<Vertex>,
+    ) -> Option<Detour> {
+        let mut best: Option<Detour> = None;
+        for stop in stops.iter().filter(|stop| leg.is_clear(&next.1, **stop)) {
+            let first = self.clear(leg.graph, leg.primary, *stop);
+            let onward = leg.graph.transit(*stop).plus(next.0.cost(*stop)).plus(end);
+            let found = leg.over(destination, &first, onward, [Some(*stop), then]);
+            best = best.into_iter().chain(found).min();
+        }
+        best
+    }
+
+    fn over_two(
+        &mut self,
+        leg: &Leg<'_>,
+        destination: Vertex,
+        last: &(Tree, Clear),
+        stops: &[Vertex],
+    ) -> Option<Detour> {
+        let mut best: Option<Detour> = None;
+        for second in stops.iter().filter(|stop| leg.is_clear(&last.1, **stop)) {
+            let middle = self.clear(leg.graph, leg.primary, *second);
+            self.spent += stops.len();
+            let end = leg.graph.transit(*second).plus(last.0.cost(*second));
+            let found = self.over_one(leg, destination, (&middle, end), stops, Some(*second));
+            best = best.into_iter().chain(found).min();
+        }
+        best
+    }
+}
+
+/// What a detour has to survive, and where.
+struct Leg<'a> {
+    graph: &'a Graph,
+    node: Vertex,
+    primary: Vertex,
+    demand: Protection,
+}
+
+impl Leg<'_> {
+    /// A backup that survives a node survives its link, too.
+    fn is_clear(&self, clear: &Clear, from: Vertex) -> bool {
+        let of_more = match self.demand {
+            Protection::Node => clear.of_node(from),
+            Protection::Link => true,
+        };
+        of_more && clear.of_link(from)
+    }
+
+    fn straight(&self, destination: Vertex, clear: &(Tree, Clear)) -> Option<Detour> {
+        self.over(destination, clear, Cost(0), [None; MAX_WAYPOINTS])
+    }
+
+    /// The best detour that begins with a leg to the root of `first` and costs `onward` from there.
+    fn over(
+        &self,
+        destination: Vertex,
+        first: &(Tree, Clear),
+        onward: Cost,
+        waypoints: [Option<Vertex>; MAX_WAYPOINTS],
+    ) -> Option<Detour> {
+        let (tree, clear) = first;
+        let links = self.graph.edges(self.node).iter();
+        let detours = links
+            .filter(|link| link.to != self.primary && self.is_clear(clear, link.to))
+            .filter_map(|link| {
+                let leg = match link.to == tree.root() {
+                    true => Cost(0),
+                    false => self.graph.transit(link.to).plus(tree.cost(link.to)),
+                };
+                // Packets that a neighbour is to pass on need its consent, its own waypoint or not.
+                let is_end = link.to == destination;
+                let passes = is_end || self.graph.transit(link.to).is_finite();
+                let cost = link.cost.plus(leg).plus(onward);
+                (passes && cost.is_finite()).then_some(Detour {
+                    protection: self.demand,
+                    stops: waypoints.iter().flatten().count(),
+                    upstream: waypoints[0].is_some() || tree.cost(link.to) >= tree.cost(self.node),
+                    cost,
+                    neighbour: link.to,
+                    waypoints,
+                })
+            });
+        detours.min()
     }
 }

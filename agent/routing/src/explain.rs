@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use wattle_model::{Cost, LinkId, Measurement, NodeId};
 
 use crate::cost::CostParts;
-use crate::multipath::Trees;
+use crate::multipath::{Forest, Trees};
 use crate::router::Router;
 use crate::routes::Route;
 use crate::spf::Tree;
@@ -124,7 +124,8 @@ impl Router {
         let route = self.routes.routes.get(&destination).cloned();
         // What a way costs that does not come back here.
         let onward = self.graph.closed_at(own);
-        let trees = Trees::of(&onward, own);
+        let forest = Forest::of(&onward, own);
+        let trees = Trees::of(&onward, &forest);
         let ways = trees
             .candidates(target)
             .into_iter()
@@ -164,7 +165,7 @@ fn verdict(route: Option<&Route>, neighbour: NodeId, downstream: bool) -> Verdic
             .iter()
             .position(|next| next.neighbour == neighbour)
     });
-    let backup = route.and_then(|route| route.backup);
+    let backup = route.and_then(|route| route.backup.as_ref());
     match position {
         Some(0) => Verdict::Preferred,
         Some(_) => Verdict::Shared,

@@ -1,10 +1,11 @@
 //! The network as shortest paths see it: nodes with a price for passing through, links with one cost.
 //!
-//! A graph is built from the link-state database and never changed: the next change makes the next graph.
+//! A graph is built from the link-state database. What differs between two graphs of the same nodes is a list of
+//! [`Change`]s, from which shortest paths are brought up to date ([`crate::spf::Tree::update`]).
 //! Both directions of a link have the same cost (the worse claim of its two ends), so the distance from one
 //! node to another is the distance back. Knows nothing of records, time or neighbours' messages.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_model::{Cost, NodeId};
 
@@ -21,17 +22,46 @@ pub struct Edge {
     pub cost: Cost,
 }
 
+/// One difference between a graph and the one after it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Change {
+    /// A link between two nodes came, went, or has another price; infinite is no link.
+    Link {
+        /// One end.
+        a: Vertex,
+        /// The other.
+        b: Vertex,
+        /// Its price in the graph before.
+        before: Cost,
+        /// Its price in the graph after.
+        after: Cost,
+    },
+    /// Passing through a node has another price.
+    Transit {
+        /// The node.
+        at: Vertex,
+        /// The price in the graph before.
+        before: Cost,
+        /// The price in the graph after.
+        after: Cost,
+    },
+}
+
 /// Nodes in the order of their ids, links in the order of their ends.
 #[derive(Debug, Clone, Default)]
 pub struct Graph {
     nodes: Vec<NodeId>,
     transit: Vec<Cost>,
+    /// Where each node's links begin in `edges`, and where the last one's room ends.
     first: Vec<u32>,
+    /// How many links each node has; the rest of its room is spare.
+    degree: Vec<u32>,
     edges: Vec<Edge>,
 }
 
 impl Graph {
-    /// A graph of nodes with their transit price and of undirected links; links with an unknown end are left out.
+    /// A graph of nodes with their transit price and of undirected links; links with an unknown end are left out, and
+    /// a link that is free costs one: else two ends could swap packets without coming nearer.
     pub fn new(nodes: &BTreeMap<NodeId, Cost>, links: &BTreeMap<(NodeId, NodeId), Cost>) -> Self {
         let names: Vec<NodeId> = nodes.keys().copied().collect();
         let position = |node: &NodeId| names.binary_search(node).ok();
@@ -41,6 +71,7 @@ impl Graph {
                 && a != b
                 && cost.is_finite()
             {
+                let cost = cost.max(&Cost(1));
                 adjacent[a].push(Edge {
                     to: Vertex(b as u32),
                     cost: *cost,
@@ -58,6 +89,8 @@ impl Graph {
         for mut edges in adjacent {
             graph.first.push(graph.edges.len() as u32);
             edges.sort_by_key(|edge| (edge.to, edge.cost));
+            edges.dedup_by_key(|edge| edge.to);
+            graph.degree.push(edges.len() as u32);
             graph.edges.extend(edges);
         }
         graph.first.push(graph.edges.len() as u32);
@@ -71,6 +104,107 @@ impl Graph {
         let mut graph = self.clone();
         graph.transit[vertex.0 as usize] = Cost::INFINITE;
         graph
+    }
+
+    /// Changes the price of a link, makes it, or with an infinite price takes it away; `None` if it is that already.
+    ///
+    /// # Panics
+    /// If the ends are one node.
+    pub fn set_cost(&mut self, a: Vertex, b: Vertex, cost: Cost) -> Option<Change> {
+        assert_ne!(a, b, "a link has two ends");
+        let before = self.cost(a, b);
+        let after = cost.max(Cost(1));
+        if before == after {
+            return None;
+        }
+        self.set_direction(a, b, after);
+        self.set_direction(b, a, after);
+        Some(Change::Link {
+            a,
+            b,
+            before,
+            after,
+        })
+    }
+
+    fn set_direction(&mut self, from: Vertex, to: Vertex, cost: Cost) {
+        let node = from.0 as usize;
+        let first = self.first[node] as usize;
+        let end = first + self.degree[node] as usize;
+        let at = first + self.edges[first..end].partition_point(|edge| edge.to < to);
+        let exists = at < end && self.edges[at].to == to;
+        match (exists, cost.is_finite()) {
+            (true, true) => self.edges[at].cost = cost,
+            (true, false) => {
+                self.edges[at..end].rotate_left(1);
+                self.degree[node] -= 1;
+            }
+            (false, true) => {
+                if end == self.first[node + 1] as usize {
+                    self.edges.insert(end, Edge { to, cost });
+                    self.first[node + 1..]
+                        .iter_mut()
+                        .for_each(|first| *first += 1);
+                } else {
+                    self.edges[end] = Edge { to, cost };
+                }
+                self.edges[at..=end].rotate_right(1);
+                self.degree[node] += 1;
+            }
+            (false, false) => {}
+        }
+    }
+
+    /// Changes the price of passing through a node; `None` if it is that already.
+    pub fn set_transit(&mut self, at: Vertex, cost: Cost) -> Option<Change> {
+        let before = std::mem::replace(&mut self.transit[at.0 as usize], cost);
+        (before != cost).then_some(Change::Transit {
+            at,
+            before,
+            after: cost,
+        })
+    }
+
+    /// What differs from the graph `before`; `None` if its nodes are others, or if more than `most` things differ.
+    pub fn changes_since(&self, before: &Self, most: usize) -> Option<Vec<Change>> {
+        if self.nodes != before.nodes {
+            return None;
+        }
+        let mut changes = Vec::new();
+        for vertex in self.vertices() {
+            let (old, new) = (before.transit(vertex), self.transit(vertex));
+            if old != new {
+                changes.push(Change::Transit {
+                    at: vertex,
+                    before: old,
+                    after: new,
+                });
+            }
+            if before.edges(vertex) != self.edges(vertex) {
+                self.links_since(before, vertex, &mut changes);
+            }
+            if changes.len() > most {
+                return None;
+            }
+        }
+        Some(changes)
+    }
+
+    /// What differs in the links between a vertex and those after it.
+    fn links_since(&self, before: &Self, a: Vertex, changes: &mut Vec<Change>) {
+        let (old, new) = (before.edges(a), self.edges(a));
+        let ends: BTreeSet<Vertex> = old.iter().chain(new).map(|edge| edge.to).collect();
+        for b in ends.into_iter().filter(|b| *b > a) {
+            let (before, after) = (before.cost(a, b), self.cost(a, b));
+            if before != after {
+                changes.push(Change::Link {
+                    a,
+                    b,
+                    before,
+                    after,
+                });
+            }
+        }
     }
 
     /// How many nodes there are.
@@ -109,7 +243,17 @@ impl Graph {
     /// The links of a node.
     pub fn edges(&self, vertex: Vertex) -> &[Edge] {
         let at = vertex.0 as usize;
-        &self.edges[self.first[at] as usize..self.first[at + 1] as usize]
+        let first = self.first[at] as usize;
+        &self.edges[first..first + self.degree[at] as usize]
+    }
+
+    /// How many links there are.
+    pub fn links(&self) -> usize {
+        self.degree
+            .iter()
+            .map(|degree| *degree as usize)
+            .sum::<usize>()
+            / 2
     }
 
     /// The cost of the link between two neighbours, infinite if there is none.

@@ -14,6 +14,7 @@
 pub mod adjacency;
 pub mod backup;
 pub mod cost;
+pub mod course;
 mod damping;
 mod event;
 mod explain;
@@ -21,6 +22,7 @@ mod flooding;
 pub mod graph;
 pub mod lsdb;
 pub mod multipath;
+pub mod order;
 mod origin;
 mod pacing;
 mod router;
@@ -28,6 +30,7 @@ mod routes;
 pub mod spf;
 mod spreading;
 mod topology;
+mod verifier;
 
 pub use backup::Protection;
 pub use cost::{CostParts, Health};
@@ -36,3 +39,4 @@ pub use explain::{Explanation, Hop, Path, Verdict, Way};
 pub use router::{Config, Counters, Input, Link, Output, Router};
 pub use routes::{Backup, NextHop, Preference, Route, Routes};
 pub use topology::{Member, Members, Topology, TopologyLink};
+pub use verifier::{EachTime, Verifier};

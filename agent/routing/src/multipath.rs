@@ -6,7 +6,7 @@
 
 use wattle_model::Cost;
 
-use crate::graph::{Graph, Vertex};
+use crate::graph::{Change, Edge, Graph, Vertex};
 use crate::spf::Tree;
 
 /// Shares are parts of this many buckets of the flow hash.
@@ -32,50 +32,97 @@ pub struct Candidate {
     pub downstream: bool,
 }
 
-/// The shortest paths of this node and of its neighbours: all that deciding needs.
+impl Candidate {
+    /// The way that begins with this link; `onward` are shortest paths from its end, or from the destination.
+    pub(crate) fn over(
+        graph: &Graph,
+        link: &Edge,
+        onward: &Tree,
+        destination: Vertex,
+        downstream: bool,
+    ) -> Self {
+        // Prices are the same both ways.
+        let far = match onward.root() == destination {
+            true => link.to,
+            false => destination,
+        };
+        let beyond = match link.to == destination {
+            true => Cost(0),
+            false => graph.transit(link.to).plus(onward.cost(far)),
+        };
+        Self {
+            cost: link.cost.plus(beyond),
+            hops: onward.hops(far).saturating_add(1),
+            neighbour: link.to,
+            downstream,
+        }
+    }
+}
+
+/// The shortest paths of a node and of its neighbours: all that choosing next hops needs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Forest {
+    own: Tree,
+    neighbours: Vec<Tree>,
+}
+
+impl Forest {
+    /// Computes the trees of a node and of its neighbours.
+    pub fn of(graph: &Graph, node: Vertex) -> Self {
+        let neighbours = graph.edges(node).iter();
+        Self {
+            own: Tree::of(graph, node),
+            neighbours: neighbours.map(|edge| Tree::of(graph, edge.to)).collect(),
+        }
+    }
+
+    /// Makes these the trees of `graph`, which differs from the one before by `changes` only.
+    pub fn update(&mut self, graph: &Graph, changes: &[Change]) {
+        self.own.update(graph, changes);
+        let mut known = std::mem::take(&mut self.neighbours);
+        for edge in graph.edges(self.own.root()) {
+            let at = known.iter().position(|tree| tree.root() == edge.to);
+            let tree = match at.map(|at| known.swap_remove(at)) {
+                Some(mut tree) => {
+                    tree.update(graph, changes);
+                    tree
+                }
+                None => Tree::of(graph, edge.to),
+            };
+            self.neighbours.push(tree);
+        }
+    }
+}
+
+/// The network with the shortest paths of one node and of its neighbours.
+#[derive(Debug, Clone, Copy)]
 pub struct Trees<'a> {
     /// The network.
     pub graph: &'a Graph,
     /// From this node.
-    pub own: Tree,
-    /// From each neighbour.
-    pub neighbours: Vec<Tree>,
+    pub own: &'a Tree,
+    /// From each neighbour, in the order of the node's links.
+    pub neighbours: &'a [Tree],
 }
 
 impl<'a> Trees<'a> {
-    /// Computes the trees of a node and of its neighbours.
-    pub fn of(graph: &'a Graph, node: Vertex) -> Self {
-        let neighbours = graph
-            .edges(node)
-            .iter()
-            .map(|edge| Tree::of(graph, edge.to))
-            .collect();
+    /// The network as the forest's node sees it; the forest must be of this network.
+    pub fn of(graph: &'a Graph, forest: &'a Forest) -> Self {
         Self {
             graph,
-            own: Tree::of(graph, node),
-            neighbours,
+            own: &forest.own,
+            neighbours: &forest.neighbours,
         }
     }
 
     /// Every neighbour that reaches `destination`, best first.
     pub fn candidates(&self, destination: Vertex) -> Vec<Candidate> {
-        let node = self.own.root();
-        let mut candidates: Vec<_> = self
-            .graph
-            .edges(node)
-            .iter()
-            .zip(&self.neighbours)
-            .map(|(edge, tree)| {
-                let onward = match edge.to == destination {
-                    true => Cost(0),
-                    false => self.graph.transit(edge.to).plus(tree.cost(destination)),
-                };
-                Candidate {
-                    cost: edge.cost.plus(onward),
-                    hops: tree.hops(destination).saturating_add(1),
-                    neighbour: edge.to,
-                    downstream: tree.cost(destination) < self.own.cost(destination),
-                }
+        let links = self.graph.edges(self.own.root()).iter();
+        let mut candidates: Vec<_> = links
+            .zip(self.neighbours)
+            .map(|(link, tree)| {
+                let downstream = tree.cost(destination) < self.own.cost(destination);
+                Candidate::over(self.graph, link, tree, destination, downstream)
             })
             .filter(|candidate| candidate.cost.is_finite())
             .collect();
@@ -104,22 +151,43 @@ pub fn choose(
     if preferred.neighbour == destination {
         return chosen;
     }
-    let limit = (u64::from(best.cost.0) * 13 / 10).min(u64::from(best.cost.0) + SHARE_WITHIN);
     chosen.extend(
         candidates
             .iter()
             .filter(|other| other.neighbour != preferred.neighbour && other.downstream)
-            .filter(|other| u64::from(other.cost.0) <= limit)
+            .filter(|other| shares_with(other, best))
             .take(MAX_NEXT_HOPS - 1),
     );
     chosen
 }
 
-/// At least 5 % and half a millisecond better, or cheaper with fewer hops: a shorter path frees relays.
+/// Whether a node may send packets to this neighbour, whatever it chose before, if `best` is the best one. Both are nearer
+/// to the destination than the node.
+pub(crate) fn may_use(candidate: &Candidate, best: &Candidate, destination: Vertex) -> bool {
+    match best.neighbour == destination {
+        true => candidate.neighbour == destination,
+        false => shares_with(candidate, best) || !is_worth_changing(candidate, best),
+    }
+}
+
+/// The most that a way may cost more than the best one and still be used, when no way costs more than twice `longest`.
+pub(crate) fn slack(longest: Cost) -> u32 {
+    let longest = 2 * u64::from(longest.0);
+    let shared = (longest * 3 / 10).min(SHARE_WITHIN);
+    let held = u64::from(HOLD_ABSOLUTE).max(longest / 19);
+    u32::try_from(shared.max(held)).unwrap_or(u32::MAX)
+}
+
+fn shares_with(other: &Candidate, best: &Candidate) -> bool {
+    let best = u64::from(best.cost.0);
+    u64::from(other.cost.0) <= (best * 13 / 10).min(best + SHARE_WITHIN)
+}
+
+/// At least 5 % and half a millisecond better, or no dearer with fewer hops: a shorter path frees relays.
 fn is_worth_changing(kept: &Candidate, best: &Candidate) -> bool {
     let gain = kept.cost.0.saturating_sub(best.cost.0);
     let clearly = gain >= HOLD_ABSOLUTE && u64::from(gain) * 20 >= u64::from(kept.cost.0);
-    clearly || (gain > 0 && best.hops < kept.hops)
+    clearly || best.hops < kept.hops
 }
 
 /// Shares of [`BUCKETS`], inversely to the square of the cost, none of them zero (largest remainders).

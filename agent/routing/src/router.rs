@@ -9,6 +9,7 @@ mod deciding;
 mod interface;
 mod links;
 mod membership;
+mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
@@ -17,9 +18,10 @@ use wattle_model::{Cost, Instant, LinkId, Micros, NodeId, Prefix, UnixTime};
 use wattle_wire::control::Control;
 use wattle_wire::record::{Body, Record, RecordKey};
 
-use self::deciding::Computing;
+use self::deciding::{Computing, Decided};
 pub use self::interface::{Config, Counters, Input, Output};
 pub use self::links::Link;
+use self::turn::Held;
 use crate::cost::Health;
 use crate::damping::Damper;
 use crate::event::{Cause, Event, Happening};
@@ -30,6 +32,7 @@ use crate::origin::Origin;
 use crate::pacing::Pacer;
 use crate::routes::{Preference, Routes};
 use crate::topology::{Members, Topology};
+use crate::verifier::{EachTime, Verifier};
 
 /// Outputs that may wait; the caller drains them after every verb. Above it the oldest are dropped and counted.
 const MAX_OUTPUTS: usize = 65_536;
@@ -61,6 +64,9 @@ pub struct Router {
     /// Per origin, the neighbours that get its records from others; until the graph changes.
     spared: BTreeMap<NodeId, BTreeSet<NodeId>>,
     computing: Computing,
+    decided: Decided,
+    held: Option<Held>,
+    verifier: Box<dyn Verifier>,
     counters: Counters,
     outputs: VecDeque<Output>,
 }
@@ -68,6 +74,16 @@ pub struct Router {
 impl Router {
     /// A router that knows nobody but `members`.
     pub fn new(config: Config, members: Members, now: Instant) -> Self {
+        Self::with_verifier(config, members, now, Box::new(EachTime))
+    }
+
+    /// The same, with somebody else to judge signatures.
+    pub fn with_verifier(
+        config: Config,
+        members: Members,
+        now: Instant,
+        verifier: Box<dyn Verifier>,
+    ) -> Self {
         let node = config.identity.public().node_id();
         let mut router = Self {
             node,
@@ -97,6 +113,9 @@ impl Router {
                 last: Instant(0),
                 pause: 0,
             },
+            decided: Decided::default(),
+            held: None,
+            verifier,
             counters: Counters::default(),
             outputs: VecDeque::new(),
             members,
@@ -187,6 +206,8 @@ impl Router {
             self.links_due(),
             self.database.poll_timeout(),
             self.origin.poll_timeout(),
+            self.decided.due.unwrap_or(Instant::NEVER),
+            self.held.as_ref().map_or(Instant::NEVER, |held| held.due),
         ];
         dampers
             .chain(adjacencies)
@@ -205,6 +226,7 @@ impl Router {
         if self.computing.due <= now {
             self.compute(now, self.computing.cause);
         }
+        self.decide_on(now);
         let fingerprint = self.database.fingerprint();
         if fingerprint != self.recent.current() {
             self.recent.push(now, fingerprint);

@@ -5,13 +5,10 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use wattle_model::{Cost, LinkId, NodeId, Prefix};
 
-use crate::backup::{self, Detour, Protection};
+use crate::backup::{self, Detour, EXHAUSTIVE, Protection, Search};
 use crate::graph::{Graph, Vertex};
-use crate::multipath::{self, Candidate, Trees};
+use crate::multipath::{self, Candidate, Forest, Trees};
 use crate::topology::Topology;
-
-/// Shortest-path runs that one computation may spend on waypoints: 100 µs each in a network of 1,000 nodes.
-const MAX_WAYPOINT_SEARCHES: usize = 256;
 
 /// Transit at this price is given only where there is no other way.
 const DRAINED: Cost = Cost(1_000_000);
@@ -59,75 +56,120 @@ pub struct Preference {
 }
 
 /// The way around.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
     /// The neighbour.
     pub neighbour: NodeId,
     /// The link to it.
     pub link: LinkId,
-    /// A node that the packets are sent to first.
-    pub waypoint: Option<NodeId>,
+    /// Nodes that the packets are sent to before the destination, next one first; at most
+    /// [`MAX_WAYPOINTS`](crate::backup::MAX_WAYPOINTS).
+    pub waypoints: Vec<NodeId>,
     /// What the backup survives.
     pub protection: Protection,
+}
+
+impl Routes {
+    /// What a node decides in a network that it knows, with one link to each neighbour, numbered by the neighbour's vertex;
+    /// it holds on to those of its routes in `current` that are still good enough. Backups are searched to the end.
+    pub fn in_graph(graph: &Graph, node: NodeId, current: &Self) -> Self {
+        let Some(own) = graph.vertex(node) else {
+            return Self::default();
+        };
+        let links = graph.edges(own).iter();
+        let neighbours = links.map(|link| (graph.node(link.to), vec![LinkId(link.to.0)]));
+        let neighbours: Neighbours = neighbours.collect();
+        let forest = Forest::of(graph, own);
+        let grounds = Grounds {
+            topology: &Topology::default(),
+            trees: Trees::of(graph, &forest),
+            neighbours: &neighbours,
+            preferences: &[],
+        };
+        let (mut routes, mut open) = compute(&grounds, current);
+        let mut search = Search::new(own);
+        better(
+            &mut routes,
+            &mut open,
+            &mut search,
+            (graph, &neighbours),
+            usize::MAX / 2,
+        );
+        routes
+    }
 }
 
 /// This node's usable links to every neighbour, best first.
 pub(crate) type Neighbours = BTreeMap<NodeId, Vec<LinkId>>;
 
-/// Decides every route of `node`, holding on to those in `current` that are still good enough; `preferences` go first.
-pub(crate) fn compute(
-    topology: &Topology,
-    graph: &Graph,
-    node: NodeId,
-    neighbours: &Neighbours,
-    current: &Routes,
-    preferences: &[Preference],
-) -> Routes {
-    let Some(own) = graph.vertex(node) else {
-        return Routes::default();
-    };
-    let mut decision = Decision {
-        trees: Trees::of(graph, own),
-        graph,
-        neighbours,
-        preferences,
-        searches: MAX_WAYPOINT_SEARCHES,
-    };
+/// What routes are decided on.
+#[derive(Clone, Copy)]
+pub(crate) struct Grounds<'a> {
+    pub(crate) topology: &'a Topology,
+    pub(crate) trees: Trees<'a>,
+    pub(crate) neighbours: &'a Neighbours,
+    /// These go first.
+    pub(crate) preferences: &'a [Preference],
+}
+
+/// Decides every route of the trees' node, holding on to those in `current` that are still good enough; and the destinations
+/// whose backup may be bettered by a [`Search`].
+pub(crate) fn compute(grounds: &Grounds<'_>, current: &Routes) -> (Routes, Vec<NodeId>) {
+    let graph = grounds.trees.graph;
+    let own = grounds.trees.own.root();
     let mut routes = BTreeMap::new();
+    let mut open = Vec::new();
     for destination in graph.vertices().filter(|vertex| *vertex != own) {
         let id = graph.node(destination);
-        if let Some(route) = decision.route(destination, current.routes.get(&id)) {
+        if let Some((route, is_open)) = grounds.route(destination, current.routes.get(&id)) {
             routes.insert(id, route);
+            open.extend(is_open.then_some(id));
         }
     }
-    let prefixes = topology
-        .prefixes
-        .iter()
-        .filter(|(_, origins)| !origins.contains(&node))
-        .filter_map(|(prefix, origins)| {
-            let reachable = origins
-                .iter()
-                .filter_map(|origin| Some((routes.get(origin)?.cost, *origin)));
-            reachable.min().map(|(_, origin)| (*prefix, origin))
-        })
-        .collect();
-    Routes { routes, prefixes }
+    let prefixes = grounds.prefixes(&routes);
+    (Routes { routes, prefixes }, open)
 }
 
-struct Decision<'a> {
-    trees: Trees<'a>,
-    graph: &'a Graph,
-    neighbours: &'a Neighbours,
-    preferences: &'a [Preference],
-    searches: usize,
+/// Betters the backups of the last destinations in `open`, until the search has spent `budget` or all are done; whether
+/// one changed.
+pub(crate) fn better(
+    routes: &mut Routes,
+    open: &mut Vec<NodeId>,
+    search: &mut Search,
+    (graph, neighbours): (&Graph, &Neighbours),
+    budget: usize,
+) -> bool {
+    let end = search.spent() + budget;
+    let mut changed = false;
+    while search.spent() < end
+        && let Some(id) = open.pop()
+    {
+        let route = routes.routes.get_mut(&id);
+        let Some((route, destination)) = route.zip(graph.vertex(id)) else {
+            continue;
+        };
+        let [next] = route.next.as_slice() else {
+            continue;
+        };
+        let found = graph
+            .vertex(next.neighbour)
+            .and_then(|primary| search.detour(graph, destination, primary))
+            .and_then(|detour| over(graph, neighbours, &detour));
+        if found.is_some() && found != route.backup {
+            route.backup = found;
+            changed = true;
+        }
+    }
+    changed
 }
 
-impl Decision<'_> {
-    fn route(&mut self, destination: Vertex, current: Option<&Route>) -> Option<Route> {
+impl Grounds<'_> {
+    fn route(&self, destination: Vertex, current: Option<&Route>) -> Option<(Route, bool)> {
+        let graph = self.trees.graph;
         let candidates = self.trees.candidates(destination);
         let held = current
             .and_then(|route| route.next.first())
-            .and_then(|next| self.graph.vertex(next.neighbour));
+            .and_then(|next| graph.vertex(next.neighbour));
         let chosen = match self.preferred(destination, &candidates) {
             Some(preferred) => vec![preferred],
             None => multipath::choose(&candidates, destination, held),
@@ -137,7 +179,7 @@ impl Decision<'_> {
             .iter()
             .zip(multipath::weights(&chosen))
             .filter_map(|(candidate, weight)| {
-                let neighbour = self.graph.node(candidate.neighbour);
+                let neighbour = graph.node(candidate.neighbour);
                 let link = *self.neighbours.get(&neighbour)?.first()?;
                 Some(NextHop {
                     neighbour,
@@ -147,73 +189,100 @@ impl Decision<'_> {
             })
             .collect();
         let preferred = chosen.first()?;
-        (!next.is_empty()).then(|| Route {
+        let primaries: Vec<Vertex> = chosen.iter().map(|candidate| candidate.neighbour).collect();
+        let alternate = backup::alternate(&self.trees, destination, &candidates, &primaries);
+        let kept = current.filter(|current| same_way(&current.next, &next));
+        let kept = || kept.and_then(|current| self.kept(current.backup.as_ref()?, &next));
+        let found = alternate.and_then(|detour| over(graph, self.neighbours, &detour));
+        let backup = found.or_else(kept).or_else(|| self.parallel(&primaries));
+        let route = Route {
             cost: best,
             hops: preferred.hops,
-            backup: self.backup(destination, &candidates, &chosen),
+            backup,
             next,
-        })
+        };
+        // Several next hops already stand in for one another.
+        let is_open = primaries.len() == 1 && !is_good_enough(alternate.as_ref(), graph.len());
+        (!route.next.is_empty()).then_some((route, is_open))
     }
 
     /// The neighbour that an operator prefers, where packets cannot come back from it.
     fn preferred(&self, destination: Vertex, candidates: &[Candidate]) -> Option<Candidate> {
-        let node = self.graph.node(destination);
+        let graph = self.trees.graph;
+        let node = graph.node(destination);
         let matches = |of: Option<NodeId>| {
             let mut all = self.preferences.iter();
             all.find(|preference| preference.destination == of)
         };
         let preference = matches(Some(node)).or_else(|| matches(None))?;
-        let via = self.graph.vertex(preference.via)?;
+        let via = graph.vertex(preference.via)?;
         // Who drains a relay means it, whoever prefers it.
-        let is_drained = via != destination && self.graph.transit(via) >= DRAINED;
+        let is_drained = via != destination && graph.transit(via) >= DRAINED;
         let mut candidates = candidates.iter().filter(|_| !is_drained);
         candidates
             .find(|candidate| candidate.neighbour == via && candidate.downstream)
             .copied()
     }
 
-    fn backup(
-        &mut self,
-        destination: Vertex,
-        candidates: &[Candidate],
-        chosen: &[Candidate],
-    ) -> Option<Backup> {
-        let primaries: Vec<Vertex> = chosen.iter().map(|candidate| candidate.neighbour).collect();
-        let alternate = backup::alternate(&self.trees, destination, candidates, &primaries);
-        // Several next hops already stand in for one another, and parallel links for each other.
-        let found = alternate.or_else(|| match self.searches {
-            0 => None,
-            _ if primaries.len() > 1 => None,
-            _ => {
-                self.searches -= 1;
-                backup::over_waypoint(&self.trees, destination, &primaries)
-            }
-        });
-        found
-            .and_then(|detour| self.over(&detour))
-            .or_else(|| self.parallel(&primaries))
-    }
-
-    fn over(&self, detour: &Detour) -> Option<Backup> {
-        let neighbour = self.graph.node(detour.neighbour);
-        Some(Backup {
-            neighbour,
-            link: *self.neighbours.get(&neighbour)?.first()?,
-            waypoint: detour.waypoint.map(|vertex| self.graph.node(vertex)),
-            protection: detour.protection,
+    /// A backup found earlier for the same next hop, until the search says whether there is a better one.
+    fn kept(&self, backup: &Backup, next: &[NextHop]) -> Option<Backup> {
+        let link = *self.neighbours.get(&backup.neighbour)?.first()?;
+        let is_other = next.iter().all(|hop| hop.neighbour != backup.neighbour);
+        is_other.then(|| Backup {
+            link,
+            ..backup.clone()
         })
     }
 
     /// Another link to the only next hop.
     fn parallel(&self, primaries: &[Vertex]) -> Option<Backup> {
         let [primary] = primaries else { return None };
-        let neighbour = self.graph.node(*primary);
+        let neighbour = self.trees.graph.node(*primary);
         let link = *self.neighbours.get(&neighbour)?.get(1)?;
         Some(Backup {
             neighbour,
             link,
-            waypoint: None,
+            waypoints: Vec::new(),
             protection: Protection::Link,
         })
     }
+
+    /// The nearest origin of each prefix that is not this node's own.
+    fn prefixes(&self, routes: &BTreeMap<NodeId, Route>) -> BTreeMap<Prefix, NodeId> {
+        let own = self.trees.graph.node(self.trees.own.root());
+        let others = self.topology.prefixes.iter();
+        let others = others.filter(|(_, origins)| !origins.contains(&own));
+        others
+            .filter_map(|(prefix, origins)| {
+                let reachable = origins
+                    .iter()
+                    .filter_map(|origin| Some((routes.get(origin)?.cost, *origin)));
+                reachable.min().map(|(_, origin)| (*prefix, origin))
+            })
+            .collect()
+    }
+}
+
+/// A neighbour that is nearer to the destination and clear of the next hop cannot be bettered. In a large network one that
+/// is clear of it by distances does, too: to follow all that others may choose takes a run for each destination, and the
+/// few packets that come back are not sent there again.
+fn is_good_enough(alternate: Option<&Detour>, nodes: usize) -> bool {
+    let is_clear = |detour: &Detour| detour.protection == Protection::Node;
+    alternate.is_some_and(|detour| is_clear(detour) && (!detour.upstream || nodes > EXHAUSTIVE))
+}
+
+fn same_way(before: &[NextHop], after: &[NextHop]) -> bool {
+    let neighbours = |hops: &[NextHop]| hops.iter().map(|hop| hop.neighbour).collect::<Vec<_>>();
+    neighbours(before) == neighbours(after)
+}
+
+fn over(graph: &Graph, neighbours: &Neighbours, detour: &Detour) -> Option<Backup> {
+    let neighbour = graph.node(detour.neighbour);
+    let waypoints = detour.waypoints.iter().flatten();
+    Some(Backup {
+        neighbour,
+        link: *neighbours.get(&neighbour)?.first()?,
+        waypoints: waypoints.map(|vertex| graph.node(*vertex)).collect(),
+        protection: detour.protection,
+    })
 }

@@ -1,17 +1,18 @@
-//! Shortest paths from one root (Dijkstra over a binary heap).
+//! Shortest paths from one root (Dijkstra over a radix heap), all at once or brought up to date.
 //!
 //! The price of a path is the sum of its links and of the transit price of every node *between* its ends.
 //! Ties go to fewer hops, then to the smaller node id, so every node of the network breaks them alike.
 
-use std::cmp::Reverse;
-use std::collections::BinaryHeap;
+mod queue;
+mod update;
 
 use wattle_model::Cost;
 
+use self::queue::Queue;
 use crate::graph::{Graph, Vertex};
 
 /// Shortest paths from [`Tree::root`] to every node.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Tree {
     root: Vertex,
     reached: Vec<Reached>,
@@ -25,48 +26,62 @@ struct Reached {
     parent: Vertex,
 }
 
-impl Tree {
-    /// Computes the tree.
-    pub fn of(graph: &Graph, root: Vertex) -> Self {
-        let unreached = Reached {
+impl Reached {
+    fn never(root: Vertex) -> Self {
+        Self {
             cost: Cost::INFINITE,
             hops: u32::MAX,
             parent: root,
-        };
+        }
+    }
+}
+
+impl Tree {
+    /// Computes the tree.
+    pub fn of(graph: &Graph, root: Vertex) -> Self {
         let mut tree = Self {
             root,
-            reached: vec![unreached; graph.len()],
+            reached: vec![Reached::never(root); graph.len()],
         };
         tree.reached[root.0 as usize] = Reached {
             cost: Cost(0),
             hops: 0,
             parent: root,
         };
-        let mut heap = BinaryHeap::from([Reverse((Cost(0), 0_u32, root))]);
-        while let Some(Reverse((cost, hops, vertex))) = heap.pop() {
+        let mut queue = Queue::new();
+        queue.push(Cost(0), root);
+        while let Some((cost, vertex)) = queue.pop() {
             let settled = tree.reached[vertex.0 as usize];
-            if (settled.cost, settled.hops) != (cost, hops) {
+            if settled.cost != cost {
                 continue;
             }
-            let through = if vertex == root {
-                Cost(0)
-            } else {
-                graph.transit(vertex)
-            };
+            let onward = cost.plus(tree.through(graph, vertex));
             for edge in graph.edges(vertex) {
                 let candidate = Reached {
-                    cost: cost.plus(through).plus(edge.cost),
-                    hops: hops + 1,
+                    cost: onward.plus(edge.cost),
+                    hops: settled.hops + 1,
                     parent: vertex,
                 };
                 let reached = &mut tree.reached[edge.to.0 as usize];
-                if candidate.cost.is_finite() && candidate < *reached {
-                    *reached = candidate;
-                    heap.push(Reverse((candidate.cost, candidate.hops, edge.to)));
+                if candidate.cost > reached.cost || !candidate.cost.is_finite() {
+                    continue;
                 }
+                // No link is free, so whoever offers this price to a vertex does so before the vertex is settled.
+                if candidate.cost < reached.cost {
+                    queue.push(candidate.cost, edge.to);
+                }
+                *reached = candidate.min(*reached);
             }
         }
         tree
+    }
+
+    /// What passing through a vertex adds to a path from the root.
+    fn through(&self, graph: &Graph, vertex: Vertex) -> Cost {
+        match vertex == self.root {
+            true => Cost(0),
+            false => graph.transit(vertex),
+        }
     }
 
     /// Where the paths begin.

@@ -3,12 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use proptest::strategy::ValueTree as _;
 use wattle_model::{Cost, NodeId};
 use wattle_routing::Protection;
-use wattle_routing::backup::{self, Detour};
+use wattle_routing::backup::{self, Detour, Search};
+use wattle_routing::course::Course;
 use wattle_routing::graph::{Graph, Vertex};
-use wattle_routing::multipath::{self, Trees};
+use wattle_routing::multipath::{self, Candidate, Forest, Trees};
 use wattle_routing::spf::Tree;
 
 proptest! {
@@ -18,7 +18,7 @@ proptest! {
     fn shortest_paths_cost_what_brute_force_finds(graph in graphs()) {
         for root in graph.vertices() {
             let tree = Tree::of(&graph, root);
-            let expected = bellman_ford(&graph, root, &BTreeSet::new(), None);
+            let expected = bellman_ford(&graph, root);
             for to in graph.vertices() {
                 prop_assert_eq!(tree.cost(to), expected[to.0 as usize]);
                 match tree.path(to) {
@@ -49,7 +49,8 @@ proptest! {
     #[test]
     fn every_reachable_node_has_a_next_hop_and_shares_add_up(graph in graphs()) {
         for node in graph.vertices() {
-            let trees = Trees::of(&graph, node);
+            let forest = Forest::of(&graph, node);
+            let trees = Trees::of(&graph, &forest);
             for destination in graph.vertices().filter(|to| *to != node) {
                 let candidates = trees.candidates(destination);
                 let chosen = multipath::choose(&candidates, destination, None);
@@ -66,23 +67,63 @@ proptest! {
     }
 
     #[test]
-    fn a_backup_survives_what_it_promises(graph in graphs()) {
+    fn an_alternate_by_distances_is_clear_of_what_it_survives_on_shortest_paths(graph in graphs()) {
         for node in graph.vertices() {
-            let trees = Trees::of(&graph, node);
+            let forest = Forest::of(&graph, node);
+            let trees = Trees::of(&graph, &forest);
             for destination in graph.vertices().filter(|to| *to != node) {
                 let candidates = trees.candidates(destination);
-                let chosen = multipath::choose(&candidates, destination, None);
-                let primaries: Vec<_> = chosen.iter().map(|c| c.neighbour).collect();
+                let primaries = neighbours(&multipath::choose(&candidates, destination, None));
                 if primaries.is_empty() {
                     continue;
                 }
-                let found = [
-                    backup::alternate(&trees, destination, &candidates, &primaries),
-                    backup::over_waypoint(&trees, destination, &primaries),
-                ];
-                for detour in found.into_iter().flatten() {
-                    check_detour(&graph, node, destination, &primaries, &detour)?;
+                if let Some(detour) = backup::alternate(&trees, destination, &candidates, &primaries) {
+                    let path = Tree::of(&graph, detour.neighbour).path(destination);
+                    let path = path.ok_or_else(|| TestCaseError::fail("the detour ends nowhere"))?;
+                    prop_assert!(!path.contains(&node));
+                    let is_clear = primaries.iter().all(|primary| !path.contains(primary));
+                    prop_assert!(detour.protection == Protection::Link || is_clear);
                 }
+            }
+        }
+    }
+
+    #[test]
+    fn a_course_knows_every_choice_of_every_node(graph in graphs()) {
+        for target in graph.vertices() {
+            let course = Course::of(&graph, target);
+            for node in graph.vertices().filter(|node| *node != target) {
+                let known: BTreeSet<Vertex> = course.choices(node).iter().copied().collect();
+                prop_assert!(choices(&graph, node, target).is_subset(&known), "{node:?} to {target:?}");
+            }
+        }
+    }
+
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(60))]
+
+    #[test]
+    fn the_search_finds_a_detour_if_and_only_if_following_all_packets_finds_one(graph in graphs()) {
+        let flow = Flow::of(&graph, choices);
+        for node in graph.vertices() {
+            let mut search = Search::new(node);
+            for destination in graph.vertices().filter(|to| *to != node) {
+                let forest = Forest::of(&graph, node);
+                let candidates = Trees::of(&graph, &forest).candidates(destination);
+                let [primary] = neighbours(&multipath::choose(&candidates, destination, None))[..] else {
+                    continue;
+                };
+                let found = search.detour(&graph, destination, primary);
+                let failed = Failed { node, primary, destination };
+                let best = flow.best(&graph, &failed);
+                prop_assert_eq!(found.is_some(), best.is_some(), "{:?}: {:?}", failed, found);
+                let (Some(detour), Some(best)) = (found, best) else {
+                    continue;
+                };
+                prop_assert_eq!(detour.protection, best, "{:?}: {:?}", failed, detour);
+                prop_assert!(flow.arrives(&graph, &failed, &detour), "{failed:?}: {detour:?}");
             }
         }
     }
@@ -93,74 +134,155 @@ fn on_a_ring_the_way_around_needs_a_waypoint_and_finds_it() {
     // 0 - 1 - 2 - 3 - 4 - 0, all alike: towards 1, node 0 has no loop-free neighbour, but 4 may carry to 2.
     let graph = ring(5);
     let (node, destination) = (Vertex(0), Vertex(1));
-    let trees = Trees::of(&graph, node);
+    let forest = Forest::of(&graph, node);
+    let trees = Trees::of(&graph, &forest);
     let candidates = trees.candidates(destination);
     assert_eq!(
         backup::alternate(&trees, destination, &candidates, &[destination]),
         None
     );
-    let detour = backup::over_waypoint(&trees, destination, &[destination]).unwrap();
+    let detour = Search::new(node)
+        .detour(&graph, destination, destination)
+        .unwrap();
     assert_eq!(
-        (detour.neighbour, detour.waypoint),
-        (Vertex(4), Some(Vertex(2)))
+        (detour.neighbour, detour.waypoints),
+        (Vertex(4), [Some(Vertex(2)), None])
     );
     assert_eq!(detour.protection, Protection::Link);
 }
 
 #[test]
-fn nine_tenths_of_what_can_be_protected_is() {
-    let mut runner = proptest::test_runner::TestRunner::deterministic();
-    let (mut protectable, mut protected) = (0_u32, 0_u32);
-    for _ in 0..200 {
-        let graph = graphs().new_tree(&mut runner).unwrap().current();
-        for (node, destination) in pairs(&graph) {
-            let trees = Trees::of(&graph, node);
-            let candidates = trees.candidates(destination);
-            let chosen = multipath::choose(&candidates, destination, None);
-            let [primary] = chosen.as_slice() else {
-                continue;
-            };
-            let cut = Some((node, primary.neighbour));
-            let without = bellman_ford(&graph, node, &BTreeSet::new(), cut);
-            if without[destination.0 as usize].is_finite() {
-                let primaries = [primary.neighbour];
-                let found = backup::alternate(&trees, destination, &candidates, &primaries)
-                    .or_else(|| backup::over_waypoint(&trees, destination, &primaries));
-                protectable += 1;
-                protected += u32::from(found.is_some());
-            }
-        }
-    }
-    assert!(protectable > 1_000, "{protectable}");
-    assert!(
-        protected * 10 >= protectable * 9,
-        "{protected} of {protectable}"
-    );
+fn on_a_ring_with_one_dear_link_the_way_around_needs_two_waypoints_and_finds_them() {
+    // The link 2 - 3 costs more than the rest of the ring together: nobody crosses it while 0 - 1 is whole.
+    let mut graph = ring(5);
+    graph.set_cost(Vertex(2), Vertex(3), Cost(9_000)).unwrap();
+    let mut search = Search::new(Vertex(0));
+    let detour = search.detour(&graph, Vertex(1), Vertex(1));
+    // The shortest way from 3 to 2 is back over 0, so no waypoint forces a packet over the dear link.
+    assert_eq!(detour, None);
+    graph.set_cost(Vertex(2), Vertex(3), Cost(2_500)).unwrap();
+    let detour = search_anew(&graph).unwrap();
+    assert_eq!(detour.waypoints, [Some(Vertex(3)), Some(Vertex(2))]);
 }
 
-/// Follows a detour hop by hop: it stays clear of this node and of what failed, and it arrives.
-fn check_detour(
-    graph: &Graph,
+fn search_anew(graph: &Graph) -> Option<Detour> {
+    Search::new(Vertex(0)).detour(graph, Vertex(1), Vertex(1))
+}
+
+/// What broke: the link between `node` and `primary`, or `primary` itself.
+#[derive(Debug, Clone, Copy)]
+struct Failed {
     node: Vertex,
+    primary: Vertex,
     destination: Vertex,
-    primaries: &[Vertex],
-    detour: &Detour,
-) -> Result<(), TestCaseError> {
-    let mut legs = vec![detour.neighbour];
-    legs.extend(detour.waypoint);
-    legs.push(destination);
-    for ends in legs.windows(2) {
-        let path = Tree::of(graph, ends[0]).path(ends[1]);
-        let path = path.ok_or_else(|| TestCaseError::fail("the detour ends nowhere"))?;
-        prop_assert!(
-            !path.contains(&node),
-            "{detour:?} for {destination:?} comes back"
-        );
-        if detour.protection == Protection::Node {
-            prop_assert!(primaries.iter().all(|primary| !path.contains(primary)));
+}
+
+/// Every choice of every node for every target, by asking the choosing itself with every neighbour held.
+struct Flow {
+    choices: BTreeMap<(Vertex, Vertex), BTreeSet<Vertex>>,
+}
+
+impl Flow {
+    fn of(graph: &Graph, choices: impl Fn(&Graph, Vertex, Vertex) -> BTreeSet<Vertex>) -> Self {
+        let pairs = pairs(graph).into_iter();
+        Self {
+            choices: pairs
+                .map(|(node, target)| ((node, target), choices(graph, node, target)))
+                .collect(),
         }
     }
-    Ok(())
+
+    /// Whether packets from `at` reach `target` whatever is chosen, past what failed.
+    fn leg(&self, at: Vertex, target: Vertex, failed: &Failed, survives: Protection) -> bool {
+        let is_gone = survives == Protection::Node && at == failed.primary;
+        if at == failed.node || is_gone {
+            return false;
+        }
+        if at == target {
+            return true;
+        }
+        let next = self.choices[&(at, target)].iter();
+        let mut next = next
+            .filter(|next| survives == Protection::Link || **next != failed.primary)
+            .peekable();
+        next.peek().is_some() && next.all(|next| self.leg(*next, target, failed, survives))
+    }
+
+    fn survives(
+        &self,
+        graph: &Graph,
+        failed: &Failed,
+        stops: &[Vertex],
+        protection: Protection,
+    ) -> bool {
+        let can_pass = |at: &Vertex| *at == failed.destination || graph.transit(*at).is_finite();
+        stops.iter().all(can_pass)
+            && [Protection::Link, protection].into_iter().all(|survives| {
+                let mut legs = stops.windows(2);
+                legs.all(|ends| self.leg(ends[0], ends[1], failed, survives))
+            })
+    }
+
+    fn arrives(&self, graph: &Graph, failed: &Failed, detour: &Detour) -> bool {
+        let mut stops = vec![detour.neighbour];
+        stops.extend(detour.waypoints.iter().flatten());
+        stops.push(failed.destination);
+        self.survives(graph, failed, &stops, detour.protection)
+    }
+
+    /// The best that any neighbour with up to two waypoints survives.
+    fn best(&self, graph: &Graph, failed: &Failed) -> Option<Protection> {
+        let starts: Vec<_> = graph
+            .edges(failed.node)
+            .iter()
+            .map(|edge| edge.to)
+            .collect();
+        let starts = starts.into_iter().filter(|start| *start != failed.primary);
+        let mut ways: Vec<Vec<Vertex>> = starts.map(|start| vec![start]).collect();
+        let mut all = ways.clone();
+        for _ in 0..backup::MAX_WAYPOINTS {
+            ways = ways
+                .iter()
+                .flat_map(|way| {
+                    graph.vertices().map(move |stop| {
+                        let mut longer = way.clone();
+                        longer.push(stop);
+                        longer
+                    })
+                })
+                .collect();
+            all.extend(ways.clone());
+        }
+        let found = |protection| {
+            all.iter().any(|way| {
+                let mut stops = way.clone();
+                stops.push(failed.destination);
+                self.survives(graph, failed, &stops, protection)
+            })
+        };
+        let can_node = failed.primary != failed.destination && found(Protection::Node);
+        match can_node {
+            true => Some(Protection::Node),
+            false => found(Protection::Link).then_some(Protection::Link),
+        }
+    }
+}
+
+/// Where a node may send packets for a target, whatever it chose before.
+fn choices(graph: &Graph, node: Vertex, target: Vertex) -> BTreeSet<Vertex> {
+    let forest = Forest::of(graph, node);
+    let candidates = Trees::of(graph, &forest).candidates(target);
+    let held = graph.edges(node).iter().map(|edge| Some(edge.to));
+    held.chain([None])
+        .flat_map(|held| neighbours(&multipath::choose(&candidates, target, held)))
+        .collect()
+}
+
+fn neighbours(candidates: &[Candidate]) -> Vec<Vertex> {
+    candidates
+        .iter()
+        .map(|candidate| candidate.neighbour)
+        .collect()
 }
 
 /// Random graphs of 2 to 9 nodes, every link priced, some nodes dear or closed to transit.
@@ -201,30 +323,18 @@ fn pairs(graph: &Graph) -> Vec<(Vertex, Vertex)> {
     graph.vertices().flat_map(others).collect()
 }
 
-/// Distances from `root` by relaxing every link as often as there are nodes, without some nodes and one link.
-fn bellman_ford(
-    graph: &Graph,
-    root: Vertex,
-    without: &BTreeSet<Vertex>,
-    cut: Option<(Vertex, Vertex)>,
-) -> Vec<Cost> {
+/// Distances from `root` by relaxing every link as often as there are nodes.
+fn bellman_ford(graph: &Graph, root: Vertex) -> Vec<Cost> {
     let mut distances = vec![Cost::INFINITE; graph.len()];
     distances[root.0 as usize] = Cost(0);
     for _ in 0..graph.len() {
-        for from in graph.vertices().filter(|vertex| !without.contains(vertex)) {
+        for from in graph.vertices() {
             let through = if from == root {
                 Cost(0)
             } else {
                 graph.transit(from)
             };
-            for edge in graph
-                .edges(from)
-                .iter()
-                .filter(|edge| !without.contains(&edge.to))
-            {
-                if cut == Some((from, edge.to)) || cut == Some((edge.to, from)) {
-                    continue;
-                }
+            for edge in graph.edges(from) {
                 let candidate = distances[from.0 as usize].plus(through).plus(edge.cost);
                 let distance = &mut distances[edge.to.0 as usize];
                 *distance = candidate.min(*distance);
@@ -247,12 +357,9 @@ fn price(graph: &Graph, path: &[Vertex]) -> Cost {
 fn next_hops(graph: &Graph, node: Vertex, destination: Vertex, held: u32) -> Vec<Vertex> {
     let edges = graph.edges(node);
     let held = (!edges.is_empty()).then(|| edges[(held ^ node.0) as usize % edges.len()].to);
-    let candidates = Trees::of(graph, node).candidates(destination);
-    let chosen = multipath::choose(&candidates, destination, held);
-    chosen
-        .into_iter()
-        .map(|candidate| candidate.neighbour)
-        .collect()
+    let forest = Forest::of(graph, node);
+    let candidates = Trees::of(graph, &forest).candidates(destination);
+    neighbours(&multipath::choose(&candidates, destination, held))
 }
 
 fn reaches(next: &BTreeMap<Vertex, Vec<Vertex>>, from: Vertex, to: Vertex) -> bool {

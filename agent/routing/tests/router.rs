@@ -205,6 +205,26 @@ fn records_are_signed_anew_before_they_lapse_and_lapse_when_nobody_does() {
 }
 
 #[test]
+fn after_a_price_changed_paths_are_brought_up_to_date_not_computed_anew() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.link_up(2);
+    test.receive(1, &[test.links_record(1, 1, &[(0, 500), (3, 500)])]);
+    test.receive(2, &[test.links_record(2, 1, &[(0, 500), (3, 900)])]);
+    test.receive(2, &[test.links_record(3, 1, &[(1, 500), (2, 900)])]);
+    test.run(Micros::from_secs(2));
+    assert_eq!(test.next_hops(3), [node(1)]);
+    let before = test.router.counters();
+    test.receive(1, &[test.links_record(1, 2, &[(0, 500), (3, 90_000)])]);
+    test.run(Micros::from_secs(1));
+    assert_eq!(test.next_hops(3), [node(2)]);
+    let after = test.router.counters();
+    let computed = after.computations - before.computations;
+    assert!(computed > 0);
+    assert_eq!(after.updates - before.updates, computed);
+}
+
+#[test]
 fn a_failed_link_is_told_and_routed_around_at_once() {
     let mut test = Test::new();
     test.link_up(1);
@@ -213,7 +233,7 @@ fn a_failed_link_is_told_and_routed_around_at_once() {
     test.receive(2, &[test.links_record(2, 1, &[(0, 500), (1, 500)])]);
     test.run(Micros::from_millis(200));
     assert_eq!(test.next_hops(1), [node(1)]);
-    let backup = test.router.routes().routes[&node(1)].backup;
+    let backup = test.router.routes().routes[&node(1)].backup.clone();
     assert_eq!(backup.map(|backup| backup.neighbour), Some(node(2)));
     test.outputs();
     test.link(1, LinkState::Suspect);

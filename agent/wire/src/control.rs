@@ -50,10 +50,61 @@ pub enum Control {
         /// The probe's number.
         number: u32,
     },
+    /// On which ports the sender's further workers listen.
+    Lanes(Lanes),
+    /// Asks for an answer once everything that came before it over the same link or lane was handed to the kernel.
+    Barrier {
+        /// What the answer repeats.
+        number: u32,
+    },
+    /// Everything that came before the barrier was handed to the kernel.
+    BarrierReply {
+        /// The barrier's number.
+        number: u32,
+    },
     /// The sender stops, or starts again: its links end, and that is no failure.
     Bye,
     /// Link state.
     Flood(Flood),
+}
+
+/// Most lanes of a node beside its first worker.
+pub const MAX_LANES: usize = 7;
+
+/// Where the lanes of a node end (`docs/protocol/lanes.md §2`).
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Lanes {
+    /// UDP ports of the sender's workers, the second one first; at most [`MAX_LANES`].
+    pub ports: Vec<u16>,
+    /// Whether the receiver is to tell its own.
+    pub wants_answer: bool,
+}
+
+impl Lanes {
+    fn decode(reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let wants_answer = match reader.u8()? {
+            0 => false,
+            1 => true,
+            _ => return Err(DecodeError::Range("answer")),
+        };
+        let count = usize::from(reader.u8()?);
+        if count > MAX_LANES {
+            return Err(DecodeError::Range("lanes"));
+        }
+        let ports = (0..count).map(|_| reader.u16()).collect::<Result<_, _>>()?;
+        Ok(Self {
+            ports,
+            wants_answer,
+        })
+    }
+
+    fn encode(&self, writer: &mut Writer) {
+        let ports = &self.ports[..self.ports.len().min(MAX_LANES)];
+        writer.u8(self.wants_answer.into()).u8(ports.len() as u8);
+        for port in ports {
+            writer.u16(*port);
+        }
+    }
 }
 
 /// A link key on its way to the neighbour.
@@ -166,7 +217,10 @@ const CHANNEL_KEY: u8 = 7;
 const CHANNEL_KEY_ACK: u8 = 8;
 const SIZE_PROBE: u8 = 9;
 const SIZE_PROBE_REPLY: u8 = 10;
-const BYE: u8 = 11;
+const LANES: u8 = 11;
+const BARRIER: u8 = 12;
+const BARRIER_REPLY: u8 = 13;
+const BYE: u8 = 14;
 /// Kinds from here on are link state and belong to the router.
 const FIRST_FLOOD: u8 = 16;
 
@@ -207,6 +261,9 @@ impl Control {
             CHANNEL_KEY_ACK => ChannelKeyAck::decode(&mut reader).map(Self::ChannelKeyAck),
             SIZE_PROBE => reader.u32().map(|number| Self::SizeProbe { number }),
             SIZE_PROBE_REPLY => reader.u32().map(|number| Self::SizeProbeReply { number }),
+            LANES => Lanes::decode(&mut reader).map(Self::Lanes),
+            BARRIER => reader.u32().map(|number| Self::Barrier { number }),
+            BARRIER_REPLY => reader.u32().map(|number| Self::BarrierReply { number }),
             BYE => Ok(Self::Bye),
             kind => Flood::decode(kind, &mut reader).map(Self::Flood),
         }
@@ -247,6 +304,13 @@ impl Control {
             }
             Self::Bye => {
                 writer.u8(BYE);
+            }
+            Self::Lanes(lanes) => lanes.encode(writer.u8(LANES)),
+            Self::Barrier { number } => {
+                writer.u8(BARRIER).u32(*number);
+            }
+            Self::BarrierReply { number } => {
+                writer.u8(BARRIER_REPLY).u32(*number);
             }
             Self::Flood(flood) => flood.encode(&mut writer),
         }
@@ -362,6 +426,12 @@ mod tests {
             }),
             Control::SizeProbe { number: 7 },
             Control::SizeProbeReply { number: 7 },
+            Control::Lanes(Lanes {
+                ports: vec![51_821, 40_000],
+                wants_answer: true,
+            }),
+            Control::Barrier { number: 7 },
+            Control::BarrierReply { number: 7 },
         ]
     }
 
@@ -397,6 +467,17 @@ mod tests {
         for (at, range) in [(2, "suite"), (3, "receiver")] {
             let mut bytes = ack.clone();
             bytes[at] = 3;
+            assert_eq!(Control::parse(&bytes), Err(DecodeError::Range(range)));
+        }
+    }
+
+    #[test]
+    fn more_lanes_than_there_can_be_and_an_unknown_wish_are_refused() {
+        let mut bytes = messages()[11].to_bytes();
+        bytes.resize(64, 0);
+        for (at, range) in [(1, "answer"), (2, "lanes")] {
+            let mut bytes = bytes.clone();
+            bytes[at] = 8;
             assert_eq!(Control::parse(&bytes), Err(DecodeError::Range(range)));
         }
     }

@@ -1,7 +1,7 @@
 //! The fast channel (`docs/protocol/fast-channel.md`): its keys, and what comes over it.
 
 use wattle_dataplane::segment::complete_partial_checksum;
-use wattle_dataplane::{AppendError, Class, DropReason, Origin, TunBatch, TxBatch};
+use wattle_dataplane::{AppendError, Class, DropReason, TunBatch, TxBatch};
 use wattle_model::{Checksum, Instant};
 use wattle_wire::control::{self, Control};
 
@@ -30,6 +30,7 @@ impl Worker {
             self.learn_endpoint(now, slot, arrival.from, tx);
             self.count_received_bytes(slot, arrival.from, bytes);
         }
+        self.lane_heard(slot, arrival);
         self.authentic(now, slot, arrival, tx);
         self.counters.channel_rx_packets += 1;
         if let Err(reason) = self.deliver(now, slot, arrival, checksum, packet, tx, tun) {
@@ -71,12 +72,7 @@ impl Worker {
                 if checksum == Checksum::Partial && !complete_partial_checksum(&ip, packet) {
                     return Err(DropReason::Malformed);
                 }
-                for peer in [slot, to] {
-                    self.clamp_mss(peer, &ip, packet, Checksum::Complete);
-                }
-                self.scratch[..ip.length].copy_from_slice(packet);
-                self.counters.leaf_packets += 1;
-                self.send_scratch_from(now, Origin::Wire, to, &ip, tx);
+                self.send_on(now, (slot, to), &ip, packet, tx);
                 Ok(())
             }
         }
@@ -115,6 +111,9 @@ impl Worker {
             | Control::Observed(_)
             | Control::SizeProbe { .. }
             | Control::SizeProbeReply { .. }
+            | Control::Lanes(_)
+            | Control::Barrier { .. }
+            | Control::BarrierReply { .. }
             | Control::Flood(_) => {}
         }
     }

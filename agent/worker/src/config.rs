@@ -27,6 +27,8 @@ pub struct Config {
     pub transit: Transit,
     /// Whether the segment size that TCP connections announce is lowered to what gets to the peer whole.
     pub mss_clamp: Clamp,
+    /// Which of the node's workers it is.
+    pub place: Place,
 }
 
 impl fmt::Debug for Config {
@@ -38,7 +40,27 @@ impl fmt::Debug for Config {
             .field("channel", &self.channel)
             .field("transit", &self.transit)
             .field("mss_clamp", &self.mss_clamp)
+            .field("place", &self.place)
             .finish_non_exhaustive()
+    }
+}
+
+/// Which of a node's workers one is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    /// The first, which has the links; the UDP ports of the others, in their order, at most
+    /// [`wattle_wire::control::MAX_LANES`].
+    First {
+        /// The ports.
+        lanes: Vec<u16>,
+    },
+    /// One of the others, counted from 1.
+    Further(u8),
+}
+
+impl Default for Place {
+    fn default() -> Self {
+        Self::First { lanes: Vec::new() }
     }
 }
 

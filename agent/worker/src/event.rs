@@ -80,6 +80,8 @@ pub struct Status {
     pub links: Vec<LinkStatus>,
     /// Every session, by its peer.
     pub sessions: Vec<SessionStatus>,
+    /// Every lane of a further worker that has a place to go to, by its peer.
+    pub lanes: Vec<LaneStatus>,
     /// Counters by name: `wattle_worker_…`.
     pub counters: Counters,
     /// Drops by origin and reason; only what occurred.
@@ -90,6 +92,40 @@ pub struct Status {
     pub marked_packets: u64,
     /// Packets whose source was not their sender's, by sender.
     pub spoofed: BTreeMap<NodeId, u64>,
+}
+
+impl Status {
+    /// Adds what another worker of the same node says of itself. Links are the first one's alone.
+    pub fn add(&mut self, other: Self) {
+        self.links.extend(other.links);
+        for session in other.sessions {
+            match self
+                .sessions
+                .iter_mut()
+                .find(|own| own.peer == session.peer)
+            {
+                Some(own) => own.add(&session),
+                None => self.sessions.push(session),
+            }
+        }
+        self.lanes.extend(other.lanes);
+        self.counters.add(&other.counters);
+        for dropped in other.drops {
+            let same =
+                |own: &&mut Dropped| own.from == dropped.from && own.reason == dropped.reason;
+            match self.drops.iter_mut().find(same) {
+                Some(own) => own.packets += dropped.packets,
+                None => self.drops.push(dropped),
+            }
+        }
+        self.drops
+            .sort_by_key(|dropped| (dropped.from, dropped.reason));
+        self.held_bytes += other.held_bytes;
+        self.marked_packets += other.marked_packets;
+        for (peer, packets) in other.spoofed {
+            *self.spoofed.entry(peer).or_default() += packets;
+        }
+    }
 }
 
 /// Packets that were dropped for one reason.
@@ -149,6 +185,30 @@ pub struct SessionStatus {
     pub left_relays: u32,
 }
 
+impl SessionStatus {
+    /// Adds the session of a lane to the same peer.
+    fn add(&mut self, lane: &Self) {
+        self.tx_bytes += lane.tx_bytes;
+        self.rx_bytes += lane.rx_bytes;
+        self.queued += lane.queued;
+        self.handshake_at = self.handshake_at.or(lane.handshake_at);
+        self.suite = self.suite.or(lane.suite);
+    }
+}
+
+/// One lane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LaneStatus {
+    /// The worker whose lane it is.
+    pub worker: u8,
+    /// The node at its other end.
+    pub peer: NodeId,
+    /// Where its datagrams go.
+    pub endpoint: SocketAddr,
+    /// Whether packets go over it.
+    pub is_open: bool,
+}
+
 /// What a worker counts. Nothing gets lost without a name (`docs/operations.md`), so at any moment:
 ///
 /// ```text
@@ -156,6 +216,8 @@ pub struct SessionStatus {
 /// udp_rx = tun_tx + relayed + forwarded + control_rx + session_rx + drops of wire + waiting
 /// udp_tx = sent + relayed + forwarded + control_tx + session_tx
 /// ```
+///
+/// What is on its way from one worker to another counts nowhere, so the sums of all workers balance once it has arrived.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counters {
     /// Packets read from the TUN device; the segments of a super-packet count one by one.
@@ -182,7 +244,7 @@ pub struct Counters {
     pub leaf_packets: u64,
     /// Packets of carriers, from or to a leaf of this node, that were sent on.
     pub forwarded_packets: u64,
-    /// Messages between neighbours sent.
+    /// Messages between neighbours sent, and ICMP errors to leaves and to nodes that send to leaves.
     pub control_tx_packets: u64,
     /// Messages between neighbours received.
     pub control_rx_packets: u64,
@@ -198,4 +260,68 @@ pub struct Counters {
     pub channel_rx_packets: u64,
     /// Handshakes completed.
     pub handshakes: u64,
+    /// Datagrams that a further worker sent over its lanes.
+    pub lane_packets: u64,
+    /// Packets of the device that a further worker left to the first, which counts them as read.
+    pub handed_packets: u64,
+    /// Lanes given up after they had carried packets.
+    pub lanes_lost: u64,
+}
+
+impl Counters {
+    /// Adds the counters of another worker.
+    pub fn add(&mut self, other: &Self) {
+        let Self {
+            tun_rx_packets,
+            tun_tx_packets,
+            sent_packets,
+            answer_packets,
+            udp_rx_packets,
+            udp_tx_packets,
+            udp_rx_bytes,
+            udp_tx_bytes,
+            relayed_packets,
+            backup_packets,
+            leaf_packets,
+            forwarded_packets,
+            control_tx_packets,
+            control_rx_packets,
+            session_tx_packets,
+            session_rx_packets,
+            clamped_packets,
+            channel_tx_packets,
+            channel_rx_packets,
+            handshakes,
+            lane_packets,
+            handed_packets,
+            lanes_lost,
+        } = other;
+        for (own, other) in [
+            (&mut self.tun_rx_packets, tun_rx_packets),
+            (&mut self.tun_tx_packets, tun_tx_packets),
+            (&mut self.sent_packets, sent_packets),
+            (&mut self.answer_packets, answer_packets),
+            (&mut self.udp_rx_packets, udp_rx_packets),
+            (&mut self.udp_tx_packets, udp_tx_packets),
+            (&mut self.udp_rx_bytes, udp_rx_bytes),
+            (&mut self.udp_tx_bytes, udp_tx_bytes),
+            (&mut self.relayed_packets, relayed_packets),
+            (&mut self.backup_packets, backup_packets),
+            (&mut self.leaf_packets, leaf_packets),
+            (&mut self.forwarded_packets, forwarded_packets),
+            (&mut self.control_tx_packets, control_tx_packets),
+            (&mut self.control_rx_packets, control_rx_packets),
+            (&mut self.session_tx_packets, session_tx_packets),
+            (&mut self.session_rx_packets, session_rx_packets),
+            (&mut self.clamped_packets, clamped_packets),
+            (&mut self.channel_tx_packets, channel_tx_packets),
+            (&mut self.channel_rx_packets, channel_rx_packets),
+            (&mut self.handshakes, handshakes),
+            (&mut self.lane_packets, lane_packets),
+            (&mut self.handed_packets, handed_packets),
+            (&mut self.lanes_lost, lanes_lost),
+        ] {
+            *own += other;
+        }
+    }
 }

@@ -23,7 +23,10 @@ impl Worker {
             return;
         }
         // Whoever has begun makes one attempt, so that a peer's mistaken packets cause few of them.
-        let wanted = peer.entry.adjacent || !peer.waiting.is_empty() || peer.session.is_usable();
+        let wanted = peer.entry.adjacent
+            || !peer.waiting.is_empty()
+            || peer.session.is_usable()
+            || peer.lane.wants_session();
         if !wanted && peer.dialer.attempts() > 0 {
             return peer.dialer.stop();
         }
@@ -99,7 +102,13 @@ impl Worker {
         if self.table[slot].entry.adjacent {
             self.open_ports(now, slot);
             self.send_observed(now, slot, tx);
+            if self.has_lanes() {
+                self.tell_lanes(now, slot, true, tx);
+            }
             self.due(now, now);
+        }
+        if self.lane_number().is_some() {
+            self.lane_established(now, slot);
         }
         while let Some((origin, packet)) = self.table[slot].waiting.pop() {
             let Some(ip) = Packet::parse(&packet) else {
@@ -121,6 +130,10 @@ impl Worker {
         }
         if peer.entry.adjacent && !peer.session.is_usable() {
             peer.dialer.start(now, peer.role);
+        }
+        if self.has_lanes() {
+            self.ask_for_lanes(now, slot, tx);
+            self.forget_directions(slot);
         }
         if let Some(length) = due {
             self.send_handshake(slot, &message[..length.min(MIN_BUFFER)], tx);

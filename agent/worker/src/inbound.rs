@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use wattle_dataplane::packet::lower_ttl;
-use wattle_dataplane::{Class, DropReason, Origin, Packet, TunBatch, TxBatch};
+use wattle_dataplane::{Class, DropReason, Packet, TunBatch, TxBatch};
 use wattle_model::{Checksum, Endpoint, Instant, NodeId};
 use wattle_tunnel::{CHANNEL_TYPE, Initiator, MIN_BUFFER, Message, Opened, Outcome, Refusal};
 use wattle_wire::frame::FRAME_TYPE;
@@ -190,6 +190,7 @@ impl Worker {
             Initiator::Key(key) => self
                 .table
                 .by_key(key)
+                .filter(|slot| self.may_have_session(*slot))
                 .map(Some)
                 .ok_or(DropReason::UnknownPeer),
             Initiator::Cookie(length) => {
@@ -204,6 +205,11 @@ impl Worker {
             }
             Initiator::Refused(refusal) => Err(reason_of(refusal)),
         }
+    }
+
+    /// Leaves talk to the first worker only.
+    fn may_have_session(&self, slot: Slot) -> bool {
+        self.lane_number().is_none() || matches!(self.table[slot].kind, Kind::Node)
     }
 
     /// Sends a message back the way its cause came.
@@ -236,6 +242,7 @@ impl Worker {
         let Some(packet) = tun.space(length) else {
             return self.drops.count(DropReason::TunBatchFull);
         };
+        self.lane_heard(slot, arrival);
         if is_link_local(packet) {
             return self.neighbour_message(now, slot, arrival, packet, tx);
         }
@@ -246,14 +253,7 @@ impl Worker {
                 tun.commit(ip.length);
                 self.counters.tun_tx_packets += 1;
             }
-            Ok(Verdict::Send { to, ip }) => {
-                for peer in [slot, to] {
-                    self.clamp_mss(peer, &ip, packet, Checksum::Complete);
-                }
-                self.scratch[..ip.length].copy_from_slice(&packet[..ip.length]);
-                self.counters.leaf_packets += 1;
-                self.send_scratch_from(now, Origin::Wire, to, &ip, tx);
-            }
+            Ok(Verdict::Send { to, ip }) => self.send_on(now, (slot, to), &ip, packet, tx),
             Err(reason) => self.drops.count(reason),
         }
     }

@@ -6,6 +6,7 @@
 use wattle_dataplane::{DropReason, Origin, Packet, TxBatch};
 use wattle_model::Instant;
 
+use crate::handover::Passed;
 use crate::table::Slot;
 use crate::worker::Worker;
 
@@ -28,6 +29,11 @@ impl Worker {
         ip: &Packet,
         tx: &mut TxBatch,
     ) {
+        if self.lane_number().is_some() {
+            let bytes = self.scratch[..ip.length].to_vec();
+            let to = self.table[to].entry.id;
+            return self.pass(0, Passed::Forward { to, bytes });
+        }
         let sent = self.on_behalf_of(origin, |worker| {
             if let Err(reason) = worker.send_scratch(now, to, ip, tx) {
                 worker.drops.count(reason);

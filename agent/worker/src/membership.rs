@@ -6,6 +6,8 @@ use wattle_dataplane::{DropReason, Ownership};
 use wattle_model::{Carrier, Instant, LinkState, NodeId};
 use wattle_tunnel::{DialRole, Dialer, LinkKeys, PathMtu, Rekey, Session};
 
+use crate::lane::Lane;
+use crate::lanes::PeerLanes;
 use crate::peer::{Kind, Peer, Ports, Waiting};
 use crate::table::Slot;
 use crate::ways::Ways;
@@ -64,6 +66,7 @@ impl Worker {
 
     fn admit_peer(&mut self, now: Instant, entry: &PeerEntry) {
         let index = self.fresh_session_index();
+        let adjacent = self.is_adjacent(entry);
         let is_leaf = entry.leaf_of.is_some();
         let role = if self.config.node < entry.id {
             DialRole::First
@@ -76,13 +79,13 @@ impl Worker {
             Rekey::Theirs
         };
         let mut dialer = Dialer::default();
-        if entry.adjacent && !is_leaf {
+        if adjacent {
             dialer.start(now, role);
         }
         self.due(now, dialer.poll_timeout());
         self.table.insert(Peer {
             entry: PeerEntry {
-                adjacent: entry.adjacent && !is_leaf,
+                adjacent,
                 ..entry.clone()
             },
             kind: if is_leaf {
@@ -98,17 +101,19 @@ impl Worker {
             quic: None,
             waiting: Waiting::default(),
             path_mtu: PathMtu::new(self.config.mtu),
+            lane: Lane::default(),
+            lanes: PeerLanes::default(),
             ways: Ways::default(),
             spoofed: 0,
         });
     }
 
     fn update(&mut self, now: Instant, slot: Slot, entry: &PeerEntry) {
-        let peer = &mut self.table[slot];
         let entry = PeerEntry {
-            adjacent: entry.adjacent && entry.leaf_of.is_none(),
+            adjacent: self.is_adjacent(entry),
             ..entry.clone()
         };
+        let peer = &mut self.table[slot];
         if peer.entry == entry {
             return;
         }
@@ -123,6 +128,11 @@ impl Worker {
         if news {
             self.reconsider(now, slot);
         }
+    }
+
+    /// Whether this worker is to have links to the peer.
+    fn is_adjacent(&self, entry: &PeerEntry) -> bool {
+        entry.adjacent && entry.leaf_of.is_none() && self.lane_number().is_none()
     }
 
     /// Adjacency or addresses of a peer changed.
@@ -149,6 +159,8 @@ impl Worker {
             while let Some((origin, _)) = peer.waiting.pop() {
                 self.drops.add_from(origin, DropReason::UnknownPeer, 1);
             }
+            // The first worker says what becomes of packets for a peer that is gone.
+            self.released.extend(peer.lane.take_held());
         }
     }
 

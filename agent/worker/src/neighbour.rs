@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use wattle_dataplane::{DropReason, TxBatch};
 use wattle_link::{Input, Link, Output, Traffic};
-use wattle_model::{Carrier, Endpoint, Instant, LinkId, LinkState, NodeId};
+use wattle_model::{Carrier, Endpoint, Instant, LinkId, LinkState, NodeId, Ppm};
 use wattle_tunnel::Offer;
 use wattle_wire::control::{self, Control, MAX_MESSAGE};
 use wattle_wire::probe::Probe;
@@ -16,6 +16,9 @@ use crate::peer::{Kind, Port};
 use crate::table::Slot;
 use crate::ways::is_about_a_way;
 use crate::worker::Worker;
+
+/// Loss of one link that brings the others to the same neighbour under suspicion.
+const RELATED_LOSS: Ppm = Ppm(50_000);
 
 impl Worker {
     /// A packet that claims to be a message of the neighbour.
@@ -76,6 +79,21 @@ impl Worker {
                 self.link_heard(now, slot, arrival.from, tx);
                 let peer = self.table[slot].entry.id;
                 self.tell(Event::Reflexive { peer, address });
+            }
+            Control::Lanes(lanes) => {
+                self.link_heard(now, slot, arrival.from, tx);
+                self.lanes_told(now, slot, &lanes, tx);
+            }
+            Control::Barrier { number } => {
+                self.link_heard(now, slot, arrival.from, tx);
+                self.barrier(slot, arrival.from, number);
+            }
+            Control::BarrierReply { number } => {
+                self.link_heard(now, slot, arrival.from, tx);
+                match self.lane_number() {
+                    Some(_) => self.lane_answered(now, slot, number),
+                    None => self.end_barrier(slot, arrival.from.carrier(), number),
+                }
             }
             Control::LinkKey(_)
             | Control::LinkKeyAck { .. }
@@ -143,6 +161,9 @@ impl Worker {
             | Control::ChannelKeyAck(_)
             | Control::SizeProbe { .. }
             | Control::SizeProbeReply { .. }
+            | Control::Lanes(_)
+            | Control::Barrier { .. }
+            | Control::BarrierReply { .. }
             | Control::Bye
             | Control::Flood(_) => {}
         }
@@ -237,7 +258,7 @@ impl Worker {
     }
 
     /// Sends a message to the neighbour at `to`; probes count themselves.
-    fn send_control(
+    pub(crate) fn send_control(
         &mut self,
         now: Instant,
         slot: Slot,
@@ -296,7 +317,10 @@ impl Worker {
                     self.link_event(now, slot, carrier);
                     self.link_changed(now, slot, to);
                 }
-                Output::Measured(_) => self.link_event(now, slot, carrier),
+                Output::Measured(_) => {
+                    self.link_event(now, slot, carrier);
+                    self.tell_related(now, slot, carrier, tx);
+                }
                 Output::PeerFingerprint(fingerprint) => {
                     let peer = &self.table[slot];
                     if let Some(link) = peer.port(carrier).map(|port| port.id) {
@@ -338,6 +362,7 @@ impl Worker {
 
     /// A link went up or down.
     fn link_changed(&mut self, now: Instant, slot: Slot, state: LinkState) {
+        self.lanes_moved = true;
         let peer = &mut self.table[slot];
         match state {
             LinkState::Up => peer.dialer.stop(),
@@ -367,6 +392,31 @@ impl Worker {
             is_spare |= port.link.state() == LinkState::Up;
         }
         self.due(now, now);
+    }
+
+    /// Links to one neighbour may share a cable: what one of them suffers, the others are asked about at once.
+    fn tell_related(&mut self, now: Instant, slot: Slot, carrier: Carrier, tx: &mut TxBatch) {
+        let peer = &self.table[slot];
+        let Some(port) = peer.port(carrier) else {
+            return;
+        };
+        let used = peer
+            .ports
+            .iter()
+            .find(|(_, port)| port.link.state() == LinkState::Up);
+        let is_used = used.is_some_and(|(first, _)| first == carrier);
+        let input = match port.link.proven_loss() {
+            loss if loss >= RELATED_LOSS => Input::Related(loss),
+            _ if is_used && port.link.is_watched(now) => Input::Look,
+            _ => return,
+        };
+        for other in Carrier::ALL.into_iter().filter(|other| *other != carrier) {
+            let port = self.table[slot].port_mut(other);
+            if let Some(port) = port.filter(|port| port.link.state() == LinkState::Up) {
+                port.link.handle(input, now);
+                self.drain(now, slot, other, tx);
+            }
+        }
     }
 
     fn link_event(&mut self, now: Instant, slot: Slot, carrier: Carrier) {
@@ -424,6 +474,10 @@ impl Worker {
         from: Endpoint,
         tx: &mut TxBatch,
     ) {
+        if self.lane_number().is_some() {
+            // The first worker says where a lane goes.
+            return;
+        }
         let carrier = from.carrier();
         let peer = &mut self.table[slot];
         let endpoint = match &mut peer.kind {
@@ -439,6 +493,7 @@ impl Worker {
                 port.link.handle(Input::Moved, now);
             }
             self.table.moved(slot, old, from);
+            self.lanes_moved = true;
             self.link_event(now, slot, carrier);
             self.send_observed(now, slot, tx);
         }
@@ -528,6 +583,9 @@ fn crosses_relays(message: &Control) -> bool {
         | Control::LinkKey(_)
         | Control::LinkKeyAck { .. }
         | Control::LinkKeyRequest
+        | Control::Lanes(_)
+        | Control::Barrier { .. }
+        | Control::BarrierReply { .. }
         | Control::Bye
         | Control::Flood(_) => false,
     }

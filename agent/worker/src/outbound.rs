@@ -169,6 +169,11 @@ impl Worker {
     /// The way to a peer.
     pub(crate) fn way(&self, destination: Slot, flow: u32, class: Class) -> Result<Way, Refused> {
         let peer = &self.table[destination];
+        if self.lane_number().is_some() {
+            let to = self.lane_endpoint(destination);
+            let to = to.ok_or(silent(DropReason::NoEndpoint))?;
+            return Ok(Way::Direct { to, link: None });
+        }
         if let Kind::Leaf(endpoint) = peer.kind {
             let to = endpoint.or_else(|| peer.entry.candidates.first().copied().map(Endpoint::Udp));
             let to = to.ok_or((DropReason::NoEndpoint, Some(Problem::NoRoute)))?;
@@ -371,6 +376,7 @@ impl Worker {
             Some((slot, carrier)) => {
                 self.link_sent(now, slot, carrier, datagrams, Traffic::Data);
             }
+            None if self.lane_number().is_some() => self.counters.lane_packets += datagrams,
             None => self.counters.leaf_packets += datagrams,
         }
     }

@@ -3,7 +3,7 @@
 //! A suspect link is passed over at once, without asking anybody; that is the whole of fast healing on this side.
 
 use wattle_dataplane::DropReason;
-use wattle_model::{Carrier, Endpoint, LinkId, LinkState};
+use wattle_model::{Carrier, Endpoint, LinkId, LinkState, NodeIndex};
 use wattle_wire::frame::Waypoints;
 
 use crate::table::Slot;
@@ -32,7 +32,7 @@ pub(crate) enum Envelope {
 }
 
 impl Worker {
-    /// The next hop towards `target`, never over the node `avoid`.
+    /// The next hop towards `target`, never over the node `avoid` unless a waypoint says so.
     pub(crate) fn hop(
         &self,
         target: Slot,
@@ -51,6 +51,8 @@ impl Worker {
                 if left != self.is_left(target, link) {
                     continue;
                 }
+                // A detour that begins where the packet came from is no return: its waypoint leads on.
+                let avoid = avoid.filter(|_| waypoints.next().is_none());
                 match self.hop_over(link, target, state, envelope, avoid) {
                     Ok(hop) => {
                         return Ok(Hop {
@@ -82,7 +84,7 @@ impl Worker {
     fn links_towards(&self, target: Slot, flow: u32) -> impl Iterator<Item = (LinkId, Waypoints)> {
         let peer = &self.table[target];
         let path = self.forwarding.path(peer.entry.id);
-        let picked = path.and_then(|path| path.pick(flow));
+        let picked = path.and_then(|path| path.pick(own_share(flow, self.own_index)));
         let others = path
             .into_iter()
             .flat_map(wattle_dataplane::Path::next_links)
@@ -144,10 +146,42 @@ enum Unfit {
     NoKey,
 }
 
-fn waypoints(indexes: &[wattle_model::NodeIndex]) -> Waypoints {
+/// The flow's hash as this node shares by it: if all relays cut the same hash alike, the flows that reach one of them would
+/// all go on over the same link.
+fn own_share(flow: u32, own: NodeIndex) -> u32 {
+    let mixed = flow ^ u32::from(own.0).wrapping_mul(0x9e37_79b9);
+    let mixed = (mixed ^ mixed >> 16).wrapping_mul(0x85eb_ca6b);
+    let mixed = (mixed ^ mixed >> 13).wrapping_mul(0xc2b2_ae35);
+    mixed ^ mixed >> 16
+}
+
+fn waypoints(indexes: &[NodeIndex]) -> Waypoints {
     match indexes {
         [] => Waypoints::NONE,
         [one] => Waypoints::one(*one),
         [first, second, ..] => Waypoints::two(*first, *second),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_one_relay_sends_over_one_link_the_next_one_shares_again() {
+        let first = |flow: &u32| own_share(*flow, NodeIndex(1)) % 256 < 86;
+        let flows: Vec<u32> = (0..30_000_u32)
+            .map(|flow| flow.wrapping_mul(0x0100_0193))
+            .filter(first)
+            .collect();
+        let again = flows
+            .iter()
+            .filter(|flow| own_share(**flow, NodeIndex(2)) % 256 < 86);
+        let third = flows.len() / 3;
+        assert!(
+            (third * 9 / 10..=third * 11 / 10).contains(&again.count()),
+            "{}",
+            flows.len()
+        );
     }
 }

@@ -9,6 +9,8 @@ use wattle_model::{Carrier, Endpoint, Instant, LinkId, Micros};
 use wattle_tunnel::{DialRole, Dialer, LinkKeys, PathMtu, Session};
 
 use crate::PeerEntry;
+use crate::lane::Lane;
+use crate::lanes::PeerLanes;
 use crate::ways::Ways;
 
 /// Packets that may wait for one session: about what a sender has under way while a handshake takes a round trip.
@@ -32,6 +34,10 @@ pub(crate) struct Peer {
     pub(crate) quic: Option<SocketAddr>,
     pub(crate) waiting: Waiting,
     pub(crate) path_mtu: PathMtu,
+    /// The lane to the peer, if this is a further worker.
+    pub(crate) lane: Lane,
+    /// What is known of the peer's lanes, if this is the first worker.
+    pub(crate) lanes: PeerLanes,
     /// The relays over which packets go to the peer.
     pub(crate) ways: Ways,
     /// Packets whose source was not this peer's.

@@ -12,8 +12,11 @@ use wattle_link::Input;
 use wattle_model::{Carrier, Endpoint, Instant, Micros, NodeId, NodeIndex};
 use wattle_tunnel::{Local, Shares};
 
+use crate::barrier::Owed;
 use crate::egress::Held;
 use crate::event::{Counters, LinkStatus, SessionStatus};
+use crate::handover::Passed;
+use crate::lane::HeldBack;
 use crate::peer::Peer;
 use crate::random::Random;
 use crate::run::Run;
@@ -52,8 +55,18 @@ pub struct Worker {
     pub(crate) counters: Counters,
     pub(crate) drops: Drops,
     pub(crate) icmp_tokens: u32,
+    /// Answers to barriers that are owed.
+    pub(crate) owed: Vec<Owed>,
+    /// For the other workers of this node.
+    pub(crate) outgoing: VecDeque<(u8, Passed)>,
+    /// Whether lanes may go elsewhere from here on.
+    pub(crate) lanes_moved: bool,
+    /// What waited for a lane and goes next.
+    pub(crate) released: VecDeque<HeldBack>,
     events: VecDeque<Event>,
     deadline: Instant,
+    /// Until when the links know that this node was away.
+    excused: Instant,
     next_tick: Instant,
 }
 
@@ -80,8 +93,13 @@ impl Worker {
             counters: Counters::default(),
             drops: Drops::default(),
             icmp_tokens: ICMP_PER_SECOND,
+            owed: Vec::new(),
+            outgoing: VecDeque::new(),
+            lanes_moved: false,
+            released: VecDeque::new(),
             events: VecDeque::new(),
             deadline: now + TICK,
+            excused: now,
             next_tick: now + TICK,
         }
     }
@@ -96,6 +114,7 @@ impl Worker {
             Command::Bye => self.say_bye(now, tx),
             Command::DropPeer(peer) => self.drop_peer(now, peer),
         }
+        self.redirect_lanes();
     }
 
     /// Takes a packet (or super-packet) from the TUN device. The packet is changed in place.
@@ -124,6 +143,25 @@ impl Worker {
         tx: &mut TxBatch,
         tun: &mut TunBatch,
     ) {
+        if !self.released.is_empty() {
+            self.released.push_back((header, packet.to_vec()));
+            return;
+        }
+        self.packet_on(now, header, packet, tx, tun);
+    }
+
+    /// Sends a packet of this node's kernel before everything that waits.
+    pub(crate) fn packet_on(
+        &mut self,
+        now: Instant,
+        header: VnetHeader,
+        packet: &mut [u8],
+        tx: &mut TxBatch,
+        tun: &mut TunBatch,
+    ) {
+        if self.lane_number().is_some() && !self.takes_lane(now, header, packet) {
+            return;
+        }
         let sent = self.on_behalf_of(Origin::Tun, |worker| {
             worker.outbound(now, header, packet, tx, tun);
         });
@@ -146,11 +184,24 @@ impl Worker {
         }
         self.drops.set_origin(Origin::Agent);
         self.end_run(now, tx);
+        self.redirect_lanes();
     }
 
     /// There is a QUIC connection with a node, whose other end is at `remote`; or there is none any longer.
     pub fn handle_connection(&mut self, now: Instant, peer: NodeId, remote: Option<SocketAddr>) {
         self.connection(now, peer, remote);
+        self.lanes_moved = true;
+        self.redirect_lanes();
+    }
+
+    /// This node is awake again. To be said before what came in the meantime is handled: how long that waited is no matter
+    /// of the links.
+    pub fn woke(&mut self, now: Instant) {
+        let late = now.since(self.deadline.max(self.excused));
+        if late >= STALL {
+            self.excused = now;
+            self.each_link(now, Input::Stalled { late });
+        }
     }
 
     /// Does what is due. Received datagrams are to be handled first: what lies in the socket is no silence.
@@ -159,11 +210,8 @@ impl Worker {
         if now < self.deadline {
             return;
         }
+        self.woke(now);
         let slots = self.table.slots();
-        let late = now.since(self.deadline);
-        if late >= STALL {
-            self.each_link(now, Input::Stalled { late });
-        }
         let tick = now >= self.next_tick;
         if tick {
             self.next_tick = now + TICK;
@@ -180,6 +228,9 @@ impl Worker {
             self.offer_channel(now, *slot, tx);
             self.probe_size(now, *slot, tx);
             self.ask_ways(now, *slot, tx);
+            if self.lane_number().is_some() {
+                self.run_lane(now, *slot, tx);
+            }
             for carrier in Carrier::ALL {
                 if let Some(port) = self.table[*slot].port_mut(carrier) {
                     port.link.handle_timeout(now);
@@ -187,6 +238,7 @@ impl Worker {
                 }
             }
         }
+        self.redirect_lanes();
         self.deadline = self.next_deadline(now);
     }
 
@@ -206,6 +258,7 @@ impl Worker {
         Status {
             links: self.table.iter().flat_map(link_status).collect(),
             sessions: self.table.iter().map(session_status).collect(),
+            lanes: self.lane_status(),
             counters: self.counters,
             held_bytes: self.held.bytes() as u64,
             marked_packets: self.held.marked(),
@@ -232,6 +285,10 @@ impl Worker {
 
     /// Queues an event for the engine.
     pub(crate) fn tell(&mut self, event: Event) {
+        if self.lane_number().is_some() {
+            // A further worker knows of links and sessions what the first knows better.
+            return;
+        }
         if self.events.len() == MAX_EVENTS {
             self.unsent(DropReason::EventQueueFull);
             self.events.pop_front();
@@ -241,6 +298,7 @@ impl Worker {
 
     fn set_forwarding(&mut self, now: Instant, forwarding: Arc<Forwarding>) {
         self.forwarding = forwarding;
+        self.lanes_moved = true;
         self.dial_again(now);
     }
 
@@ -271,6 +329,7 @@ impl Worker {
             links
                 .chain([size, peer.ways.poll_timeout(now)])
                 .chain([peer.dialer.poll_timeout(), keys, peer.session.channel_due()])
+                .chain([peer.lane.poll_timeout()])
                 .min()
                 .unwrap_or(Instant::NEVER)
         });

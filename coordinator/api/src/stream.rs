@@ -3,13 +3,16 @@
 //!
 //! Knows nothing of sockets and opens no file: whoever connects hands in how a secret is read.
 
-use std::io;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use wattle_model::NetworkId;
+use zeroize::Zeroizing;
 
 use crate::Timestamp;
+use crate::secret::{SecretError, SecretRef, Secrets};
+use crate::slots::{SlotMap, SlotMapError};
+use crate::snapshot::SnapshotId;
 
 /// Header: the event's place in the total order of one network's events.
 pub const HEADER_SEQ: &str = "wattle-seq";
@@ -52,6 +55,16 @@ pub struct Topics {
     pub state: String,
     /// How far the mirror is, compacted, one partition.
     pub progress: String,
+    /// The whole topology at regular times, one partition.
+    pub snapshots: String,
+    /// What nodes measure.
+    pub metrics: String,
+    /// What is wrong, one partition.
+    pub alerts: String,
+    /// Who did what, one partition, kept for ever.
+    pub audit: String,
+    /// What could not be written as it is, one partition.
+    pub dlq: String,
 }
 
 impl Topics {
@@ -61,6 +74,11 @@ impl Topics {
             events: format!("{prefix}.topology.events.v1"),
             state: format!("{prefix}.topology.state.v1"),
             progress: format!("{prefix}.topology.progress.v1"),
+            snapshots: format!("{prefix}.topology.snapshots.v1"),
+            metrics: format!("{prefix}.metrics.links.v1"),
+            alerts: format!("{prefix}.alerts.v1"),
+            audit: format!("{prefix}.audit.v1"),
+            dlq: format!("{prefix}.topology.dlq.v1"),
         }
     }
 }
@@ -71,7 +89,7 @@ pub fn transactional_id(network: &str) -> String {
 }
 
 /// How far the mirror is. Written in the same transaction as the events it speaks of.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct ProgressRecord {
     /// The network.
     pub network: NetworkId,
@@ -81,12 +99,41 @@ pub struct ProgressRecord {
     pub first_seq: u64,
     /// Every event from `first_seq` to this one is in the events topic.
     pub last_seq: u64,
-    /// The last event that is in the state topic; behind `last_seq` only while that topic is written anew.
+    /// The last event that is in the state topic; another than `last_seq` only while one of the topics is written anew.
     pub state_seq: u64,
     /// The last event of each partition of the events topic, for [`HEADER_PREV_SEQ`]; 0 for none.
     pub partitions: Vec<u64>,
     /// When it was written.
     pub ts: Timestamp,
+    /// The last offset of each partition of the events topic that is known to be written, -1 for none; may lag. A
+    /// partition that ends before it was truncated or made anew.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub offsets: Vec<i64>,
+    /// As `offsets`, of the state topic.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub state_offsets: Vec<i64>,
+    /// Version of the slot map in force; 0 without one.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub slots: u32,
+    /// The last alert or audit record that is in its topic.
+    #[serde(default, skip_serializing_if = "is_none_yet")]
+    pub notices: u64,
+    /// The last snapshot that is complete.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot: Option<SnapshotId>,
+    /// When it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub snapshot_at: Option<Timestamp>,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_zero(number: &u32) -> bool {
+    *number == 0
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_none_yet(number: &u64) -> bool {
+    *number == 0
 }
 
 /// The partition of a record: records of one site share one, so that a site's history has one order. Without a site
@@ -122,6 +169,42 @@ pub struct Kafka {
     /// How topics are made that do not exist.
     #[serde(default)]
     pub topics: TopicSettings,
+    /// Which partitions the sites own; by hash if empty.
+    #[serde(default, skip_serializing_if = "is_unmapped")]
+    pub slots: SlotMap,
+    /// What happens when a topic with events is missing, recreated or truncated.
+    #[serde(default)]
+    pub lost_topic: LostTopic,
+    /// Seconds between snapshots.
+    #[serde(default = "snapshot_every")]
+    pub snapshot_every_s: u32,
+    /// Seconds between measurements.
+    #[serde(default = "metrics_every")]
+    pub metrics_every_s: u32,
+}
+
+/// A quarter of an hour: what a fresh reader has to replay at most.
+const fn snapshot_every() -> u32 {
+    900
+}
+
+const fn metrics_every() -> u32 {
+    10
+}
+
+fn is_unmapped(slots: &SlotMap) -> bool {
+    slots.0.is_empty()
+}
+
+/// What happens when a topic with events is missing, recreated or truncated.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LostTopic {
+    /// It is written anew from what the coordinator has, with a snapshot.
+    #[default]
+    Resnapshot,
+    /// Nothing is written until somebody acts.
+    Halt,
 }
 
 /// How to speak to a broker.
@@ -164,7 +247,14 @@ pub struct Sasl {
     /// The user.
     pub username: String,
     /// The file that holds the password.
-    pub password_file: PathBuf,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_file: Option<PathBuf>,
+    /// Instead, the variable of the environment that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_env: Option<String>,
+    /// Instead, the credential of systemd that holds it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub password_credential: Option<String>,
 }
 
 /// Certificates as PEM files.
@@ -180,6 +270,12 @@ pub struct Tls {
     /// Its private key.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub key_file: Option<PathBuf>,
+    /// Instead, the variable of the environment that holds the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_env: Option<String>,
+    /// Instead, the credential of systemd that holds the key.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub key_credential: Option<String>,
 }
 
 /// How topics are made. Existing topics are used as they are.
@@ -193,6 +289,10 @@ pub struct TopicSettings {
     pub replication: Option<u16>,
     /// How long events are kept.
     pub retention_days: u32,
+    /// By partition: the rack of its leader when topics are made; the other copies go to other racks. Brokers are
+    /// placed by the cluster where it is empty.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub racks: Vec<String>,
 }
 
 impl Default for TopicSettings {
@@ -201,6 +301,7 @@ impl Default for TopicSettings {
             partitions: 6,
             replication: None,
             retention_days: 90,
+            racks: Vec::new(),
         }
     }
 }
@@ -222,8 +323,26 @@ pub enum KafkaConfigError {
     /// Numbers of the topics out of range.
     #[error("kafka.topics: {0}")]
     Topics(&'static str),
+    /// Numbers of the mirror out of range.
+    #[error("kafka.{setting}: {rule}")]
+    Number {
+        /// Which setting.
+        setting: &'static str,
+        /// What is allowed.
+        rule: &'static str,
+    },
+    /// The slot map cannot be used.
+    #[error(transparent)]
+    Slots(#[from] SlotMapError),
+    /// The mirror does not act on a setting.
+    #[error(
+        "kafka.{0} has no effect yet: the mirror writes events, state and progress only, by the hash of the site; remove it"
+    )]
+    NoEffect(&'static str),
     /// A SASL protocol without a user.
-    #[error("kafka.protocol wants a user: add [kafka.sasl] with username and password_file")]
+    #[error(
+        "kafka.protocol wants a user: add [kafka.sasl] with username and password_file, password_env or password_credential"
+    )]
     NoUser,
     /// A user without a protocol that sends it.
     #[error("kafka.sasl is set but kafka.protocol has no SASL: use sasl_ssl (or sasl_plaintext)")]
@@ -232,32 +351,21 @@ pub enum KafkaConfigError {
     #[error("kafka.tls is set but kafka.protocol has no TLS: use ssl or sasl_ssl")]
     TlsUnused,
     /// A certificate without its key, or a key without its certificate.
-    #[error("kafka.tls: certificate_file and key_file belong together")]
-    HalfCertificate,
-    /// A secret cannot be read.
-    #[error("{setting} {path}: {source}", path = .path.display())]
-    Secret {
-        /// Which setting names it.
-        setting: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Why.
-        source: io::Error,
-    },
-    /// Others than its owner and group may read a secret, or change it.
     #[error(
-        "{setting} {path} is open to other users (mode {mode:04o}), so it may no longer be secret; run `chmod 0640 {path}` \
-         with the coordinator's group as the file's, or hand it over as a systemd credential",
-        path = .path.display()
+        "kafka.tls: certificate_file and its key (key_file, key_env or key_credential) belong together"
     )]
-    Exposed {
-        /// Which setting names it.
-        setting: &'static str,
-        /// The file.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-    },
+    HalfCertificate,
+    /// No password, or more than one.
+    #[error(
+        "kafka.sasl: name the password by one of password_file, password_env and password_credential"
+    )]
+    Password,
+    /// More than one key.
+    #[error("kafka.tls: name the key by one of key_file, key_env and key_credential")]
+    Key,
+    /// A secret cannot be used.
+    #[error(transparent)]
+    Secret(#[from] SecretError),
 }
 
 impl KafkaConfigError {
@@ -268,12 +376,28 @@ impl KafkaConfigError {
             Self::Prefix(_) => &["topic_prefix"],
             Self::Topics(why) if why.starts_with("partitions") => &["topics", "partitions"],
             Self::Topics(why) if why.starts_with("replication") => &["topics", "replication"],
+            Self::Topics(why) if why.starts_with("racks") => &["topics", "racks"],
+            Self::Number {
+                setting: "snapshot_every_s",
+                ..
+            } => &["snapshot_every_s"],
+            Self::Number { .. } => &["metrics_every_s"],
+            Self::Slots(_) | Self::NoEffect("slots") => &["slots"],
+            Self::NoEffect("lost_topic") => &["lost_topic"],
+            Self::NoEffect("snapshot_every_s") => &["snapshot_every_s"],
+            Self::NoEffect(_) => &["metrics_every_s"],
             Self::Topics(_) => &["topics", "retention_days"],
             Self::NoUser => &["protocol"],
             Self::UserUnused => &["sasl"],
             Self::TlsUnused | Self::HalfCertificate => &["tls"],
-            Self::Secret { setting, .. } | Self::Exposed { setting, .. } => match *setting {
+            Self::Password => &["sasl"],
+            Self::Key => &["tls"],
+            Self::Secret(error) => match error.setting() {
                 KEY_FILE => &["tls", "key_file"],
+                KEY_ENV => &["tls", "key_env"],
+                KEY_CREDENTIAL => &["tls", "key_credential"],
+                PASSWORD_ENV => &["sasl", "password_env"],
+                PASSWORD_CREDENTIAL => &["sasl", "password_credential"],
                 _ => &["sasl", "password_file"],
             },
         }
@@ -281,19 +405,75 @@ impl KafkaConfigError {
 }
 
 const PASSWORD_FILE: &str = "kafka.sasl.password_file";
+const PASSWORD_ENV: &str = "kafka.sasl.password_env";
+const PASSWORD_CREDENTIAL: &str = "kafka.sasl.password_credential";
 const KEY_FILE: &str = "kafka.tls.key_file";
+const KEY_ENV: &str = "kafka.tls.key_env";
+const KEY_CREDENTIAL: &str = "kafka.tls.key_credential";
 
-/// What a secret's file may not allow: anything to others, more than reading to the group. The group reads because the
-/// coordinator is seldom the owner: `root:wattle-coordinator`, or a systemd credential.
-const FORBIDDEN: u32 = 0o037;
+impl Sasl {
+    /// A user with SCRAM-SHA-512 whose password is in a file.
+    pub fn in_file(username: &str, password: impl Into<PathBuf>) -> Self {
+        Self {
+            mechanism: Mechanism::default(),
+            username: username.to_owned(),
+            password_file: Some(password.into()),
+            password_env: None,
+            password_credential: None,
+        }
+    }
 
-/// How secrets are read; this crate opens no file.
-pub trait Secrets {
-    /// The permission bits of a file.
-    fn mode(&self, path: &Path) -> io::Result<u32>;
+    /// Where the password is.
+    pub fn password(&self) -> Result<SecretRef, KafkaConfigError> {
+        let found = SecretRef::only(
+            self.password_file.as_deref(),
+            self.password_env.as_deref(),
+            self.password_credential.as_deref(),
+        );
+        found.ok().flatten().ok_or(KafkaConfigError::Password)
+    }
 
-    /// The text of a file.
-    fn text(&self, path: &Path) -> io::Result<String>;
+    /// Reads the password.
+    pub fn read_password(
+        &self,
+        secrets: &impl Secrets,
+    ) -> Result<Zeroizing<String>, KafkaConfigError> {
+        let password = self.password()?;
+        let setting = match password {
+            SecretRef::File(_) => PASSWORD_FILE,
+            SecretRef::Variable(_) => PASSWORD_ENV,
+            SecretRef::Credential(_) => PASSWORD_CREDENTIAL,
+        };
+        Ok(password.read(setting, secrets)?)
+    }
+}
+
+impl Tls {
+    /// Where the private key is, if there is one.
+    pub fn key(&self) -> Result<Option<SecretRef>, KafkaConfigError> {
+        SecretRef::only(
+            self.key_file.as_deref(),
+            self.key_env.as_deref(),
+            self.key_credential.as_deref(),
+        )
+        .map_err(|_| KafkaConfigError::Key)
+    }
+
+    /// Reads the private key, if there is one.
+    pub fn read_key(
+        &self,
+        secrets: &impl Secrets,
+    ) -> Result<Option<Zeroizing<String>>, KafkaConfigError> {
+        let Some(key) = self.key()? else {
+            return Ok(None);
+        };
+        let setting = match key {
+            SecretRef::File(_) => KEY_FILE,
+            SecretRef::Variable(_) => KEY_ENV,
+            SecretRef::Credential(_) => KEY_CREDENTIAL,
+        };
+        Ok(Some(key.read(setting, secrets)?))
+    }
 }
 
 impl Kafka {
@@ -306,6 +486,10 @@ impl Kafka {
             sasl: None,
             tls: None,
             topics: TopicSettings::default(),
+            slots: SlotMap::default(),
+            lost_topic: LostTopic::default(),
+            snapshot_every_s: snapshot_every(),
+            metrics_every_s: metrics_every(),
         }
     }
 
@@ -323,26 +507,23 @@ impl Kafka {
         secrets: &impl Secrets,
     ) -> Result<Vec<(&'static str, String)>, KafkaConfigError> {
         self.check()?;
-        self.refuse_exposed(secrets)?;
         let mut properties = vec![
             ("bootstrap.servers", self.brokers.join(",")),
             ("security.protocol", self.protocol.name().to_owned()),
         ];
         if let Some(sasl) = &self.sasl {
-            let password = secrets.text(&sasl.password_file);
-            let password = password.map_err(unreadable(PASSWORD_FILE, &sasl.password_file))?;
+            let password = sasl.read_password(secrets)?;
             properties.push(("sasl.mechanism", sasl.mechanism.name().to_owned()));
             properties.push(("sasl.username", sasl.username.clone()));
-            properties.push((
-                "sasl.password",
-                password.trim_end_matches(['\r', '\n']).to_owned(),
-            ));
+            properties.push(("sasl.password", password.to_string()));
         }
         let tls = self.tls.clone().unwrap_or_default();
+        if let Some(key) = tls.read_key(secrets)? {
+            properties.push(("ssl.key.pem", key.to_string()));
+        }
         let files = [
             ("ssl.ca.location", tls.ca_file),
             ("ssl.certificate.location", tls.certificate_file),
-            ("ssl.key.location", tls.key_file),
         ];
         for (name, file) in files {
             properties.extend(file.map(|file| (name, file.display().to_string())));
@@ -350,23 +531,23 @@ impl Kafka {
         Ok(properties)
     }
 
-    /// The files that hold secrets: whether others could have read them.
-    fn refuse_exposed(&self, secrets: &impl Secrets) -> Result<(), KafkaConfigError> {
-        let password = self.sasl.as_ref().map(|sasl| &sasl.password_file);
-        let key = self.tls.as_ref().and_then(|tls| tls.key_file.as_ref());
-        for (setting, path) in [(PASSWORD_FILE, password), (KEY_FILE, key)] {
-            let Some(path) = path else { continue };
-            let mode = secrets.mode(path).map_err(unreadable(setting, path))? & 0o7777;
-            if mode & FORBIDDEN != 0 {
-                let path = path.clone();
-                return Err(KafkaConfigError::Exposed {
-                    setting,
-                    path,
-                    mode,
-                });
-            }
+    /// Finds what is wrong with the section for the mirror: what [`Self::check`] finds, and settings that it does not
+    /// act on.
+    pub fn check_for_mirror(&self) -> Result<(), KafkaConfigError> {
+        self.check()?;
+        let without_effect = [
+            (is_unmapped(&self.slots), "slots"),
+            (self.lost_topic == LostTopic::default(), "lost_topic"),
+            (
+                self.snapshot_every_s == snapshot_every(),
+                "snapshot_every_s",
+            ),
+            (self.metrics_every_s == metrics_every(), "metrics_every_s"),
+        ];
+        match without_effect.iter().find(|(is_default, _)| !is_default) {
+            Some((_, setting)) => Err(KafkaConfigError::NoEffect(setting)),
+            None => Ok(()),
         }
-        Ok(())
     }
 
     /// Finds what is wrong with the section without connecting.
@@ -385,27 +566,28 @@ impl Kafka {
             return Err(KafkaConfigError::Prefix(prefix.clone()));
         }
         self.topics.check()?;
+        self.slots.check(self.topics.partitions)?;
+        if !(10..=86_400).contains(&self.snapshot_every_s) {
+            let (setting, rule) = ("snapshot_every_s", "10 to 86400 seconds");
+            return Err(KafkaConfigError::Number { setting, rule });
+        }
+        if !(1..=3_600).contains(&self.metrics_every_s) {
+            let (setting, rule) = ("metrics_every_s", "1 to 3600 seconds");
+            return Err(KafkaConfigError::Number { setting, rule });
+        }
         match (self.protocol.has_sasl(), &self.sasl) {
             (true, None) => return Err(KafkaConfigError::NoUser),
             (false, Some(_)) => return Err(KafkaConfigError::UserUnused),
-            (true, Some(_)) | (false, None) => {}
+            (true, Some(sasl)) => drop(sasl.password()?),
+            (false, None) => {}
         }
         match &self.tls {
             Some(_) if !self.protocol.has_tls() => Err(KafkaConfigError::TlsUnused),
-            Some(tls) if tls.certificate_file.is_some() != tls.key_file.is_some() => {
+            Some(tls) if tls.certificate_file.is_some() != tls.key()?.is_some() => {
                 Err(KafkaConfigError::HalfCertificate)
             }
             Some(_) | None => Ok(()),
         }
-    }
-}
-
-fn unreadable(setting: &'static str, path: &Path) -> impl FnOnce(io::Error) -> KafkaConfigError {
-    let path = path.to_owned();
-    move |source| KafkaConfigError::Secret {
-        setting,
-        path,
-        source,
     }
 }
 
@@ -423,12 +605,18 @@ impl TopicSettings {
         if !(1..=36_500).contains(&self.retention_days) {
             return Err(KafkaConfigError::Topics("retention_days is 1 to 36500"));
         }
+        if !self.racks.is_empty() && self.racks.len() != self.partitions as usize {
+            return Err(KafkaConfigError::Topics(
+                "racks names one rack for each partition, or none at all",
+            ));
+        }
         Ok(())
     }
 }
 
 impl Protocol {
-    const fn name(self) -> &'static str {
+    /// Its name in librdkafka's properties.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Plaintext => "plaintext",
             Self::Ssl => "ssl",
@@ -437,17 +625,20 @@ impl Protocol {
         }
     }
 
-    const fn has_sasl(self) -> bool {
+    /// Whether a user logs in.
+    pub const fn has_sasl(self) -> bool {
         matches!(self, Self::SaslPlaintext | Self::SaslSsl)
     }
 
-    const fn has_tls(self) -> bool {
+    /// Whether it is encrypted.
+    pub const fn has_tls(self) -> bool {
         matches!(self, Self::Ssl | Self::SaslSsl)
     }
 }
 
 impl Mechanism {
-    const fn name(self) -> &'static str {
+    /// Its name in the protocol and in librdkafka's properties.
+    pub const fn name(self) -> &'static str {
         match self {
             Self::Plain => "PLAIN",
             Self::ScramSha256 => "SCRAM-SHA-256",
@@ -471,6 +662,9 @@ fn is_topic_name(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::io;
+    use std::path::Path;
+
     use super::*;
 
     #[test]
@@ -501,13 +695,7 @@ mod tests {
     fn a_section_that_cannot_work_is_refused_with_a_hint() {
         let ok = Kafka::plaintext("k1:9092");
         assert!(ok.check().is_ok());
-        let sasl = || {
-            Some(Sasl {
-                mechanism: Mechanism::default(),
-                username: "u".into(),
-                password_file: "/nonexistent".into(),
-            })
-        };
+        let sasl = || Some(Sasl::in_file("u", "/nonexistent"));
         let cases: [(Kafka, &str); 8] = [
             (
                 Kafka {
@@ -583,11 +771,7 @@ mod tests {
     fn the_password_comes_from_its_file_and_stands_in_no_debug_output() {
         let section = Kafka {
             protocol: Protocol::SaslPlaintext,
-            sasl: Some(Sasl {
-                mechanism: Mechanism::ScramSha512,
-                username: "wattle".into(),
-                password_file: "/run/secret".into(),
-            }),
+            sasl: Some(Sasl::in_file("wattle", "/run/secret")),
             ..Kafka::plaintext("k1:9092")
         };
         let properties = section.properties(&File(Some(0o600))).unwrap();
@@ -601,11 +785,7 @@ mod tests {
     fn secrets_that_others_can_read_are_refused() {
         let with_password = Kafka {
             protocol: Protocol::SaslSsl,
-            sasl: Some(Sasl {
-                mechanism: Mechanism::default(),
-                username: "u".into(),
-                password_file: "/p".into(),
-            }),
+            sasl: Some(Sasl::in_file("u", "/p")),
             ..Kafka::plaintext("k1:9092")
         };
         let with_key = Kafka {
@@ -614,6 +794,7 @@ mod tests {
                 ca_file: None,
                 certificate_file: Some("/c".into()),
                 key_file: Some("/k".into()),
+                ..Tls::default()
             }),
             ..Kafka::plaintext("k1:9092")
         };
@@ -647,6 +828,10 @@ mod tests {
 
         fn text(&self, path: &Path) -> io::Result<String> {
             self.mode(path).map(|_| "hunter2\n".to_owned())
+        }
+
+        fn variable(&self, _: &str) -> Option<String> {
+            None
         }
     }
 }

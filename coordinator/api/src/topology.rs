@@ -2,7 +2,8 @@
 //! prints it and Kafka carries it. One envelope, three kinds of entity. Units stand in the names of fields; times are
 //! RFC 3339 UTC. Version 1 only ever gains optional fields; readers ignore the ones they do not know.
 //!
-//! The envelope follows Debezium's: `before`, `after`, `op`, `source`, `ts`. Published as JSON Schema in `schemas/`.
+//! The envelope follows Debezium's: `before`, `after`, `op`, `source`, `ts`. Published as JSON Schema in
+//! `docs/schemas`.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -37,6 +38,16 @@ pub struct TopologyEvent {
     pub source: Source,
     /// When the coordinator wrote it down.
     pub ts: Timestamp,
+    /// Set where the images are too large for Kafka: they are among the dead letters, `before` and `after` are `null`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub omitted: Option<Omitted>,
+}
+
+/// Images that an event in Kafka leaves out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Omitted {
+    /// Size of the whole event in bytes.
+    pub bytes: u64,
 }
 
 impl TopologyEvent {
@@ -280,6 +291,15 @@ pub struct Source {
     pub site: Option<NodeName>,
     /// When the origin of that record saw the change, on its own clock.
     pub observed_at: Option<Timestamp>,
+    /// Changes of the same entity that this event stands for besides its own: measurements that followed each other
+    /// too fast.
+    #[serde(default, skip_serializing_if = "is_none")]
+    pub coalesced: u64,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+const fn is_none(number: &u64) -> bool {
+    *number == 0
 }
 
 /// An entity as it was or is.

@@ -1,39 +1,181 @@
-//! Recorded events of every released version are read, written back unchanged, and fit the published schema.
+//! Recorded values of every released version are read, written back unchanged, and fit the published schemas; and the
+//! schemas themselves only ever gain optional fields.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking"
+)]
+
+mod schema;
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use serde_json::Value;
-use wattle_api::topology::{Cause, TopologyEvent};
+use wattle_api::gap::{DeadLetter, GapRecord};
+use wattle_api::measurement::LinkMetrics;
+use wattle_api::notice::{Alert, AuditRecord};
+use wattle_api::rest;
+use wattle_api::slots::SlotMapRecord;
+use wattle_api::snapshot::SnapshotRecord;
+use wattle_api::stream::{ProgressRecord, Topics};
+use wattle_api::topology::{Cause, Entity, TopologyEvent};
 
-const EVENTS: &str = include_str!("golden/topology-events.v1.jsonl");
-const SCHEMA: &str = include_str!("../schemas/topology-event.v1.schema.json");
+use crate::schema::{check, contract, fields};
 
-#[test]
-fn recorded_events_are_read_and_written_back_unchanged() {
-    for line in EVENTS.lines() {
-        let event: TopologyEvent = serde_json::from_str(line).unwrap();
-        assert_eq!(serde_json::to_string(&event).unwrap(), line);
-        let entity = event.after.as_ref().or(event.before.as_ref()).unwrap();
-        assert_eq!(entity.key(), event.key);
-        assert_eq!(event.key.kind(), event.kind);
-        assert_eq!(
-            (event.id.term, event.id.seq),
-            (event.source.term, event.source.seq)
-        );
+/// A published schema, values of it, and how the type of the code reads and writes one.
+struct Published {
+    name: &'static str,
+    schema: &'static str,
+    values: &'static str,
+    rewrite: fn(&str) -> String,
+}
+
+macro_rules! published {
+    ($($name:literal $values:literal $type:ty,)*) => {
+        [$(Published {
+            name: $name,
+            schema: include_str!(concat!("../../../docs/schemas/", $name, ".v1.schema.json")),
+            values: include_str!(concat!("golden/", $values, ".v1.jsonl")),
+            rewrite: rewrite::<$type>,
+        },)*]
+    };
+}
+
+const PUBLISHED: [Published; 15] = published! {
+    "topology-event" "topology-events" TopologyEvent,
+    "topology-state" "topology-state" Entity,
+    "topology-progress" "topology-progress" ProgressRecord,
+    "topology-slots" "topology-slots" SlotMapRecord,
+    "topology-snapshot" "topology-snapshot" SnapshotRecord,
+    "topology-gap" "topology-gap" GapRecord,
+    "topology-dead-letter" "topology-dead-letter" DeadLetter,
+    "metrics-links" "metrics-links" LinkMetrics,
+    "alert" "alert" Alert,
+    "audit" "audit" AuditRecord,
+    "rest-node" "rest-node" rest::Node,
+    "rest-network" "rest-network" rest::Network,
+    "rest-topology" "rest-topology" rest::Topology,
+    "rest-problem" "rest-problem" rest::Problem,
+    "rest-leaf" "rest-leaf" rest::LeafCreated,
+};
+
+fn rewrite<T: Serialize + DeserializeOwned>(line: &str) -> String {
+    let value: T = serde_json::from_str(line).unwrap_or_else(|why| panic!("{why} in {line}"));
+    serde_json::to_string(&value).unwrap()
+}
+
+impl Published {
+    fn schema(&self) -> Value {
+        serde_json::from_str(self.schema).unwrap()
+    }
+
+    fn values(&self) -> impl Iterator<Item = Value> {
+        self.values
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
     }
 }
 
 #[test]
-fn recorded_events_fit_the_schema_and_name_every_field_in_it() {
-    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
-    for line in EVENTS.lines() {
-        let event: Value = serde_json::from_str(line).unwrap();
-        check(&schema, &schema, &event).unwrap_or_else(|why| panic!("{why} in {line}"));
+fn recorded_values_are_read_and_written_back_unchanged() {
+    for published in PUBLISHED {
+        assert!(!published.values.is_empty(), "{}", published.name);
+        for line in published.values.lines() {
+            assert_eq!((published.rewrite)(line), line, "{}", published.name);
+        }
+    }
+}
+
+#[test]
+fn recorded_values_fit_their_schemas() {
+    for published in PUBLISHED {
+        let schema = published.schema();
+        for value in published.values() {
+            check(&schema, &schema, &value)
+                .unwrap_or_else(|why| panic!("{}: {why} in {value}", published.name));
+        }
+    }
+}
+
+#[test]
+fn recorded_values_have_every_field_that_a_schema_names() {
+    for published in PUBLISHED {
+        let schema = published.schema();
+        let named: BTreeSet<String> = fields(&schema).into_iter().map(|(path, _)| path).collect();
+        let mut seen = BTreeSet::new();
+        for value in published.values() {
+            schema::seen(&value, "", &mut seen);
+        }
+        let unseen: Vec<_> = named
+            .iter()
+            .filter(|path| !schema::is_seen(path, &seen))
+            .collect();
+        assert!(
+            unseen.is_empty(),
+            "{}: no recorded value has {unseen:?}",
+            published.name
+        );
+    }
+}
+
+/// `golden/contract.v1.txt` holds a line for each field of each released schema. A line that is gone or changed breaks
+/// readers; a field that is there for the first time must be optional and gets its line.
+#[test]
+fn schemas_only_ever_gain_optional_fields() {
+    let released: BTreeSet<&str> = include_str!("golden/contract.v1.txt").lines().collect();
+    let present: BTreeSet<String> = PUBLISHED
+        .iter()
+        .flat_map(|published| contract(published.name, &published.schema()))
+        .collect();
+    let broken: Vec<_> = released
+        .iter()
+        .filter(|line| !present.contains(**line))
+        .collect();
+    assert!(
+        broken.is_empty(),
+        "readers of version 1 count on: {broken:#?}"
+    );
+    let fresh: Vec<_> = present
+        .iter()
+        .filter(|line| !released.contains(line.as_str()))
+        .collect();
+    let required = fresh.iter().find(|line| line.ends_with("required"));
+    assert!(required.is_none(), "must be optional: {required:?}");
+    assert!(
+        fresh.is_empty(),
+        "add to golden/contract.v1.txt:\n{}",
+        schema::lines(&fresh)
+    );
+}
+
+#[test]
+fn the_contract_notices_a_field_that_is_gone_renamed_or_of_another_type() {
+    let good = PUBLISHED[0].schema();
+    let before: BTreeSet<String> = contract("e", &good).into_iter().collect();
+    let breaks: [fn(&mut Value); 3] = [
+        |schema| drop(schema["properties"].as_object_mut().unwrap().remove("ts")),
+        |schema| schema["$defs"]["link"]["properties"]["rtt_us"]["type"] = "string".into(),
+        |schema| {
+            schema["required"]
+                .as_array_mut()
+                .unwrap()
+                .retain(|name| name != "op");
+        },
+    ];
+    for (number, change) in breaks.into_iter().enumerate() {
+        let mut schema = good.clone();
+        change(&mut schema);
+        let after: BTreeSet<String> = contract("e", &schema).into_iter().collect();
+        assert!(!before.is_subset(&after), "change {number} goes unnoticed");
     }
 }
 
 #[test]
 fn the_schema_test_notices_a_missing_an_unknown_and_a_wrong_field() {
-    let schema: Value = serde_json::from_str(SCHEMA).unwrap();
-    let good: Value = serde_json::from_str(EVENTS.lines().next().unwrap()).unwrap();
+    let schema = PUBLISHED[0].schema();
+    let good = PUBLISHED[0].values().next().unwrap();
     for (pointer, value) in [
         ("/op", "x".into()),
         ("/source/term", 0.into()),
@@ -52,74 +194,69 @@ fn the_schema_test_notices_a_missing_an_unknown_and_a_wrong_field() {
 }
 
 #[test]
-fn fields_and_causes_of_later_versions_are_tolerated() {
-    let line = EVENTS.lines().next().unwrap();
+fn keys_kinds_and_numbers_of_recorded_events_agree() {
+    for line in PUBLISHED[0].values.lines() {
+        let event: TopologyEvent = serde_json::from_str(line).unwrap();
+        let entity = event.after.as_ref().or(event.before.as_ref());
+        assert!(entity.map_or(event.omitted.is_some(), |entity| entity.key() == event.key));
+        assert_eq!(event.key.kind(), event.kind);
+        assert_eq!(
+            (event.id.term, event.id.seq),
+            (event.source.term, event.source.seq)
+        );
+    }
+}
+
+#[test]
+fn fields_and_words_of_later_versions_are_tolerated() {
+    let line = PUBLISHED[0].values.lines().next().unwrap();
     let later = line
         .replace("member_added", "member_teleported")
         .replace("\"ts\"", "\"later\":{\"a\":1},\"ts\"");
     let event: TopologyEvent = serde_json::from_str(&later).unwrap();
     assert_eq!(event.cause, Cause::Unknown);
-}
-
-/// The part of JSON Schema that our schemas use; stricter in one point: a field that the schema does not name is an
-/// error, so that types and schema cannot drift apart.
-fn check(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
-    if let Some(reference) = schema["$ref"].as_str() {
-        return check(
-            root,
-            root.pointer(&reference[1..]).ok_or("dangling $ref")?,
-            value,
-        );
-    }
-    if let Some(choices) = schema["oneOf"].as_array() {
-        let fitting = choices
-            .iter()
-            .filter(|choice| check(root, choice, value).is_ok())
-            .count();
-        return if fitting == 1 {
-            Ok(())
-        } else {
-            Err(format!("{fitting} choices fit {value}"))
-        };
-    }
-    let fits = match schema["type"].as_str().ok_or("no type")? {
-        "object" => return check_object(root, schema, value),
-        "array" => {
-            let items = value.as_array().ok_or("no array")?;
-            return items
-                .iter()
-                .try_for_each(|item| check(root, &schema["items"], item));
+    for published in &PUBLISHED {
+        for mut value in published.values() {
+            value["of_a_later_version"] = 1.into();
+            (published.rewrite)(&value.to_string());
         }
-        "string" => value.is_string(),
-        "integer" => value
-            .as_u64()
-            .is_some_and(|n| n >= schema["minimum"].as_u64().unwrap_or(0)),
-        "boolean" => value.is_boolean(),
-        "null" => value.is_null(),
-        other => return Err(format!("type {other} is not known to this test")),
-    };
-    let listed = schema["enum"]
-        .as_array()
-        .is_none_or(|values| values.contains(value));
-    if fits && listed {
-        Ok(())
-    } else {
-        Err(format!("{value} does not fit {schema}"))
     }
 }
 
-fn check_object(root: &Value, schema: &Value, value: &Value) -> Result<(), String> {
-    let fields = value.as_object().ok_or("no object")?;
-    for name in schema["required"].as_array().ok_or("no required")? {
-        let name = name.as_str().ok_or("required names")?;
-        fields.get(name).ok_or(format!("{name} is missing"))?;
-    }
-    for (name, field) in fields {
-        let property = &schema["properties"][name.as_str()];
-        if property.is_null() {
-            return Err(format!("{name} is not in the schema"));
+/// The AsyncAPI document names every topic and every schema, and nothing that is not there.
+#[test]
+fn the_asyncapi_document_has_every_topic_and_every_schema() {
+    let document: Value =
+        serde_json::from_str(include_str!("../../../docs/asyncapi.json")).unwrap();
+    let addresses: BTreeSet<String> = document["channels"]
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|channel| channel["address"].as_str().unwrap().to_owned())
+        .collect();
+    let topics = serde_json::to_value(Topics::below("{prefix}")).unwrap();
+    let topics: BTreeSet<String> = topics
+        .as_object()
+        .unwrap()
+        .values()
+        .map(|topic| topic.as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(addresses, topics);
+    let messages = document["components"]["messages"].as_object().unwrap();
+    let streamed = PUBLISHED
+        .iter()
+        .filter(|published| !published.name.starts_with("rest-"));
+    let expected: BTreeSet<String> = streamed
+        .map(|published| format!("schemas/{}.v1.schema.json", published.name))
+        .collect();
+    let found: BTreeSet<String> = messages
+        .values()
+        .map(|message| message["payload"]["$ref"].as_str().unwrap().to_owned())
+        .collect();
+    assert_eq!(found, expected);
+    for channel in document["channels"].as_object().unwrap().values() {
+        for message in channel["messages"].as_object().unwrap().keys() {
+            assert!(messages.contains_key(message), "{message}");
         }
-        check(root, property, field).map_err(|why| format!("{name}: {why}"))?;
     }
-    Ok(())
 }

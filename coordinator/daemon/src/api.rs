@@ -1,5 +1,6 @@
 //! The REST API: `/api/v1` with a bearer token, and `/livez`, `/readyz`, `/metrics` without. Errors are problem details.
 
+mod history;
 mod stream;
 
 use std::sync::Arc;
@@ -62,6 +63,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/tokens/{id}", delete(withdraw_token))
         .route("/leaves", post(create_leaf))
         .route("/mirror", get(mirror))
+        .route("/events", get(history::events))
         .route("/events/stream", get(stream::events))
         .fallback(no_resource)
         .method_not_allowed_fallback(no_method)
@@ -140,7 +142,7 @@ impl<S: Send + Sync, T: serde::de::DeserializeOwned> FromRequestParts<S> for Que
                 "query",
                 rejection.status(),
                 rejection.body_text(),
-                "pages take ?after=KEY&limit=NUMBER, the event stream takes ?after=NUMBER",
+                "pages take ?after=KEY&limit=NUMBER, events ?after=NUMBER or ?since=TIME (RFC 3339, UTC), the event stream ?after=NUMBER",
             )),
         }
     }

@@ -118,7 +118,9 @@ impl Config {
         let Some(kafka) = &self.kafka else {
             return Ok(());
         };
-        kafka.check().map_err(|error| kafka_complaint(text, &error))
+        kafka
+            .check_for_mirror()
+            .map_err(|error| kafka_complaint(text, &error))
     }
 }
 
@@ -190,6 +192,10 @@ mod tests {
             (
                 "[kafka]\nbrokers = [\"k:1\"]\n[kafka.topics]\nretention_days = 0",
                 "c.toml:4:18: kafka.topics: retention_days",
+            ),
+            (
+                "[kafka]\nbrokers = [\"k:1\"]\nsnapshot_every_s = 60",
+                "c.toml:3:20: kafka.snapshot_every_s has no effect yet",
             ),
             ("[kafka]\n", "c.toml:1:1: missing field `brokers`"),
             (

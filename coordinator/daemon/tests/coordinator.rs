@@ -285,6 +285,13 @@ async fn every_refusal_of_the_api_is_a_problem_with_a_hint() {
     let cases = [
         ("GET", "/api/v1/nodes?limit=many", "", 400),
         ("GET", "/api/v1/events/stream?after=yesterday", "", 400),
+        ("GET", "/api/v1/events?since=yesterday", "", 400),
+        (
+            "GET",
+            "/api/v1/events?after=1&since=2026-11-22T22:08:00Z",
+            "",
+            422,
+        ),
         ("GET", "/api/v1/nodes/%ff", "", 400),
         ("GET", "/api/v1/nodes/nobody", "", 404),
         ("DELETE", "/api/v1/nodes/nobody", "", 404),
@@ -399,4 +406,61 @@ async fn a_second_coordinator_and_a_second_init_on_one_state_are_refused() {
     );
     let log = coordinator.terminate();
     assert!(log.contains("Coordinator has stopped"), "{log}");
+}
+
+#[tokio::test]
+async fn the_past_is_served_page_by_page_after_an_event_or_a_time() {
+    let coordinator = Coordinator::start().await;
+    let mut a = Agent::new(1).join(&coordinator.token(&[])).await.unwrap();
+    let b = Agent::new(2).join(&coordinator.token(&[])).await.unwrap();
+    let mut events = coordinator.stream(None).await;
+    events.snapshot().await;
+    for counter in 1..=3 {
+        a.report(counter, &[b.agent.id()], 900 + counter).await;
+    }
+    // Two members, a node that reports, its link, two measurements.
+    for _ in 3..=6 {
+        events.next().await;
+    }
+    let seqs = |page: &Value| -> Vec<u64> {
+        let items = page["items"].as_array().unwrap();
+        items
+            .iter()
+            .map(|event| event["source"]["seq"].as_u64().unwrap())
+            .collect()
+    };
+    let mut path = "/api/v1/events?limit=4".to_owned();
+    let mut told = Vec::new();
+    let all = loop {
+        let page = coordinator.get(&path).await;
+        told.push(seqs(&page));
+        match page["next"].as_str() {
+            Some(after) => path = format!("/api/v1/events?limit=4&after={after}"),
+            None => break coordinator.get("/api/v1/events").await,
+        }
+    };
+    assert_eq!(told, [vec![1, 2, 3, 4], vec![5, 6]]);
+    assert_eq!(
+        (seqs(&all), &all["next"]),
+        ((1..=6).collect(), &Value::Null)
+    );
+    let since = |event: usize| {
+        format!(
+            "/api/v1/events?since={}",
+            all["items"][event]["ts"].as_str().unwrap()
+        )
+    };
+    let later = coordinator.get(&since(1)).await;
+    let of_later_time = all["items"].as_array().unwrap().iter();
+    let of_later_time =
+        of_later_time.filter(|event| event["ts"].as_str() > all["items"][1]["ts"].as_str());
+    let expected: Vec<u64> = of_later_time
+        .map(|event| event["source"]["seq"].as_u64().unwrap())
+        .collect();
+    assert_eq!(seqs(&later), expected);
+    assert!(seqs(&coordinator.get(&since(5)).await).is_empty());
+    let before = coordinator
+        .get("/api/v1/events?since=2001-01-01T00:00:00Z")
+        .await;
+    assert_eq!(seqs(&before).len(), 6);
 }

@@ -31,6 +31,9 @@ pub struct Evidence {
     pub record_seq: Option<u64>,
     /// When the origin saw the change, on its own clock.
     pub observed_at: Option<Timestamp>,
+    /// Earlier changes of the same entity that were never told by themselves.
+    #[serde(default)]
+    pub coalesced: u64,
 }
 
 /// What all events of one run of one coordinator have in common.
@@ -79,8 +82,10 @@ impl Difference {
                 record_seq: self.evidence.record_seq,
                 site: self.site.clone(),
                 observed_at: self.evidence.observed_at,
+                coalesced: self.evidence.coalesced,
             },
             ts,
+            omitted: None,
         }
     }
 }

@@ -128,6 +128,7 @@ impl Topology {
                 reporter: Some(record.origin()),
                 record_seq: Some(record.seq().0),
                 observed_at,
+                coalesced: 0,
             };
             let change = Change {
                 cause: report_cause,

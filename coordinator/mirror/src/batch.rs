@@ -227,8 +227,10 @@ mod tests {
                 record_seq: None,
                 site: Some(site.parse().unwrap()),
                 observed_at: None,
+                coalesced: 0,
             },
             ts: Timestamp::from_millis(seq),
+            omitted: None,
         }
     }
 

@@ -10,7 +10,8 @@ use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{NoCustomPartitioner, ProducerContext};
-use wattle_api::stream::{Kafka, KafkaConfigError, Secrets};
+use wattle_api::secret::Secrets;
+use wattle_api::stream::{Kafka, KafkaConfigError};
 
 use crate::error::{MirrorError, is_credentials};
 use crate::status::Board;
@@ -30,7 +31,7 @@ pub(crate) fn base(kafka: &Kafka) -> Result<ClientConfig, KafkaConfigError> {
     Ok(config)
 }
 
-/// Secrets as they stand in files.
+/// Secrets as this host has them.
 struct Files;
 
 impl Secrets for Files {
@@ -40,6 +41,10 @@ impl Secrets for Files {
 
     fn text(&self, path: &Path) -> std::io::Result<String> {
         std::fs::read_to_string(path)
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
     }
 }
 
@@ -140,7 +145,7 @@ impl ProducerContext<NoCustomPartitioner> for Complaints {
 mod tests {
     use std::os::unix::fs::PermissionsExt as _;
 
-    use wattle_api::stream::{Mechanism, Protocol, Sasl};
+    use wattle_api::stream::{Protocol, Sasl};
 
     use super::*;
 
@@ -151,11 +156,7 @@ mod tests {
         std::fs::write(&password_file, "hunter2").unwrap();
         let kafka = Kafka {
             protocol: Protocol::SaslPlaintext,
-            sasl: Some(Sasl {
-                mechanism: Mechanism::ScramSha512,
-                username: "wattle".into(),
-                password_file: password_file.clone(),
-            }),
+            sasl: Some(Sasl::in_file("wattle", &password_file)),
             ..Kafka::plaintext("k1:9092")
         };
         for (mode, accepted) in [(0o644, false), (0o604, false), (0o640, true), (0o600, true)] {

@@ -28,7 +28,6 @@ use wattle_model::NetworkId;
 pub use crate::error::MirrorError;
 pub use crate::outbox::{Outbox, OutboxError, StoreOutbox};
 pub use crate::status::{Metric, State, Status};
-pub use crate::topics::{TopicSpec, desired_topics};
 
 /// What a mirror must know.
 #[derive(Debug, Clone)]

@@ -59,6 +59,7 @@ impl Position {
             state_seq: self.state_seq,
             partitions: self.partitions.clone(),
             ts: now(),
+            ..ProgressRecord::default()
         }
     }
 }

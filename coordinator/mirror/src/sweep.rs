@@ -180,6 +180,7 @@ mod tests {
             state_seq: last_seq,
             partitions: partitions.to_vec(),
             ts: now(),
+            ..ProgressRecord::default()
         }
     }
 

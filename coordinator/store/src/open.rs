@@ -146,8 +146,10 @@ fn is_damage(error: &sqlx::Error) -> bool {
     matches!(code.map(|code| code & 0xff), Some(11 | 26))
 }
 
-/// Brings the tables to this version.
-pub(crate) async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
+/// Brings the tables to this version. One process at a time does, the others wait for it: SQLite's migrator looks which
+/// steps are missing and takes them in two transactions.
+pub(crate) async fn migrate(pool: &SqlitePool, database: &Path) -> Result<(), StoreError> {
+    let _turn = wait_for_turn(database.with_extension("migrating")).await?;
     let migrator = sqlx::migrate!("./migrations");
     let known = migrator.iter().map(|step| step.version).max().unwrap_or(0);
     migrator.run(pool).await.map_err(|error| match error {
@@ -157,6 +159,20 @@ pub(crate) async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
         }
         other => StoreError::Migrate(other),
     })
+}
+
+/// Waits until no other process brings the tables to its version; the turn lasts until the file is closed.
+async fn wait_for_turn(path: PathBuf) -> Result<File, StoreError> {
+    let turn = path.clone();
+    let taken = tokio::task::spawn_blocking(move || {
+        let file = open_private(&turn)?;
+        file.lock()?;
+        Ok(file)
+    });
+    let taken = taken
+        .await
+        .unwrap_or_else(|error| Err(io::Error::other(error)));
+    taken.map_err(|source| StoreError::Lock { path, source })
 }
 
 /// The open database. Cheap to clone; all clones are one.
@@ -179,7 +195,7 @@ impl Store {
     ) -> Result<Self, StoreError> {
         let lock = lock(path)?;
         let writer = connect(path).await?;
-        migrate(&writer).await?;
+        migrate(&writer, path).await?;
         let (term, seq) = begin_term(&writer, network).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)

@@ -1,6 +1,7 @@
 //! Reading the outbox: for the mirror, for streams, and what may go.
 
 use tokio::sync::watch;
+use wattle_api::Timestamp;
 use wattle_api::topology::TopologyEvent;
 
 use crate::open::{BEGIN, Doing, Store, StoreError};
@@ -51,6 +52,24 @@ impl Store {
             .await
             .doing("read the outbox")?;
         Ok(first.map_or(self.last_seq() + 1, i64::cast_unsigned))
+    }
+
+    /// The newest event that is not later than `time`; `None` if the oldest one that is kept is later, or none is kept.
+    /// By bisection: numbers have no holes, and times follow them unless the clock was set back.
+    pub async fn seq_at(&self, time: Timestamp) -> Result<Option<u64>, StoreError> {
+        let (mut low, mut high) = (self.first_seq().await?, self.last_seq() + 1);
+        let first = low;
+        while low < high {
+            let middle = low + (high - low) / 2;
+            let rows = self.outbox_after(middle - 1, 1).await?;
+            match rows.first() {
+                Some(row) if row.event()?.ts > time => high = middle,
+                // Events may be trimmed away meanwhile: those are old.
+                Some(row) => low = row.seq + 1,
+                None => high = middle,
+            }
+        }
+        Ok((low > first).then(|| low - 1))
     }
 
     /// Follows [`Store::last_seq`].

@@ -33,7 +33,7 @@ impl Tokens {
     /// Opens the table of an existing database, beside a coordinator that may be running.
     pub async fn open(database: &Path) -> Result<Self, StoreError> {
         let pool = connect(database).await?;
-        migrate(&pool).await?;
+        migrate(&pool, database).await?;
         Ok(Self { pool })
     }
 

@@ -13,7 +13,7 @@ use wattle_api::topology::{Cause, Entity, EntityKey, Op, PrefixEntity, TopologyE
 use wattle_fleet::Difference;
 use wattle_fleet::difference::Evidence;
 use wattle_model::{NetworkId, NodeId};
-use wattle_store::{Change, Claim, Store, StoreError, TokenFound};
+use wattle_store::{Change, Claim, Store, StoreError, TokenFound, Tokens};
 
 const NETWORK: NetworkId = NetworkId(7);
 const NOW: Timestamp = Timestamp::from_millis(1_795_385_280_000);
@@ -136,6 +136,24 @@ async fn of_64_parallel_joins_with_one_token_exactly_one_wins() {
     assert_eq!(losers, 63);
     assert_eq!(events(&store).await.len(), 1);
     assert_eq!(store.last_seq(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 4)]
+async fn whoever_opens_a_fresh_database_at_the_same_moment_finds_its_tables() {
+    for _ in 0..5 {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("coordinator.db");
+        let beside: Vec<_> = (0..6)
+            .map(|_| {
+                let path = path.clone();
+                tokio::spawn(async move { Tokens::open(&path).await.map(|_| ()) })
+            })
+            .collect();
+        open(directory.path()).await.unwrap();
+        for opened in beside {
+            opened.await.unwrap().unwrap();
+        }
+    }
 }
 
 #[tokio::test]
@@ -378,4 +396,29 @@ async fn batches_of_events_reach_the_disk_faster_than_2000_a_second() {
     }
     let rate = 10_000.0 / start.elapsed().as_secs_f64();
     assert!(rate > 2_000.0, "{rate:.0} events/s");
+}
+
+#[tokio::test]
+async fn the_newest_event_of_a_time_is_found_until_it_is_trimmed_away() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await.unwrap();
+    let at = |seconds: u64| Timestamp::from_millis(NOW.as_millis() + seconds * 1_000);
+    assert_eq!(store.seq_at(at(0)).await.unwrap(), None);
+    // Events 1 to 3 at 0 s, 4 to 6 at 10 s, ... 28 to 30 at 90 s.
+    for step in 0..10 {
+        let change = announce(step * 3..step * 3 + 3);
+        store.commit(&change, at(step * 10)).await.unwrap();
+    }
+    for (seconds, seq) in [(0, 3), (9, 3), (10, 6), (45, 15), (90, 30), (1_000, 30)] {
+        assert_eq!(
+            store.seq_at(at(seconds)).await.unwrap(),
+            Some(seq),
+            "{seconds}"
+        );
+    }
+    let before = Timestamp::from_millis(NOW.as_millis() - 1);
+    assert_eq!(store.seq_at(before).await.unwrap(), None);
+    store.trim_outbox(10, 100).await.unwrap();
+    assert_eq!(store.seq_at(at(20)).await.unwrap(), None);
+    assert_eq!(store.seq_at(at(30)).await.unwrap(), Some(12));
 }

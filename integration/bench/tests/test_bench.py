@@ -16,7 +16,9 @@ import load  # noqa: E402
 import ours  # noqa: E402
 import peers  # noqa: E402
 import plot  # noqa: E402
+import sim  # noqa: E402
 import soak  # noqa: E402
+import spf  # noqa: E402
 from lab.net import LabError  # noqa: E402
 from results import Results  # noqa: E402
 
@@ -142,6 +144,50 @@ class Charts(unittest.TestCase):
             marks = plot.marks(most)
             self.assertGreaterEqual(marks[-1], most)
             self.assertTrue(2 <= len(marks) <= 10, (most, marks))
+
+    def test_a_course_over_time_has_a_curve_for_each_name_inside_the_picture(self):
+        drawn = xml.fromstring(plot.course("Holes & circles", 5, 400, **{"in a hole": [3, 2, 0, 0], "in circles": [0, 1, 0, 0]}))
+        curves = [element.get("points").split() for element in drawn if element.tag.endswith("polyline")]
+        self.assertEqual([len(points) for points in curves], [4, 4])
+        for x, y in (map(float, point.split(",")) for points in curves for point in points):
+            self.assertTrue(0 <= x <= float(drawn.get("width")) and 0 <= y <= float(drawn.get("height")), (x, y))
+
+
+class Programs(unittest.TestCase):
+    """What the programs that measure by themselves say, as figures."""
+
+    def figures(self, bench, options, **answers):
+        said = mock.patch.object(bench.program, "answer", lambda name, *words: answers[words[0] if name == "wattle-spf" else "sim"])
+        with said, mock.patch.object(bench, "say", lambda text: None, create=True):
+            documents, whole = bench.run(types.SimpleNamespace(**options))
+        self.assertTrue(whole)
+        return {document["id"]: document for document in documents}
+
+    def test_shortest_paths_are_milliseconds_beside_their_peers_and_changes_of_all_kinds_one_median(self):
+        micros = {"full": [900.0, 1100.0, 1000.0], "petgraph": [4000.0], "binary_heap": [2000.0], "forest_full": [9000.0], "forest_update": [2.0],
+                  "link_fails": [1.0, 9.0], "link_returns": [1.0, 1.0], "link_dearer": [4.0, 1.0], "link_cheaper": [1.0, 1.0]}
+        paths = {"nodes": 10_000, "links": 40_000, "micros": micros}
+        backups = {"maps": 2, "affected": 200, "arrive": 199, "loops": 1, "below": {"zoo/a": 99.0}}
+        options = {"nodes": None, "seed": 1, "runs": 3, "graphs": "maps"}
+        found = self.figures(spf, options, paths=paths, backups=backups)
+        self.assertEqual(found["full_10k_ms"]["ours"], 1.0)
+        self.assertEqual(found["full_10k_ms"]["peers"], {"petgraph": 4.0, "binary heap": 2.0})
+        self.assertEqual((found["incremental_10k_us"]["ours"], found["incremental_10k_us"]["n"]), (1.0, 8))
+        self.assertEqual([target["met"] for target in found["full_10k_ms"]["targets"]], [True])
+        self.assertEqual((found["backup_coverage_percent"]["ours"], found["backup_coverage_percent"]["targets"][0]["met"]), (99.5, False))
+
+    def test_a_fleet_is_judged_with_its_signatures_and_has_a_course_over_time(self):
+        outcome = {"cut": 10, "pairs": 400, "converged_ms": 300, "path_changes": 7, "messages": 8, "bytes": 9, "longest_outage_ms": 120,
+                   "median_outage_ms": 90, "ever_circled": 0, "holes": [1, 0], "circles": [0, 0], "tick_ms": 5}
+        answer = {"start_ms": 900, "failures": [outcome],
+                  "steady": {"payload_bytes_per_s": 400, "wire_bytes_per_s": 900, "datagrams_per_s": 9, "link_state_bytes_per_s": 5},
+                  "record": {"messages": 1200, "bytes": 1, "with_acknowledgements": 2000, "everybody_after_ms": 40},
+                  "restart": {"records": 3000, "first_link_after_ms": 20, "synced_after_first_link_ms": 150.0, "signatures_ms_of_this_machine": 140.0,
+                              "messages": 1, "bytes": 2}}
+        found = self.figures(sim, {"nodes": None, "seed": 1}, sim=answer)
+        self.assertEqual((found["sim_restart_ms"]["ours"], found["sim_restart_ms"]["targets"][0]["met"]), (290.0, False))
+        self.assertEqual(found["sim_record_messages"]["targets"][0]["at_most"], 1300.0)
+        self.assertEqual(found["sim_outage_10_ms"]["series"]["in a hole"], [1, 0])
 
 
 if __name__ == "__main__":

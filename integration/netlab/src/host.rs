@@ -87,7 +87,7 @@ impl Host {
     }
 
     /// Loads an nft ruleset.
-    pub(crate) fn nft(&self, rules: &str) -> Result<()> {
+    pub fn nft(&self, rules: &str) -> Result<()> {
         let file = self.0.directory.join("nft.rules");
         std::fs::write(&file, rules)?;
         self.run("nft", [OsStr::new("-f"), file.as_os_str()])

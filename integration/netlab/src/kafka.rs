@@ -3,6 +3,8 @@
 //! The jars come from `tools/lib/kafka.sh`; the environment variable [`LIBS`] says where they are. A broker can be
 //! killed and started again on the same port with the same data; it never outlives the thread that started it.
 
+pub mod cluster;
+
 use std::fmt::Write as _;
 use std::fs::{self, File};
 use std::net::{Ipv4Addr, TcpListener};
@@ -19,6 +21,9 @@ pub const LIBS: &str = "WATTLE_KAFKA_LIBS";
 
 /// How long a broker may take to start: 4 s on an idle machine of two cores.
 const START: Duration = Duration::from_secs(90);
+
+/// Memory of a server's heap, and of Kafka's tools.
+const HEAP_MIB: u32 = 512;
 
 /// Who may speak to the broker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -93,21 +98,7 @@ impl Broker {
     /// Starts the broker again without waiting.
     pub fn spawn(&mut self) -> Result<()> {
         self.kill()?;
-        let log = File::options().create(true).append(true).open(self.log())?;
-        let java = java_arguments(&self.jars);
-        // The broker must not survive the test, however that ends.
-        let child = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL", "java"])
-            .args(java)
-            .arg("kafka.Kafka")
-            .arg(self.properties())
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
-            .stderr(log)
-            .spawn()
-            .context(
-                "starting java through setpriv (Debian: openjdk-17-jre-headless, util-linux)",
-            )?;
+        let child = start_server(&self.jars, HEAP_MIB, &self.properties(), &self.log())?;
         self.process = Some(child);
         Ok(())
     }
@@ -137,31 +128,7 @@ impl Broker {
 
     /// The records of a topic that are committed, as kcat sees them; fillers are passed over.
     pub fn kcat(&self, topic: &str) -> Result<Vec<KcatRecord>> {
-        let output = self
-            .kcat_command()
-            .args([
-                "-C",
-                "-t",
-                topic,
-                "-o",
-                "beginning",
-                "-e",
-                "-q",
-                "-f",
-                KCAT_FORMAT,
-            ])
-            .args(["-X", "isolation.level=read_committed"])
-            .output()?;
-        ensure!(
-            output.status.success(),
-            "kcat: {}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout)?
-            .lines()
-            .map(KcatRecord::parse)
-            .filter(|record| !record.as_ref().is_ok_and(|record| record.key == FILLER_KEY))
-            .collect()
+        read_with_kcat(self.kcat_command(), topic)
     }
 
     /// `kcat` with the address of this broker; more arguments can be added.
@@ -197,7 +164,7 @@ impl Broker {
     fn format(&self, access: Access) -> Result<()> {
         let mut command = Command::new("java");
         command
-            .args(java_arguments(&self.jars))
+            .args(java_arguments(&self.jars, HEAP_MIB))
             .args(["kafka.tools.StorageTool", "format", "--standalone"])
             .args(["-t", "d2F0dGxlLXdhdHRsZS13dA", "-c"])
             .arg(self.properties());
@@ -280,6 +247,34 @@ impl Drop for Broker {
     }
 }
 
+/// Reads a topic from its beginning to its end; `kcat` knows where.
+fn read_with_kcat(mut kcat: Command, topic: &str) -> Result<Vec<KcatRecord>> {
+    let output = kcat
+        .args([
+            "-C",
+            "-t",
+            topic,
+            "-o",
+            "beginning",
+            "-e",
+            "-q",
+            "-f",
+            KCAT_FORMAT,
+        ])
+        .args(["-X", "isolation.level=read_committed"])
+        .output()?;
+    ensure!(
+        output.status.success(),
+        "kcat: {}",
+        String::from_utf8_lossy(&output.stderr)
+    );
+    String::from_utf8(output.stdout)?
+        .lines()
+        .map(KcatRecord::parse)
+        .filter(|record| !record.as_ref().is_ok_and(|record| record.key == FILLER_KEY))
+        .collect()
+}
+
 const KCAT_FORMAT: &str = "%p\t%o\t%k\t%h\t%S\t%s\n";
 
 /// One record as `kcat -f` prints it.
@@ -358,9 +353,25 @@ fn jars() -> Result<PathBuf> {
     Ok(jars)
 }
 
-fn java_arguments(jars: &Path) -> [String; 5] {
+/// Starts a server with `properties`; what it says goes to the end of `log`.
+fn start_server(jars: &Path, heap_mib: u32, properties: &Path, log: &Path) -> Result<Child> {
+    let log = File::options().create(true).append(true).open(log)?;
+    // No server may survive the test, however that ends.
+    Command::new("setpriv")
+        .args(["--pdeathsig", "KILL", "java"])
+        .args(java_arguments(jars, heap_mib))
+        .arg("kafka.Kafka")
+        .arg(properties)
+        .stdin(Stdio::null())
+        .stdout(log.try_clone()?)
+        .stderr(log)
+        .spawn()
+        .context("starting java through setpriv (Debian: openjdk-17-jre-headless, util-linux)")
+}
+
+fn java_arguments(jars: &Path, heap_mib: u32) -> [String; 5] {
     [
-        "-Xmx512m".to_owned(),
+        format!("-Xmx{heap_mib}m"),
         "-XX:+UseSerialGC".to_owned(),
         "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn".to_owned(),
         "-cp".to_owned(),

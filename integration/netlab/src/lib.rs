@@ -4,6 +4,7 @@
 //! carries the name `wl-<pid>-…` and is gone after any end of the test, a `kill -9` included. Knows Wattle only as a
 //! set of binaries ([`mesh`]).
 
+pub mod answer;
 pub mod capture;
 mod coordinator;
 mod host;

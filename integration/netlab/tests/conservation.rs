@@ -112,54 +112,11 @@ fn assert_balanced(mesh: &Mesh, nodes: &[&Host], when: &str) -> Result<Vec<Metri
     let figures: Result<Vec<Metrics>> = nodes.iter().map(|node| mesh.metrics(node)).collect();
     let figures = figures?;
     for (node, metrics) in nodes.iter().zip(&figures) {
-        balance(metrics).with_context(|| format!("{} {when}", node.name()))?;
+        metrics
+            .balance()
+            .with_context(|| format!("{} {when}", node.name()))?;
     }
     Ok(figures)
-}
-
-fn balance(metrics: &Metrics) -> Result<()> {
-    let worker = |name: &str| metrics.get(&format!("wattle_worker_{name}_packets_total"));
-    let host = |name: &str| metrics.get(&format!("wattle_host_{name}_total"));
-    let dropped = |from: &str| {
-        let label = format!("from=\"{from}\"");
-        metrics.sum("wattle_worker_dropped_packets_total", &label)
-    };
-    let sum = |names: &[&str]| names.iter().map(|name| worker(name)).sum::<Result<u64>>();
-    let waiting = metrics.get("wattle_worker_waiting_packets")?;
-
-    let tun_out = worker("sent")? + dropped("tun");
-    let delivered = ["tun_tx", "relayed", "forwarded", "control_rx", "session_rx"];
-    let wire_out = sum(&delivered)? + dropped("wire");
-    let (tun_in, wire_in) = (worker("tun_rx")?, worker("udp_rx")?);
-    ensure!(
-        tun_in >= tun_out
-            && wire_in >= wire_out
-            && tun_in - tun_out + wire_in - wire_out == waiting,
-        "{tun_in} from the device became {tun_out}, {wire_in} from the wire {wire_out}, {waiting} wait: {metrics:?}"
-    );
-    let sent = sum(&["sent", "relayed", "forwarded", "control_tx", "session_tx"])?;
-    ensure!(
-        sent == worker("udp_tx")?,
-        "{sent} datagrams made: {metrics:?}"
-    );
-
-    let unsent = metrics.sum("wattle_host_udp_unsent_packets_total", "");
-    let out = host("udp_sent_packets")? + unsent;
-    ensure!(
-        out == worker("udp_tx")?,
-        "{out} left the sockets: {metrics:?}"
-    );
-    ensure!(
-        host("udp_received_packets")? == wire_in,
-        "the sockets received others: {metrics:?}"
-    );
-    let written =
-        host("tun_written_parts")? + host("tun_queue_full_packets")? + host("tun_refused_packets")?;
-    ensure!(
-        written == worker("tun_tx")? + worker("answer")?,
-        "{written} written to the device: {metrics:?}"
-    );
-    Ok(())
 }
 
 /// What was lost on the way by name: by agents, by the kernel in front of them and behind them, on the wire.

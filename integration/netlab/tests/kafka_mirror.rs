@@ -16,8 +16,7 @@ use rdkafka::ClientConfig;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer};
 use wattle_api::Timestamp;
 use wattle_api::stream::{
-    HEADER_PREV_SEQ, HEADER_SEQ, HEADER_TERM, Kafka, Mechanism, ProgressRecord, Protocol, Sasl,
-    Topics,
+    HEADER_PREV_SEQ, HEADER_SEQ, HEADER_TERM, Kafka, ProgressRecord, Protocol, Sasl, Topics,
 };
 use wattle_api::topology::{
     Cause, Entity, EntityKey, EntityKind, EventId, NodeEntity, Op, Source, TopologyEvent,
@@ -227,11 +226,7 @@ fn wrong_credentials_are_told_and_nothing_is_lost() {
         std::fs::set_permissions(&password, private).unwrap();
         Kafka {
             protocol: Protocol::SaslPlaintext,
-            sasl: Some(Sasl {
-                mechanism: Mechanism::ScramSha512,
-                username: user.to_owned(),
-                password_file: password.clone(),
-            }),
+            sasl: Some(Sasl::in_file(user, &password)),
             ..Kafka::plaintext(&broker.bootstrap())
         }
     };
@@ -584,8 +579,10 @@ fn event(seq: u64) -> TopologyEvent {
             record_seq: Some(seq),
             site: Some(site.parse().unwrap()),
             observed_at: None,
+            coalesced: 0,
         },
         ts: Timestamp::from_millis(1_795_385_280_000 + seq),
+        omitted: None,
     }
 }
 

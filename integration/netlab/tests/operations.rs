@@ -165,28 +165,39 @@ fn a_change_of_route_names_its_cause_and_how_long_it_took_and_a_trace_measures_t
         let latency = latency.with_context(|| format!("{news:?}"))?;
         // From the first suspicion to the table without the link: the 125 ms that a suspect has, and little more.
         assert!((100_000..400_000).contains(&latency), "{latency} us");
-        let traces: Vec<_> = news.iter().map(|change| change["trace"].clone()).collect();
-        eventually("another node tells of the same cause", PATIENCE, || {
-            let theirs = changes(&mesh, &b)?;
-            Ok(theirs
-                .iter()
-                .any(|change| traces.contains(&change["trace"])))
-        })?;
+        // Either end of the link says so, whoever is first; the trace leads to the end that did.
+        let mut ends = told(&mesh, &a, "link_down")?;
+        ends.extend(told(&mesh, &one, "link_down")?);
+        let mut theirs = Vec::new();
+        let found = eventually("another node tells of the same cause", PATIENCE, || {
+            theirs = changes(&mesh, &b)?;
+            let is_same = |change: &serde_json::Value| {
+                let mut ends = ends.iter();
+                ends.any(|end| end["trace"] == change["trace"])
+            };
+            Ok(theirs.iter().any(is_same))
+        });
+        found.with_context(|| format!("{ends:?} {theirs:?}"))?;
         Ok(())
     });
 }
 
 /// The fields of the changes of routes that a node told of.
 fn changes(mesh: &Mesh, host: &Host) -> Result<Vec<serde_json::Value>> {
+    told(mesh, host, "route_changed")
+}
+
+/// The fields of the events of a kind.
+fn told(mesh: &Mesh, host: &Host, kind: &str) -> Result<Vec<serde_json::Value>> {
     let events = mesh.wattle(host, &["--json", "events"])?;
-    let mut changes = Vec::new();
+    let mut told = Vec::new();
     for line in events.lines() {
         let mut event: serde_json::Value = serde_json::from_str(line)?;
-        if event["data"]["event"] == "route_changed" {
-            changes.push(event["data"]["fields"].take());
+        if event["data"]["event"] == kind {
+            told.push(event["data"]["fields"].take());
         }
     }
-    Ok(changes)
+    Ok(told)
 }
 
 /// The relay over which packets to b go.

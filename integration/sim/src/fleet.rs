@@ -1,17 +1,19 @@
 //! Nodes, each with its links, its router and its own clock, run from event to event.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 use wattle_link::{Input as LinkInput, Link, Output as LinkOutput, Traffic as Watched};
 use wattle_model::{Instant, LinkId, Micros, NodeId, Prefix, SeqNo, UnixTime};
-use wattle_routing::{Config, Event, Happening, Input, Member, Members, Output, Router};
+use wattle_routing::{Config, Event, Happening, Input, Member, Members, Output, Router, adjacency};
 use wattle_wire::control::Control;
 use wattle_wire::key::SecretKey;
 use wattle_wire::record::{Body, Record, RecordKey, RecordKind, RemovalBody};
 
 use crate::network::{Arrival, Datagram, Edge, EdgeNumber, Machine, Network};
+use crate::verdicts::Verdicts;
 
 /// Between two packets of a user on a busy edge.
 const DATA_INTERVAL: Micros = Micros::from_millis(10);
@@ -70,6 +72,7 @@ pub struct Fleet {
     root: SecretKey,
     next_data: Instant,
     wakes: Wakes,
+    verdicts: Verdicts,
 }
 
 /// What was sent, by number and size: payloads, without what seals and carries them.
@@ -174,6 +177,7 @@ impl Fleet {
             root,
             next_data: Instant::NEVER,
             wakes: Wakes::default(),
+            verdicts: Verdicts::default(),
         }
     }
 
@@ -181,6 +185,33 @@ impl Fleet {
     pub fn connect(&mut self, edge: Edge) -> EdgeNumber {
         self.network.edges.push(edge);
         EdgeNumber(self.network.edges.len() - 1)
+    }
+
+    /// A large network as its nodes choose it themselves (`docs/protocol/routing.md` §6): nobody has more than eight neighbours.
+    pub fn sparse(
+        seed: u64,
+        count: usize,
+        mut delay: impl FnMut(&mut ChaCha8Rng) -> Micros,
+    ) -> Self {
+        let mut fleet = Self::new(seed, count);
+        let ids: BTreeMap<NodeId, NodeNumber> = fleet
+            .nodes
+            .iter()
+            .map(|node| node.id)
+            .zip((0..).map(NodeNumber))
+            .collect();
+        let members: BTreeSet<NodeId> = ids.keys().copied().collect();
+        for (id, number) in &ids {
+            let chosen = adjacency::chosen(*id, &members, &BTreeSet::new());
+            let others = ids.range((Bound::Excluded(*id), Bound::Unbounded));
+            for (_, other) in
+                others.filter(|(id, _)| chosen.as_ref().is_none_or(|chosen| chosen.contains(id)))
+            {
+                let span = delay(&mut fleet.rng);
+                fleet.connect(Edge::new(*number, *other, span));
+            }
+        }
+        fleet
     }
 
     /// A number below `limit`.
@@ -203,7 +234,8 @@ impl Fleet {
             quic_port: None,
             time: UnixTime(1_700_000_000_000 + self.now.0 / 1_000),
         };
-        let mut router = Router::new(config, self.members.clone(), local);
+        let verdicts = Box::new(self.verdicts.clone());
+        let mut router = Router::with_verifier(config, self.members.clone(), local, verdicts);
         // The second one was not granted: nobody may believe it.
         let announced = vec![granted_prefix(number), stolen_prefix(number)];
         router.handle(Input::Prefixes(announced), local);

@@ -15,6 +15,8 @@ pub enum Fate {
     Arrived(Vec<NodeNumber>),
     /// It was lost at this node.
     Lost(NodeNumber),
+    /// It went round in circles until its hops were used up.
+    Circled,
 }
 
 /// Most hops of a packet.
@@ -24,21 +26,36 @@ impl Fleet {
     /// Sends a packet.
     pub fn packet(&self, from: NodeNumber, to: NodeNumber) -> Fate {
         let mut trail = vec![from];
-        let mut waypoint: Option<NodeId> = None;
+        let mut waypoints: Vec<NodeId> = Vec::new();
         while let Some(&at) = trail.last()
             && at != to
         {
             let came_from = trail.iter().rev().nth(1).copied();
-            waypoint = waypoint.filter(|waypoint| *waypoint != self.nodes[at.0].id);
-            let target = waypoint.unwrap_or(self.nodes[to.0].id);
-            let Some((edge, detour)) = self.choose(at, target, came_from) else {
+            if waypoints.first() == Some(&self.nodes[at.0].id) {
+                waypoints.remove(0);
+            }
+            let target = waypoints.first().copied();
+            // Never back to where it came from, unless a waypoint says so.
+            let came_from = came_from.filter(|_| target.is_none());
+            let target = target.unwrap_or(self.nodes[to.0].id);
+            let Some((edge, mut detour)) = self.choose(at, target, came_from) else {
                 return Fate::Lost(at);
             };
-            waypoint = waypoint.or(detour);
+            // A relay frame has room for two: a detour on the way to a waypoint is a stop before it.
+            if let (Some(_), Some(waypoint)) = (detour.first(), waypoints.first()) {
+                detour.truncate(1);
+                detour.push(*waypoint);
+            }
+            if !detour.is_empty() {
+                waypoints = detour;
+            }
             let edge = &self.network.edges[edge.0];
             let direction = usize::from(edge.ends[1] == at);
-            if edge.cut[direction] || trail.len() > HOP_LIMIT {
+            if edge.cut[direction] {
                 return Fate::Lost(at);
+            }
+            if trail.len() > HOP_LIMIT {
+                return Fate::Circled;
             }
             trail.push(edge.ends[1 - direction]);
         }
@@ -50,7 +67,7 @@ impl Fleet {
         at: NodeNumber,
         target: NodeId,
         came_from: Option<NodeNumber>,
-    ) -> Option<(EdgeNumber, Option<NodeId>)> {
+    ) -> Option<(EdgeNumber, Vec<NodeId>)> {
         let process = self.nodes[at.0].process.as_ref()?;
         let route = process.router.routes().routes.get(&target)?;
         let back = came_from.map(|number| self.nodes[number.0].id);
@@ -70,10 +87,10 @@ impl Fleet {
             let backup = route
                 .backup
                 .as_ref()
-                .filter(|backup| Some(backup.neighbour) != back)?;
-            is_up(&backup.edge()).then(|| (backup.edge(), backup.waypoint))
+                .filter(|backup| Some(backup.neighbour) != back || !backup.waypoints.is_empty())?;
+            is_up(&backup.edge()).then(|| (backup.edge(), backup.waypoints.clone()))
         };
-        next.map(|edge| (edge, None)).or_else(backup)
+        next.map(|edge| (edge, Vec::new())).or_else(backup)
     }
 }
 

@@ -4,13 +4,17 @@
 //! and mends them; a [`topology`] is one line a link; the [`oracle`] says what must hold once it is quiet. The same seed is the same run. Messages cross the
 //! network as the bytes that agents send; sessions and packets of users are not here yet, their place is the worker.
 
+pub mod aftermath;
+pub mod atlas;
 pub mod fleet;
 pub mod forward;
 pub mod network;
 pub mod oracle;
 pub mod scenario;
 pub mod topology;
+mod verdicts;
 
+pub use atlas::{Atlas, Chart};
 pub use fleet::{Fleet, NodeNumber, Traffic};
 pub use forward::Fate;
 pub use network::{Edge, EdgeNumber, Machine};

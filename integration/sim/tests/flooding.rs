@@ -2,9 +2,10 @@
 
 use std::collections::BTreeSet;
 
-use wattle_model::{Micros, NodeId};
-use wattle_routing::{Health, Input, adjacency};
-use wattle_sim::{Edge, Fleet, NodeNumber, Traffic};
+use rand_core::RngCore as _;
+use wattle_model::Micros;
+use wattle_routing::{Health, Input};
+use wattle_sim::{Fleet, NodeNumber, Traffic};
 
 /// Nodes of one run; another number with `WATTLE_SIM_NODES`.
 const NODES: usize = 100;
@@ -62,18 +63,7 @@ fn fingerprints(fleet: &Fleet) -> BTreeSet<u64> {
 
 /// Nodes that are neighbours by the rule for large networks.
 fn sparse(count: usize) -> Fleet {
-    let mut fleet = Fleet::new(1, count);
-    let ids: Vec<NodeId> = fleet.nodes.iter().map(|node| node.id).collect();
-    let members: BTreeSet<NodeId> = ids.iter().copied().collect();
-    for (at, id) in ids.iter().enumerate() {
-        let chosen = adjacency::chosen(*id, &members, &BTreeSet::new());
-        for (other, id) in ids.iter().enumerate().skip(at + 1) {
-            if chosen.as_ref().is_none_or(|chosen| chosen.contains(id)) {
-                let delay = Micros(500 + fleet.below(5_000));
-                fleet.connect(Edge::new(NodeNumber(at), NodeNumber(other), delay));
-            }
-        }
-    }
+    let mut fleet = Fleet::sparse(1, count, |rng| Micros(500 + rng.next_u64() % 5_000));
     fleet.start_all();
     fleet
 }

@@ -1,14 +1,21 @@
 //! The command line: verbs and their arguments, with the help that people read.
 
+mod kafka;
+mod topology;
+
 use std::net::IpAddr;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use wattle_model::{NodeName, Prefix, WgKey};
 
+pub(crate) use self::kafka::{KafkaApplyArgs, KafkaVerb, RenderArgs};
+pub(crate) use self::topology::{MapArgs, StreamArgs, TailArgs, TopologyVerb};
+
 /// Exit codes, as the help and the manual show them.
 pub(crate) const EXIT_CODES: &str = "\
-Exit codes: 0 done, 1 failure, 2 usage, 3 daemon unreachable, 4 permission, 5 check failed, 6 time-out, 7 not found.";
+Exit codes: 0 done, 1 failure, 2 usage, 3 daemon unreachable, 4 permission, 5 check failed, 6 time-out, 7 not found, \
+8 differs from what is desired.";
 
 /// Asks the agent on this host, the coordinator, or the topology stream.
 #[derive(Debug, Parser)]
@@ -65,6 +72,9 @@ pub(crate) enum Verb {
     /// Read the network's topology stream from the coordinator or from Kafka
     #[command(subcommand)]
     Topology(TopologyVerb),
+    /// Compare a Kafka cluster with what it should be like, change it, or write its servers' configuration
+    #[command(subcommand)]
+    Kafka(KafkaVerb),
     /// Show who this node is, and what you may do here
     Whoami,
     /// Print the agent's metrics as Prometheus text
@@ -333,58 +343,6 @@ pub(crate) struct EventsArgs {
     pub(crate) follow: bool,
 }
 
-/// Verbs of `topology`.
-#[derive(Debug, Subcommand)]
-pub(crate) enum TopologyVerb {
-    /// Print events as they come, one JSON object per line with --json
-    Tail {
-        #[command(flatten)]
-        source: StreamArgs,
-        /// Begin with the oldest event that is kept, instead of the next one
-        #[arg(long)]
-        from_start: bool,
-        /// Stop after so many events
-        #[arg(long, value_name = "N")]
-        max: Option<u64>,
-    },
-    /// Print the topology as the stream has it
-    Show {
-        #[command(flatten)]
-        source: StreamArgs,
-    },
-    /// Check that the stream lost, doubled and reordered nothing; exit with 5 otherwise
-    Verify {
-        #[command(flatten)]
-        source: StreamArgs,
-    },
-}
-
-/// Where the topology stream is read.
-#[derive(Debug, Args)]
-pub(crate) struct StreamArgs {
-    /// Read from these Kafka brokers, which want no credentials
-    #[arg(
-        long,
-        value_name = "HOST:PORT",
-        conflicts_with = "coordinator",
-        group = "brokers"
-    )]
-    pub(crate) kafka: Option<String>,
-    /// Read from the Kafka brokers of the table `kafka` in this file, as coordinator.toml has it
-    #[arg(
-        long,
-        value_name = "FILE",
-        conflicts_with = "coordinator",
-        group = "brokers"
-    )]
-    pub(crate) kafka_config: Option<PathBuf>,
-    /// What the topics' names begin with
-    #[arg(long, value_name = "PREFIX", requires = "brokers")]
-    pub(crate) prefix: Option<String>,
-    #[command(flatten)]
-    pub(crate) coordinator: CoordinatorArgs,
-}
-
 /// Which coordinator, and how to be let in.
 #[derive(Debug, Clone, Args)]
 pub(crate) struct CoordinatorArgs {
@@ -535,6 +493,12 @@ mod tests {
             "wattle topology tail --kafka k:9092 --coordinator c:5741",
             "wattle topology tail --kafka k:9092 --kafka-config f",
             "wattle topology show --kafka-config f --coordinator c:5741",
+            "wattle topology show --format png",
+            "wattle topology at",
+            "wattle topology diff",
+            "wattle topology path a",
+            "wattle topology tail --from-start --since -1h",
+            "wattle topology replay --speed 0",
             "wattle leaves add phone",
             "wattle leaves add phone --host r1 --public-key short",
             "wattle tokens revoke",

@@ -25,6 +25,8 @@ pub(crate) enum Exit {
     Timeout = 6,
     /// No node, route or link of that name.
     NotFound = 7,
+    /// Something is not as it is desired.
+    Differs = 8,
 }
 
 /// Why a verb did not do what it was asked.
@@ -168,6 +170,7 @@ mod tests {
             (Exit::Check, 5),
             (Exit::Timeout, 6),
             (Exit::NotFound, 7),
+            (Exit::Differs, 8),
         ];
         for (exit, code) in codes {
             assert_eq!(exit as u8, code);

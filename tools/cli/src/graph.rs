@@ -168,60 +168,9 @@ fn escaped(name: &str) -> String {
         .replace('>', "&gt;")
 }
 
-/// Fruchterman and Reingold's springs from a circle, cooled over a fixed number of steps: the same mesh always
-/// gives the same picture.
 fn layout(count: usize, edges: &[Edge<'_>]) -> Vec<(f64, f64)> {
-    const STEPS: u32 = 200;
-    let ideal = (1.0 / count.max(1) as f64).sqrt();
-    let mut places: Vec<(f64, f64)> = (0..count)
-        .map(|at| (at as f64 / count as f64 * std::f64::consts::TAU).sin_cos())
-        .collect();
-    for step in 0..STEPS {
-        let heat = 0.1 * f64::from(STEPS - step) / f64::from(STEPS);
-        let mut forces = vec![(0.0, 0.0); count];
-        for a in 0..count {
-            for b in (0..count).filter(|b| *b != a) {
-                push(&mut forces[a], places[b], places[a], |length| {
-                    ideal * ideal / length
-                });
-            }
-        }
-        for Edge { ends: (a, b), .. } in edges {
-            push(&mut forces[*a], places[*a], places[*b], |length| {
-                length * length / ideal
-            });
-            push(&mut forces[*b], places[*b], places[*a], |length| {
-                length * length / ideal
-            });
-        }
-        for (place, (dx, dy)) in places.iter_mut().zip(forces) {
-            let length = f64::hypot(dx, dy).max(1e-9);
-            let step = length.min(heat) / length;
-            *place = (place.0 + dx * step, place.1 + dy * step);
-        }
-    }
-    fit(&places)
-}
-
-fn push(force: &mut (f64, f64), from: (f64, f64), to: (f64, f64), strength: impl Fn(f64) -> f64) {
-    let (dx, dy) = (to.0 - from.0, to.1 - from.1);
-    let length = f64::hypot(dx, dy).max(1e-3);
-    let strength = strength(length) / length;
-    *force = (force.0 + dx * strength, force.1 + dy * strength);
-}
-
-fn fit(places: &[(f64, f64)]) -> Vec<(f64, f64)> {
-    let scale = |pick: fn(&(f64, f64)) -> f64| {
-        let low = places.iter().map(pick).fold(f64::INFINITY, f64::min);
-        let high = places.iter().map(pick).fold(f64::NEG_INFINITY, f64::max);
-        let span = (high - low).max(1e-6);
-        move |value: f64| MARGIN + (value - low) / span * (SIZE - 2.0 * MARGIN)
-    };
-    let (x, y) = (scale(|place| place.0), scale(|place| place.1));
-    places
-        .iter()
-        .map(|place| (x(place.0), y(place.1)))
-        .collect()
+    let ends: Vec<_> = edges.iter().map(|edge| edge.ends).collect();
+    wattle_topology::picture::layout::places(count, &ends, SIZE, MARGIN)
 }
 
 #[cfg(test)]

@@ -1,18 +1,27 @@
 //! Checks the promise of the stream: every event once, in order. The counting is pure; [`read`] feeds it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use serde::{Deserialize, Serialize};
+use wattle_api::Timestamp;
 use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ, ProgressRecord};
 
 use crate::error::TopologyError;
+use crate::images::Images;
+use crate::moment::Moment;
 use crate::reader::{From, Reader, progress};
+use crate::snapshot::Snapshot;
+use crate::snapshots;
 use crate::source::Source;
+use crate::state::State;
 
 /// How long records are waited for that the progress topic promises: the partitions of one transaction become visible
 /// one after the other, within milliseconds.
 const LATE: Duration = Duration::from_secs(3);
+
+/// Snapshots of how long, in milliseconds, are compared: each costs its size.
+const SNAPSHOTS_MS: u64 = 24 * 3_600_000;
 
 /// How many numbers of each kind of fault are named.
 const EXAMPLES: usize = 10;
@@ -28,6 +37,8 @@ pub struct Verification {
     pub seen: u64,
     /// Events that are not there.
     pub lost: u64,
+    /// Events that never were written, as a gap record says.
+    pub told_missing: u64,
     /// Events that are there more than once, counted each time but the first.
     pub duplicated: u64,
     /// Events behind a newer one of their partition.
@@ -38,12 +49,34 @@ pub struct Verification {
     pub lost_examples: Vec<u64>,
     /// Some of the duplicated ones.
     pub duplicated_examples: Vec<u64>,
+    /// Events whose `before` is not what the event before them left of their entity.
+    pub broken_images: u64,
+    /// The keys of some of them.
+    pub broken_image_examples: Vec<String>,
+    /// Entities whose image in the state topic was compared with what their last event left.
+    pub state_checked: u64,
+    /// Those that differ.
+    pub state_wrong: u64,
+    /// The keys of some of them.
+    pub state_wrong_examples: Vec<String>,
+    /// Snapshots of the last day that were compared with the one before them and the events between the two.
+    pub snapshots_checked: u64,
+    /// Those that differ.
+    pub snapshots_wrong: u64,
 }
 
 impl Verification {
-    /// Whether the promise was kept.
+    /// Whether the promise of delivery was kept: every event once, in order.
     pub const fn is_clean(&self) -> bool {
         self.lost == 0 && self.duplicated == 0 && self.reordered == 0 && self.broken_links == 0
+    }
+
+    /// Whether, besides, the events tell one story of each entity and the state topic ends it.
+    pub const fn is_whole(&self) -> bool {
+        self.is_clean()
+            && self.broken_images == 0
+            && self.state_wrong == 0
+            && self.snapshots_wrong == 0
     }
 }
 
@@ -52,6 +85,7 @@ pub(crate) fn read(source: &Source) -> Result<Verification, TopologyError> {
     let promised = progress(source)?;
     let mut reader = Reader::open(source, &source.topics.events, From::Oldest)?;
     let mut audit = Audit::default();
+    let mut images = Images::default();
     let mut heard = Instant::now();
     while !reader.saw_all_ends() || !audit.holds(promised.as_ref()) {
         match reader.next(Duration::from_millis(100))? {
@@ -62,12 +96,20 @@ pub(crate) fn read(source: &Source) -> Result<Verification, TopologyError> {
                     number.ok_or_else(|| reader.bad(&record, format!("no header {name}")))
                 };
                 let kept_from_start = reader.oldest[record.partition as usize] == 0;
+                if let Some(gap) = record.gap() {
+                    let gap = gap.map_err(|error| reader.bad(&record, error))?;
+                    images.gap(gap.first_seq, gap.last_seq);
+                    audit.observe_gap(record.partition, gap.first_seq, gap.last_seq);
+                    continue;
+                }
                 audit.observe(
                     record.partition,
                     header(HEADER_SEQ)?,
                     header(HEADER_PREV_SEQ)?,
                     kept_from_start,
                 );
+                let event = serde_json::from_slice(record.value.as_deref().unwrap_or_default());
+                images.take(&event.map_err(|error| reader.bad(&record, error))?);
             }
             None if heard.elapsed() > LATE && reader.saw_all_ends() => break,
             None if heard.elapsed() > crate::source::PATIENCE => {
@@ -78,7 +120,51 @@ pub(crate) fn read(source: &Source) -> Result<Verification, TopologyError> {
             None => {}
         }
     }
-    Ok(audit.finish(promised.as_ref()))
+    let (snapshots_checked, snapshots_wrong) = compare_snapshots(source, promised.as_ref())?;
+    let state = State::read(source)?;
+    let state_seq = promised.as_ref().map_or(0, |promised| promised.state_seq);
+    let faults = images.finish(&state, state_seq);
+    Ok(Verification {
+        broken_images: faults.broken,
+        broken_image_examples: faults.broken_examples,
+        state_checked: faults.state_checked,
+        state_wrong: faults.state_wrong,
+        state_wrong_examples: faults.state_examples,
+        snapshots_checked,
+        snapshots_wrong,
+        ..audit.finish(promised.as_ref())
+    })
+}
+
+/// Applies the events between two snapshots to the first one and compares with the second: how many were compared, and
+/// how many differ. Where events are missing, as the topic says, there is nothing to compare.
+fn compare_snapshots(
+    source: &Source,
+    promised: Option<&ProgressRecord>,
+) -> Result<(u64, u64), TopologyError> {
+    let (mut checked, mut wrong) = (0, 0);
+    let mut last: Option<Snapshot> = None;
+    let mut failed = None;
+    let Some(promised) = promised.filter(|_| source.has_snapshots) else {
+        return Ok((0, 0));
+    };
+    let since = promised.ts.as_millis().saturating_sub(SNAPSHOTS_MS);
+    let from = From::Time(Timestamp::from_millis(since));
+    snapshots::each(source, from, |snapshot| {
+        if let Some(before) = last.take() {
+            match crate::history::onward(source, before, Moment::Event(snapshot.id.seq)) {
+                Ok(told) => {
+                    checked += 1;
+                    wrong += u64::from(!told.entities().eq(snapshot.graph.entities()));
+                }
+                Err(TopologyError::Hole { .. }) => {}
+                Err(error) => failed = Some(error),
+            }
+        }
+        last = Some(snapshot);
+        failed.is_none()
+    })?;
+    failed.map_or(Ok((checked, wrong)), Err)
 }
 
 /// Counts what comes by.
@@ -88,6 +174,8 @@ struct Audit {
     seen: BTreeMap<u64, u32>,
     /// The last event of each partition.
     last: BTreeMap<i32, u64>,
+    /// Events that never will be there, and the topic says so.
+    gaps: BTreeSet<(u64, u64)>,
     /// Everything up to this one may have been deleted for its age.
     aged_out: u64,
     reordered: u64,
@@ -108,12 +196,24 @@ impl Audit {
         }
     }
 
+    /// Takes a record that says which events will never come. It stands for the last of them.
+    fn observe_gap(&mut self, partition: i32, first: u64, last: u64) {
+        self.gaps.insert((first, last));
+        self.last.insert(partition, last);
+    }
+
     /// Whether nothing that was promised is missing.
     fn holds(&self, promised: Option<&ProgressRecord>) -> bool {
         let (first, last) = self.bounds(promised);
-        let wanted = (last + 1).saturating_sub(first);
+        let wanted = (last + 1).saturating_sub(first + self.told_missing());
         // Counting is enough to go on, and cheap while nothing is newer than what was promised.
         self.seen.len() as u64 >= wanted && self.missing(first, last).next().is_none()
+    }
+
+    fn told_missing(&self) -> u64 {
+        let gaps = self.gaps.iter();
+        gaps.map(|(first, last)| (last + 1).saturating_sub(*first))
+            .sum()
     }
 
     fn bounds(&self, promised: Option<&ProgressRecord>) -> (u64, u64) {
@@ -125,7 +225,12 @@ impl Audit {
     }
 
     fn missing(&self, first: u64, last: u64) -> impl Iterator<Item = u64> {
-        (first..=last).filter(|seq| !self.seen.contains_key(seq))
+        let told = |seq: u64| {
+            self.gaps
+                .iter()
+                .any(|(first, last)| (*first..=*last).contains(&seq))
+        };
+        (first..=last).filter(move |seq| !self.seen.contains_key(seq) && !told(*seq))
     }
 
     fn finish(&self, promised: Option<&ProgressRecord>) -> Verification {
@@ -139,15 +244,16 @@ impl Audit {
             duplicated: doubled().map(|(_, times)| u64::from(times - 1)).sum(),
             reordered: self.reordered,
             broken_links: self.broken_links,
+            told_missing: self.told_missing(),
             lost_examples: self.missing(first_seq, last_seq).take(EXAMPLES).collect(),
             duplicated_examples: doubled().map(|(seq, _)| *seq).take(EXAMPLES).collect(),
+            ..Verification::default()
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use wattle_api::Timestamp;
     use wattle_model::NetworkId;
 
     use super::*;
@@ -161,6 +267,7 @@ mod tests {
             state_seq: last_seq,
             partitions: vec![],
             ts: Timestamp::from_millis(0),
+            ..ProgressRecord::default()
         }
     }
 

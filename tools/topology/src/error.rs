@@ -1,7 +1,10 @@
 //! Why the stream cannot be read, and what to do about it.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use wattle_api::Timestamp;
 use wattle_api::stream::KafkaConfigError;
+
+use crate::moment::Moment;
 
 /// Why the topology could not be read.
 #[derive(Debug, thiserror::Error)]
@@ -64,6 +67,29 @@ pub enum TopologyError {
     /// A server-sent event that cannot be read.
     #[error("the coordinator sent an event that cannot be read: {0}")]
     Sse(serde_json::Error),
+    /// The moment lies before everything that is kept.
+    #[error(
+        "{moment} lies before event {first}{}, the oldest that is kept",
+        since.map(|since| format!(" of {since}")).unwrap_or_default()
+    )]
+    TooOld {
+        /// The moment.
+        moment: Moment,
+        /// The oldest event.
+        first: u64,
+        /// Its time, if it is known.
+        since: Option<Timestamp>,
+    },
+    /// Events that are needed are not there.
+    #[error(
+        "events {first} to {last} are not in the topic: `wattle topology verify` counts what is missing"
+    )]
+    Hole {
+        /// The first one that is missing.
+        first: u64,
+        /// The last one.
+        last: u64,
+    },
     /// Nothing came for too long.
     #[error("the brokers went silent while we tried to {doing}")]
     Silent {

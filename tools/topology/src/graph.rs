@@ -1,35 +1,38 @@
-//! The network at one moment, and how events change it. Pure but for [`read`].
+//! The network at one moment, and how events change it. Pure: what reads Kafka or a coordinator hands events in.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use wattle_api::Timestamp;
 use wattle_api::rest::Topology;
-use wattle_api::stream::HEADER_SEQ;
 use wattle_api::topology::{
     Entity, EntityKey, LinkEntity, NodeEntity, PrefixEntity, TopologyEvent,
 };
 use wattle_model::{NodeId, NodeName};
-
-use crate::error::TopologyError;
-use crate::reader::{From, Reader};
-use crate::source::Source;
 
 /// Everything there is, by its key.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Graph {
     entities: BTreeMap<EntityKey, Entity>,
     seq: u64,
+    ts: Option<Timestamp>,
 }
 
 impl Graph {
-    /// The newest event that it knows of.
+    /// The newest event that it knows of; 0 before the first.
     pub const fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// The moment that it shows, if somebody asked for one; else the time of the newest event, where that is known.
+    pub const fn ts(&self) -> Option<Timestamp> {
+        self.ts
     }
 
     /// Takes an event in. Events must come in order, those of a snapshot in any.
     pub fn apply(&mut self, event: &TopologyEvent) {
         self.set(event.key, event.after.clone(), event.id.seq);
+        self.ts = self.ts.max(Some(event.ts));
     }
 
     /// How an entity is after event `seq`; `None` if it is no more.
@@ -39,6 +42,22 @@ impl Graph {
             None => self.entities.remove(&key),
         };
         self.seq = self.seq.max(seq);
+    }
+
+    /// Says which moment this is: everything up to event `seq`, and nothing after it.
+    pub(crate) const fn date(&mut self, seq: u64, ts: Option<Timestamp>) {
+        self.seq = seq;
+        self.ts = ts;
+    }
+
+    /// All entities, ordered by key.
+    pub fn entities(&self) -> impl ExactSizeIterator<Item = (&EntityKey, &Entity)> {
+        self.entities.iter()
+    }
+
+    /// One entity.
+    pub fn entity(&self, key: EntityKey) -> Option<&Entity> {
+        self.entities.get(&key)
     }
 
     /// All nodes.
@@ -65,13 +84,43 @@ impl Graph {
         })
     }
 
-    /// The name of a node, or its id if it is not known.
-    pub fn name(&self, node: NodeId) -> String {
-        match self.entities.get(&EntityKey::Node(node)) {
-            Some(Entity::Node(node)) => NodeName::as_str(&node.name).to_owned(),
-            Some(Entity::Link(_) | Entity::Prefix(_)) | None => node.to_string(),
+    /// One node.
+    pub fn node(&self, id: NodeId) -> Option<&NodeEntity> {
+        match self.entities.get(&EntityKey::Node(id)) {
+            Some(Entity::Node(node)) => Some(node),
+            Some(Entity::Link(_) | Entity::Prefix(_)) | None => None,
         }
     }
+
+    /// The node of this name or id.
+    pub fn find(&self, name_or_id: &str) -> Option<&NodeEntity> {
+        let named = self.nodes().find(|node| node.name.as_str() == name_or_id);
+        named.or_else(|| self.node(name_or_id.parse().ok()?))
+    }
+
+    /// The name of a node, or its id if it is not known.
+    pub fn name(&self, node: NodeId) -> String {
+        match self.node(node) {
+            Some(node) => NodeName::as_str(&node.name).to_owned(),
+            None => node.to_string(),
+        }
+    }
+
+    /// An entity as people call it: `fra`, `fra > ams udp4`, `10.1.0.0/16`.
+    pub fn label(&self, key: EntityKey) -> String {
+        match key {
+            EntityKey::Node(node) => self.name(node),
+            EntityKey::Link(from, to, carrier) => {
+                format!("{} > {} {carrier}", self.name(from), self.name(to))
+            }
+            EntityKey::Prefix(prefix) => prefix.to_string(),
+        }
+    }
+}
+
+/// Whether packets can be sent over a link: it has a price and its other end reports it, too.
+pub const fn is_usable(link: &LinkEntity) -> bool {
+    link.confirmed && link.cost_us.is_some()
 }
 
 impl std::convert::From<Topology> for Graph {
@@ -83,43 +132,15 @@ impl std::convert::From<Topology> for Graph {
         Self {
             entities: entities.map(|entity| (entity.key(), entity)).collect(),
             seq: topology.seq,
+            ts: Some(topology.ts),
         }
     }
-}
-
-/// Reads the state topic to its end.
-pub(crate) fn read(source: &Source) -> Result<Graph, TopologyError> {
-    let mut reader = Reader::open(source, &source.topics.state, From::Oldest)?;
-    let mut graph = Graph::default();
-    let mut bad = None;
-    reader.read_to_end(|record| {
-        if let Err(reason) = take(&mut graph, &record) {
-            bad.get_or_insert((record, reason));
-        }
-        Ok(())
-    })?;
-    match bad {
-        Some((record, reason)) => Err(reader.bad(&record, reason)),
-        None => Ok(graph),
-    }
-}
-
-fn take(graph: &mut Graph, record: &crate::reader::Record) -> Result<(), String> {
-    let key = std::str::from_utf8(&record.key).map_err(|error| error.to_string())?;
-    let key: EntityKey = key.parse().map_err(|error| format!("key: {error}"))?;
-    let value = record
-        .value
-        .as_deref()
-        .map(serde_json::from_slice)
-        .transpose();
-    let after = value.map_err(|error| format!("value: {error}"))?;
-    graph.set(key, after, record.number(HEADER_SEQ).unwrap_or(0));
-    Ok(())
 }
 
 #[cfg(test)]
 pub(crate) mod tests {
-    use wattle_model::{Carrier, NodeIndex};
+    use wattle_api::topology::{Cause, EventId, Op, Source};
+    use wattle_model::{Carrier, NetworkId, NodeIndex};
 
     use super::*;
 
@@ -139,6 +160,16 @@ pub(crate) mod tests {
         })
     }
 
+    pub(crate) fn at_site(node: Entity, site: &str) -> Entity {
+        let Entity::Node(node) = node else {
+            panic!("not a node");
+        };
+        Entity::Node(NodeEntity {
+            site: Some(site.parse().unwrap()),
+            ..node
+        })
+    }
+
     pub(crate) fn link(from: u64, to: u64, cost_us: Option<u32>) -> Entity {
         Entity::Link(LinkEntity {
             from: NodeId(from),
@@ -154,12 +185,53 @@ pub(crate) mod tests {
         })
     }
 
+    pub(crate) fn prefix(text: &str, origin: u64) -> Entity {
+        Entity::Prefix(PrefixEntity {
+            prefix: text.parse().unwrap(),
+            origin: NodeId(origin),
+            origin_name: None,
+        })
+    }
+
     pub(crate) fn graph(entities: &[Entity]) -> Graph {
         let mut graph = Graph::default();
         for (seq, entity) in (1..).zip(entities) {
             graph.set(entity.key(), Some(entity.clone()), seq);
         }
         graph
+    }
+
+    /// Event `seq` at that many seconds, from one image to the other.
+    pub(crate) fn event(seq: u64, before: Option<Entity>, after: Option<Entity>) -> TopologyEvent {
+        let key = after.as_ref().or(before.as_ref()).unwrap().key();
+        let (op, cause) = match (&before, &after) {
+            (None, _) => (Op::Create, Cause::LinkReported),
+            (Some(_), Some(_)) => (Op::Update, Cause::LinkMeasured),
+            (Some(_), None) => (Op::Delete, Cause::LinkWithdrawn),
+        };
+        TopologyEvent {
+            id: EventId { term: 1, seq },
+            kind: key.kind(),
+            key,
+            op,
+            before,
+            after,
+            cause,
+            source: Source {
+                network: NetworkId(1),
+                network_name: "lab".into(),
+                coordinator: "c".into(),
+                term: 1,
+                seq,
+                reporter: None,
+                record_seq: None,
+                site: None,
+                observed_at: None,
+                coalesced: 0,
+            },
+            ts: Timestamp::from_millis(seq * 1_000),
+            omitted: None,
+        }
     }
 
     #[test]
@@ -172,5 +244,18 @@ pub(crate) mod tests {
         );
         assert_eq!(graph.name(NodeId(2)), "b");
         assert_eq!(graph.name(NodeId(3)), "0000000000000003");
+    }
+
+    #[test]
+    fn a_node_is_found_by_name_and_by_id() {
+        let graph = graph(&[node(1, "a"), node(2, "b")]);
+        assert_eq!(graph.find("b").map(|node| node.id), Some(NodeId(2)));
+        assert_eq!(
+            graph
+                .find("0000000000000001")
+                .map(|node| node.name.as_str()),
+            Some("a")
+        );
+        assert_eq!(graph.find("c"), None);
     }
 }

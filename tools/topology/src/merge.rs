@@ -32,16 +32,34 @@ impl<T> Merge<T> {
         Some(event)
     }
 
+    /// Goes on behind `last` if it is the turn of one of the events from `first` to it, which will never come. Says what
+    /// was left out.
+    pub(crate) fn jump(&mut self, first: u64, last: u64) -> Option<(u64, u64)> {
+        let next = self.next.filter(|next| (first..=last).contains(next))?;
+        self.next = Some(last + 1);
+        self.waiting = self.waiting.split_off(&(last + 1));
+        Some((next, last))
+    }
+
     /// Waits no longer for what is missing: goes on with the lowest number that is there. Says what was left out, as
     /// first and last number.
     pub(crate) fn skip(&mut self) -> Option<(u64, u64)> {
+        let missing = self.hole();
         let (&lowest, _) = self.waiting.first_key_value()?;
-        let missing = self
-            .next
-            .filter(|next| *next < lowest)
-            .map(|next| (next, lowest - 1));
         self.next = Some(lowest);
         missing
+    }
+
+    /// What is missing before the lowest number that waits.
+    pub(crate) fn hole(&self) -> Option<(u64, u64)> {
+        let (&lowest, _) = self.waiting.first_key_value()?;
+        let next = self.next.filter(|next| *next < lowest)?;
+        Some((next, lowest - 1))
+    }
+
+    /// Whether the turn of this event is over.
+    pub(crate) fn is_beyond(&self, seq: u64) -> bool {
+        self.next.is_some_and(|next| next > seq)
     }
 
     /// Whether nobody has said yet which number is the first.
@@ -80,6 +98,18 @@ mod tests {
             (vec![], 0),
             "what comes late stays out"
         );
+    }
+
+    #[test]
+    fn what_will_never_come_is_passed_over_once_it_is_its_turn() {
+        let mut merge = Merge::from(Some(3));
+        merge.put(7, 7);
+        assert_eq!(merge.jump(4, 6), None, "3 may come yet");
+        merge.put(3, 3);
+        assert_eq!(drain(&mut merge), [3]);
+        assert_eq!(merge.jump(4, 6), Some((4, 6)));
+        assert_eq!(merge.jump(4, 6), None, "every partition says it");
+        assert_eq!(drain(&mut merge), [7]);
     }
 
     #[test]

@@ -7,6 +7,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
+use wattle_api::Timestamp;
+use wattle_api::gap::{GAP_KEY, GapRecord};
+use wattle_api::slots::SlotMapRecord;
 use wattle_api::stream::{FILLER_KEY, ProgressRecord};
 
 use crate::error::TopologyError;
@@ -42,6 +45,12 @@ impl Record {
         }
     }
 
+    /// The events that will never come, if this record says so.
+    pub(crate) fn gap(&self) -> Option<Result<GapRecord, serde_json::Error>> {
+        (self.key == GAP_KEY.as_bytes())
+            .then(|| serde_json::from_slice(self.value.as_deref().unwrap_or_default()))
+    }
+
     /// The number in a header.
     pub(crate) fn number(&self, name: &str) -> Option<u64> {
         let (_, value) = self.headers.iter().find(|(key, _)| key == name)?;
@@ -56,6 +65,8 @@ pub(crate) enum From {
     Oldest,
     /// So many offsets before the end of each partition.
     Tail(i64),
+    /// The first record of each partition that is of this time or later.
+    Time(Timestamp),
 }
 
 /// A consumer of all partitions of one topic.
@@ -66,10 +77,25 @@ pub(crate) struct Reader {
     open: BTreeSet<i32>,
     /// The oldest offset that is kept, by partition.
     pub(crate) oldest: Vec<i64>,
+    /// The offset that reading begins at, by partition.
+    pub(crate) begins: Vec<i64>,
+    /// The end of each partition when reading began.
+    ends: Vec<i64>,
 }
 
 impl Reader {
+    /// Reads all partitions.
     pub(crate) fn open(source: &Source, topic: &str, from: From) -> Result<Self, TopologyError> {
+        Self::open_some(source, topic, from, |_| true)
+    }
+
+    /// Reads those partitions that are `wanted`.
+    pub(crate) fn open_some(
+        source: &Source,
+        topic: &str,
+        from: From,
+        wanted: impl Fn(i32) -> bool,
+    ) -> Result<Self, TopologyError> {
         let brokers = source.kafka.brokers.join(",");
         let explain = |error| TopologyError::from_kafka(&format!("read {topic}"), &brokers, error);
         let consumer: BaseConsumer = client(&source.kafka)?
@@ -96,7 +122,11 @@ impl Reader {
             });
         }
         let mut assignment = TopicPartitionList::new();
-        let mut oldest = Vec::new();
+        let (mut oldest, mut begins, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        let dated = match from {
+            From::Time(time) => offsets_at(&consumer, topic, count, time).map_err(explain)?,
+            From::Oldest | From::Tail(_) => Vec::new(),
+        };
         for partition in 0..count {
             let (low, high) = consumer
                 .fetch_watermarks(topic, partition, PATIENCE)
@@ -104,20 +134,36 @@ impl Reader {
             let start = match from {
                 From::Oldest => low,
                 From::Tail(offsets) => low.max(high - offsets),
+                // Nothing of that time or later is there: what comes next is.
+                From::Time(_) => dated[partition as usize].unwrap_or(high).max(low),
             };
             oldest.push(low);
-            assignment
-                .add_partition_offset(topic, partition, Offset::Offset(start))
-                .map_err(explain)?;
+            begins.push(start);
+            ends.push(high);
+            if wanted(partition) {
+                assignment
+                    .add_partition_offset(topic, partition, Offset::Offset(start))
+                    .map_err(explain)?;
+            }
         }
         consumer.assign(&assignment).map_err(explain)?;
         Ok(Self {
             consumer,
             topic: topic.to_owned(),
             brokers,
-            open: (0..count).collect(),
+            open: (0..count).filter(|partition| wanted(*partition)).collect(),
             oldest,
+            begins,
+            ends,
         })
+    }
+
+    /// How many offsets lay between beginning and end when reading began: at least as many as there are records.
+    pub(crate) fn span(&self) -> u64 {
+        let spans = self.begins.iter().zip(&self.ends);
+        spans
+            .map(|(begin, end)| u64::try_from(end - begin).unwrap_or(0))
+            .sum()
     }
 
     /// The next record, if one comes within `patience`.
@@ -176,12 +222,47 @@ impl Reader {
     }
 }
 
+/// The first offset of each partition whose record is of this time or later.
+fn offsets_at(
+    consumer: &BaseConsumer,
+    topic: &str,
+    partitions: i32,
+    time: Timestamp,
+) -> Result<Vec<Option<i64>>, KafkaError> {
+    let mut wanted = TopicPartitionList::new();
+    let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    for partition in 0..partitions {
+        wanted.add_partition_offset(topic, partition, Offset::Offset(millis))?;
+    }
+    let found = consumer.offsets_for_times(wanted, PATIENCE)?;
+    let offset = |partition| match found.find_partition(topic, partition)?.offset() {
+        Offset::Offset(offset) => Some(offset),
+        _ => None,
+    };
+    Ok((0..partitions).map(offset).collect())
+}
+
 /// The newest progress record, if there is one.
 pub(crate) fn progress(source: &Source) -> Result<Option<ProgressRecord>, TopologyError> {
+    newest_of(source, "wattle-mirror-")
+}
+
+/// The slot map, if sites own partitions.
+pub(crate) fn slots(source: &Source) -> Result<Option<SlotMapRecord>, TopologyError> {
+    newest_of(source, "wattle-slots-")
+}
+
+/// The newest record of the progress topic whose key begins so: a cluster's prefix holds one network.
+fn newest_of<T: serde::de::DeserializeOwned>(
+    source: &Source,
+    key: &str,
+) -> Result<Option<T>, TopologyError> {
     let mut reader = Reader::open(source, &source.topics.progress, From::Oldest)?;
     let mut last = None;
     reader.read_to_end(|record| {
-        last = Some(record);
+        if record.key.starts_with(key.as_bytes()) {
+            last = Some(record);
+        }
         Ok(())
     })?;
     let Some(record) = last else { return Ok(None) };

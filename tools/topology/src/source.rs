@@ -9,7 +9,8 @@ use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use wattle_api::stream::{Kafka, Secrets, Topics};
+use wattle_api::secret::Secrets;
+use wattle_api::stream::{Kafka, Topics};
 
 use crate::error::TopologyError;
 
@@ -23,6 +24,8 @@ const PROGRESS_SUFFIX: &str = ".topology.progress.v1";
 pub struct Source {
     pub(crate) kafka: Kafka,
     pub(crate) topics: Topics,
+    /// Whether there is a topic of snapshots: older mirrors write none.
+    pub(crate) has_snapshots: bool,
 }
 
 impl Source {
@@ -60,7 +63,12 @@ impl Source {
                 });
             }
         }
-        Ok(Self { kafka, topics })
+        let has_snapshots = counts.contains_key(&topics.snapshots);
+        Ok(Self {
+            kafka,
+            topics,
+            has_snapshots,
+        })
     }
 }
 
@@ -122,7 +130,7 @@ pub(crate) fn client(kafka: &Kafka) -> Result<ClientConfig, TopologyError> {
     Ok(config)
 }
 
-/// Secrets as they stand in files.
+/// Secrets as this host has them.
 struct Files;
 
 impl Secrets for Files {
@@ -132,6 +140,10 @@ impl Secrets for Files {
 
     fn text(&self, path: &Path) -> std::io::Result<String> {
         std::fs::read_to_string(path)
+    }
+
+    fn variable(&self, name: &str) -> Option<String> {
+        std::env::var(name).ok()
     }
 }
 

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
+use wattle_api::Timestamp;
 use wattle_api::stream::HEADER_SEQ;
 use wattle_api::topology::TopologyEvent;
 
@@ -12,13 +13,16 @@ use crate::reader::{From, Reader, progress};
 use crate::source::Source;
 
 /// Events between reader and caller; each some hundred bytes. When it is full the reader waits.
-const QUEUE: usize = 1_024;
+pub(crate) const QUEUE: usize = 1_024;
 
 /// Events that may wait for one before them; then it is taken for lost.
 const WINDOW: usize = 100_000;
 
 /// How long an event before others is waited for. All of a batch become visible within milliseconds.
 const LATE: Duration = Duration::from_secs(5);
+
+/// How far a coordinator's clock may have been set back without an event being passed over, in milliseconds.
+pub(crate) const CLOCK_SLACK_MS: u64 = 60_000;
 
 /// Offsets before the end at which following begins: more than one transaction has in a partition.
 const OVERLAP: i64 = 2_048;
@@ -32,6 +36,15 @@ pub enum Start {
     Oldest,
     /// With this one.
     Seq(u64),
+    /// With the event after `seq`, which is of the time `since` or later: nothing older need be read.
+    After {
+        /// The last event that is not wanted.
+        seq: u64,
+        /// A time before that of the first one that is.
+        since: Timestamp,
+    },
+    /// With the oldest event that is of this time or later.
+    Time(Timestamp),
 }
 
 /// What a tail gives.
@@ -53,6 +66,12 @@ impl Tail {
             Start::Next => (From::Tail(OVERLAP), None),
             Start::Oldest => (From::Oldest, Some(None)),
             Start::Seq(seq) => (From::Oldest, Some(Some(seq))),
+            Start::Time(time) => (From::Time(time), Some(None)),
+            Start::After { seq, since } => {
+                let since = since.as_millis().saturating_sub(CLOCK_SLACK_MS);
+                let from = From::Time(Timestamp::from_millis(since));
+                (from, Some(Some(seq + 1)))
+            }
         };
         let reader = Reader::open(source, &source.topics.events, from)?;
         // Read after the reader knows where it begins, so that nothing falls between the two.
@@ -81,13 +100,12 @@ fn follow(
     sender: &mpsc::Sender<Result<Item, TopologyError>>,
 ) {
     let mut moved = Instant::now();
+    let mut gaps = Vec::new();
     while !sender.is_closed() {
-        let read = read_one(&mut reader, &mut merge);
+        let read = read_one(&mut reader, &mut merge, &mut gaps);
         let mut items: Vec<_> = read.err().map(Err).into_iter().collect();
         let failed = !items.is_empty();
-        while let Some(event) = merge.pop() {
-            items.push(Ok(Item::Event(event)));
-        }
+        take_ready(&mut merge, &mut gaps, &mut items);
         let stuck = merge.len() > 0 && reader.saw_all_ends() && moved.elapsed() > LATE;
         if items.is_empty()
             && (stuck || merge.len() > WINDOW || begins_with_lowest(&reader, &merge))
@@ -117,13 +135,43 @@ fn begins_with_lowest<T>(reader: &Reader, merge: &Merge<T>) -> bool {
     merge.is_unset() && reader.saw_all_ends()
 }
 
+/// Everything whose turn it is, and what will never come.
+fn take_ready(
+    merge: &mut Merge<Box<TopologyEvent>>,
+    gaps: &mut Vec<(u64, u64)>,
+    items: &mut Vec<Result<Item, TopologyError>>,
+) {
+    loop {
+        let before = items.len();
+        while let Some(event) = merge.pop() {
+            items.push(Ok(Item::Event(event)));
+        }
+        gaps.retain(|(first, last)| match merge.jump(*first, *last) {
+            Some((first, last)) => {
+                items.push(Ok(Item::Missing(first, last)));
+                false
+            }
+            None => !merge.is_beyond(*last),
+        });
+        if items.len() == before {
+            return;
+        }
+    }
+}
+
 fn read_one(
     reader: &mut Reader,
     merge: &mut Merge<Box<TopologyEvent>>,
+    gaps: &mut Vec<(u64, u64)>,
 ) -> Result<(), TopologyError> {
     let Some(record) = reader.next(Duration::from_millis(100))? else {
         return Ok(());
     };
+    if let Some(gap) = record.gap() {
+        let gap = gap.map_err(|error| reader.bad(&record, error))?;
+        gaps.push((gap.first_seq, gap.last_seq));
+        return Ok(());
+    }
     let seq = record
         .number(HEADER_SEQ)
         .ok_or_else(|| reader.bad(&record, "no wattle-seq"))?;

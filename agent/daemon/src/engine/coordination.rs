@@ -225,9 +225,9 @@ mod tests {
     use super::*;
     use crate::config::Config;
     use crate::coordinator::Side;
-    use crate::data_thread::WorkerHandle;
     use crate::engine::{Membership, Setting};
     use crate::state::{Network, StateDir};
+    use crate::worker_handle::WorkerHandle;
 
     #[test]
     fn what_found_no_room_is_told_again_once_there_is_some_and_once_only() {
@@ -308,6 +308,7 @@ mod tests {
         let setting = Setting {
             config: Config::default(),
             listen_port: 1,
+            few_workers: None,
             interface_index: 1,
             state,
             keys,
@@ -325,6 +326,10 @@ mod tests {
             quic: crate::quic::Quic::default(),
         };
         let (wishes, _kernel) = watch::channel(Wanted::default());
-        Engine::new(setting, WorkerHandle::new(Wake::new().unwrap()), wishes)
+        Engine::new(
+            setting,
+            WorkerHandle::new(vec![Wake::new().unwrap()]),
+            wishes,
+        )
     }
 }

@@ -32,15 +32,13 @@ fn path(membership: &Membership, route: &Route) -> Path {
             weight: hop.weight,
         })
         .collect();
-    let backup = route.backup.and_then(|backup| {
-        let waypoints = match backup.waypoint {
-            None => Vec::new(),
-            // A waypoint that has no index (its grant is gone) would lead nowhere.
-            Some(node) => vec![membership.grant(node)?.index],
-        };
+    let backup = route.backup.as_ref().and_then(|backup| {
+        // A waypoint that has no index (its grant is gone) would lead nowhere.
+        let index = |node: &NodeId| membership.grant(*node).map(|grant| grant.index);
+        let waypoints: Option<Vec<_>> = backup.waypoints.iter().map(index).collect();
         Some(Backup {
             link: backup.link,
-            waypoints,
+            waypoints: waypoints?,
         })
     });
     Path::new(next, backup, u8::try_from(route.hops).unwrap_or(u8::MAX))

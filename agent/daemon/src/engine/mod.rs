@@ -40,12 +40,12 @@ use wattle_worker::{Command, Event};
 
 use crate::config::Config;
 use crate::coordinator::{FromCoordinator, Uplink};
-use crate::data_thread::{WorkerHandle, WorkerReport};
 use crate::health::LoadWatch;
 use crate::notify::{Notifier, watchdog_interval};
 use crate::query::{Caller, Query};
 use crate::quic::Quic;
 use crate::state::{Keys, Network, StateDir};
+use crate::worker_handle::{WorkerHandle, WorkerReport};
 
 use coordination::CoordinatorView;
 use event_log::{EventLog, Happening};
@@ -69,6 +69,8 @@ pub(crate) struct Setting {
     pub(crate) listen_port: u16,
     /// The QUIC carrier.
     pub(crate) quic: Quic,
+    /// Why there is one worker although more were to be.
+    pub(crate) few_workers: Option<String>,
     /// Index of the TUN device.
     pub(crate) interface_index: u32,
     /// The state directory, locked.
@@ -204,6 +206,9 @@ impl Engine {
         };
         if let Some(trouble) = engine.setting.quic.trouble.take() {
             engine.trouble(HealthLevel::Warning, "quic_port", trouble);
+        }
+        if let Some(trouble) = engine.setting.few_workers.take() {
+            engine.trouble(HealthLevel::Warning, "workers", trouble);
         }
         engine
     }
@@ -380,7 +385,7 @@ impl Engine {
     /// Hands the data thread a new forwarding snapshot.
     fn forward(&mut self) {
         let snapshot = forwarding::snapshot(self.membership(), self.router.routes());
-        self.forwarding = Arc::new(snapshot);
+        self.forwarding = Arc::new(snapshot.keeping(&self.forwarding));
         let order = Command::SetForwarding(Arc::clone(&self.forwarding));
         self.worker.order(order);
     }

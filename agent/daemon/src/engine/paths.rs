@@ -37,17 +37,18 @@ impl<'a> Map<'a> {
         let shares: u32 = route.next.iter().map(|next| u32::from(next.weight)).sum();
         let used = route.next.iter().filter_map(|next| {
             let share = u64::from(next.weight) * 1_000_000 / u64::from(shares.max(1));
-            let nodes = self.nodes(next.neighbour, None, to.node)?;
+            let nodes = self.nodes(next.neighbour, &[], to.node)?;
             Some(self.way(PathRole::Used, share as u32, &nodes))
         });
-        let backup = route.backup.and_then(|backup| {
-            let nodes = self.nodes(backup.neighbour, backup.waypoint, to.node)?;
+        let backup = route.backup.as_ref().and_then(|backup| {
+            let nodes = self.nodes(backup.neighbour, &backup.waypoints, to.node)?;
             Some(self.way(PathRole::Backup, 0, &nodes))
         });
         Some(PathReport {
             destination: self.membership.node_ref(to.node),
             prefix: to.prefix,
             ways: used.chain(backup).collect(),
+            changed: None,
         })
     }
 
@@ -62,7 +63,7 @@ impl<'a> Map<'a> {
             .filter(is_other)
             .min_by_key(|way| way.cost);
         let runner_up = other.and_then(|way| {
-            let nodes = self.nodes(way.neighbour, None, to.node)?;
+            let nodes = self.nodes(way.neighbour, &[], to.node)?;
             let role = match way.verdict {
                 Verdict::Preferred | Verdict::Shared => PathRole::Used,
                 Verdict::Backup => PathRole::Backup,
@@ -81,6 +82,7 @@ impl<'a> Map<'a> {
             hold_ms: None,
             notes: self.notes(&explanation),
             chosen,
+            changed: None,
         })
     }
 
@@ -94,7 +96,7 @@ impl<'a> Map<'a> {
             .next
             .first()?
             .neighbour;
-        let nodes = self.nodes(first, None, to)?;
+        let nodes = self.nodes(first, &[], to)?;
         let mut rtt = 0;
         let mut arrives = 1.0;
         for ends in nodes.windows(2) {
@@ -131,15 +133,10 @@ impl<'a> Map<'a> {
     }
 
     /// The nodes of the way that begins with `neighbour`, this node first.
-    fn nodes(
-        &self,
-        neighbour: NodeId,
-        waypoint: Option<NodeId>,
-        to: NodeId,
-    ) -> Option<Vec<NodeId>> {
+    fn nodes(&self, neighbour: NodeId, waypoints: &[NodeId], to: NodeId) -> Option<Vec<NodeId>> {
         let mut nodes = vec![self.membership.own()];
         let mut at = neighbour;
-        for stop in waypoint.into_iter().chain([to]) {
+        for stop in waypoints.iter().copied().chain([to]) {
             let tree = Tree::of(&self.graph, self.graph.vertex(at)?);
             let leg = tree.path(self.graph.vertex(stop)?)?;
             let leg = leg.into_iter().map(|vertex| self.graph.node(vertex));

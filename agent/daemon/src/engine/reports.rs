@@ -1,26 +1,27 @@
 //! What operators are told: the engine's state in the shapes of the local socket.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::Ordering;
 
 use wattle_control::{
-    CoordinatorReport, ErrorCode, HealthLevel, HealthLine, LinkReport, LinksReport, NetworkRef,
-    NextHopReport, PathRole, PeerReport, PeerState, PeersReport, Reply, Request, RouteReport,
-    RouteSource, RouteView, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
-    VersionReport, WhoamiReport,
+    ChangeReport, CoordinatorReport, ErrorCode, ExplainReport, HealthLevel, HealthLine, LinkReport,
+    LinksReport, NetworkRef, NextHopReport, PathReport, PathRole, PeerReport, PeerState,
+    PeersReport, Reply, Request, RouteReport, RouteSource, RouteView, RoutesReport, StatusReport,
+    TopoLink, TopoNode, TopoReport, VersionReport, WhoamiReport,
 };
 use wattle_dataplane::Path;
 use wattle_model::{LinkState, NodeId, Prefix};
 use wattle_routing::Route;
 use wattle_wire::grant::{Grant, Peer};
-use wattle_worker::{LinkStatus, SessionStatus};
+use wattle_worker::{LaneStatus, LinkStatus, SessionStatus};
 
 use super::forwarding::{self, LeftOut};
 use super::paths::{Map, agreed, all_claims, control_parts};
 use super::{Destination, Engine};
-use crate::data_thread::WorkerReport;
 use crate::health;
 use crate::local_api::refusal;
 use crate::query::Caller;
+use crate::worker_handle::WorkerReport;
 
 /// Versions are of the whole workspace.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
@@ -46,9 +47,16 @@ impl Engine {
                 view: RouteView::Fib,
             } => Reply::Routes(self.forwarded_routes()),
             Request::Topo {} => Reply::Topo(self.topo()),
-            Request::Path { dst } => self.along(dst, |map, to| map.path(to).map(Reply::Path)),
-            Request::Explain { dst } => self.along(dst, |map, to| {
-                map.explain(to).map(|r| Reply::Explain(Box::new(r)))
+            Request::Path { dst } => self.along(dst, |map, to, changed| {
+                let report = map.path(to)?;
+                Some(Reply::Path(PathReport { changed, ..report }))
+            }),
+            Request::Explain { dst } => self.along(dst, |map, to, changed| {
+                let report = map.explain(to)?;
+                Some(Reply::Explain(Box::new(ExplainReport {
+                    changed,
+                    ..report
+                })))
             }),
             Request::Whoami {} => Reply::Whoami(self.whoami(caller)),
             Request::Version {} => Reply::Version(VersionReport {
@@ -98,6 +106,8 @@ impl Engine {
             offloads: worker
                 .map(|worker| worker.offloads.names())
                 .unwrap_or_default(),
+            workers: count(self.worker.view().loads.len()),
+            workers_active: count(self.worker.view().active.load(Ordering::Relaxed)),
             ready: own.is_some(),
             converged: own.is_some() && waiting_for.is_empty(),
             waiting_for,
@@ -314,7 +324,10 @@ impl Engine {
             .worker
             .links
             .iter()
-            .map(|link| self.link_report(link, sessions.get(&link.peer).copied()))
+            .map(|link| LinkReport {
+                lanes: lanes_beside(link, &worker.worker.lanes),
+                ..self.link_report(link, sessions.get(&link.peer).copied())
+            })
             .collect();
         links.sort_by(|a, b| (&a.peer.name, a.carrier).cmp(&(&b.peer.name, b.carrier)));
         links
@@ -347,6 +360,7 @@ impl Engine {
             fast_channel: session.and_then(fast_channel),
             rx_bytes: link.rx_bytes,
             tx_bytes: link.tx_bytes,
+            lanes: 0,
         }
     }
 
@@ -414,7 +428,7 @@ impl Engine {
             weight_ppm: (u64::from(next.weight) * 1_000_000 / shares.max(1)) as u32,
             cost_us: Some(route.cost.0),
         });
-        let backup = route.backup.map(|backup| NextHopReport {
+        let backup = route.backup.as_ref().map(|backup| NextHopReport {
             via: self.membership().node_ref(backup.neighbour),
             link: backup.link,
             role: PathRole::Backup,
@@ -532,7 +546,7 @@ impl Engine {
     fn along(
         &self,
         dst: &str,
-        answer: impl FnOnce(&Map<'_>, Destination) -> Option<Reply>,
+        answer: impl FnOnce(&Map<'_>, Destination, Option<ChangeReport>) -> Option<Reply>,
     ) -> Reply {
         let Some(found) = self.membership().find(dst) else {
             let why = "no node has this name, id or address";
@@ -547,7 +561,8 @@ impl Engine {
             ..found
         };
         let map = Map::new(self.membership(), &self.router);
-        answer(&map, to).unwrap_or_else(|| {
+        let changed = self.log.last_change(to.node);
+        answer(&map, to, changed).unwrap_or_else(|| {
             let why = "no link-state record leads there at the moment";
             unknown("route to", dst, why, "wattle links")
         })
@@ -621,6 +636,15 @@ pub(super) fn failure(what: &str, why: String) -> Reply {
         why,
         "journalctl -u wattled",
     ))
+}
+
+/// How many lanes carry packets to the host at the other end of a link.
+fn lanes_beside(link: &LinkStatus, lanes: &[LaneStatus]) -> u32 {
+    let host = link.endpoint.map(|endpoint| endpoint.ip());
+    let beside = lanes
+        .iter()
+        .filter(|lane| lane.is_open && lane.peer == link.peer && Some(lane.endpoint.ip()) == host);
+    count(beside.count())
 }
 
 fn sessions_by_peer(report: &WorkerReport) -> BTreeMap<NodeId, &SessionStatus> {

@@ -7,11 +7,11 @@ use wattle_model::{LinkState, Measurement, NodeId};
 use wattle_routing::{Cause, Event, Happening as Routing};
 use wattle_wire::record::RecordKind;
 
-use super::event_log::Happening;
+use super::event_log::{Happening, ROUTE_CHANGED};
 use super::{Engine, Membership};
-use crate::data_thread::WorkerReport;
 use crate::metrics::{Kind, Snapshot};
 use crate::offloads::OffloadName;
+use crate::worker_handle::WorkerReport;
 
 /// One of routing's events for the log.
 pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
@@ -71,7 +71,7 @@ pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
         } => {
             let (from, to) = (names(before), names(after));
             let text = format!("{} goes via {to}, before via {from}", name(*destination));
-            let told = Happening::new("route_changed", text);
+            let told = Happening::new(ROUTE_CHANGED, text);
             let told = told
                 .node(membership.node_ref(*destination))
                 .field("cost_us", cost.0);
@@ -126,12 +126,50 @@ impl Engine {
         self.routing_figures(&mut snapshot);
         if let Some(worker) = worker {
             worker_figures(worker, &mut snapshot);
+            self.crew_figures(worker, &mut snapshot);
             self.link_figures(worker, &mut snapshot);
             self.interface_figures(&mut snapshot);
         }
         Reply::Metrics(MetricsReport {
             text: snapshot.into_text(),
         })
+    }
+
+    fn crew_figures(&self, report: &WorkerReport, to: &mut Snapshot) {
+        let view = self.worker.view();
+        let active = view.active.load(Ordering::Relaxed);
+        to.gauge(
+            "wattle_worker_active_workers",
+            "Workers that carry packets of the device.",
+            active as u64,
+        );
+        to.gauge(
+            "wattle_worker_open_lanes",
+            "Lanes that carry packets.",
+            report
+                .worker
+                .lanes
+                .iter()
+                .filter(|lane| lane.is_open)
+                .count() as u64,
+        );
+        to.counter(
+            "wattle_worker_unsettled_changes",
+            "Times that further workers began before all that was sent by others had arrived.",
+            view.unsettled.load(Ordering::Relaxed),
+        );
+        if view.loads.len() == 1 {
+            return;
+        }
+        for (worker, load) in view.loads.iter().enumerate() {
+            to.add(
+                "wattle_worker_read_packets".to_owned(),
+                "Reads from the device by each of several workers.",
+                labelled([("worker", &worker.to_string())]),
+                Kind::Counter,
+                load.read_packets.load(Ordering::Relaxed),
+            );
+        }
     }
 
     fn engine_figures(&self, to: &mut Snapshot) {
@@ -391,6 +429,21 @@ fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
             counters.channel_tx_packets,
         ),
         ("handshakes", "Handshakes completed.", counters.handshakes),
+        (
+            "lane_packets",
+            "Datagrams sent over lanes.",
+            counters.lane_packets,
+        ),
+        (
+            "handed_packets",
+            "Packets of the device that further workers left to the first.",
+            counters.handed_packets,
+        ),
+        (
+            "lost_lanes",
+            "Lanes given up after they had carried packets.",
+            counters.lanes_lost,
+        ),
     ] {
         to.counter(format!("wattle_worker_{name}"), help, value);
     }

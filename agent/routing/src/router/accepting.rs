@@ -89,7 +89,10 @@ impl Router {
             self.counters.strangers += 1;
             return;
         };
-        if record.verify(self.members.network, &signer).is_err() {
+        if !self
+            .verifier
+            .is_signed(&record, self.members.network, &signer)
+        {
             self.counters.forged += 1;
             return;
         }

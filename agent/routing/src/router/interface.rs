@@ -116,6 +116,8 @@ pub struct Counters {
     pub sent: u64,
     /// Shortest-path computations.
     pub computations: u64,
+    /// Those of them that brought trees up to date, instead of computing them anew.
+    pub updates: u64,
     /// Outputs dropped because nobody took them.
     pub dropped: u64,
 }

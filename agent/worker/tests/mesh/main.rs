@@ -4,6 +4,7 @@
 //! fast channel too.
 
 mod channel;
+mod lanes;
 mod ledger;
 mod malformed;
 mod mss;
@@ -185,6 +186,42 @@ fn a_backup_over_a_waypoint_goes_past_it() {
 }
 
 #[test]
+fn a_relays_detour_may_begin_where_the_frame_came_from() {
+    // 0 - 1 - 2 - 3 - 0. Node 0 sends to 2 over 1; when 1 loses its link to 2, the way around leads back over 0, past 3.
+    let mut net = Net::new(Protection::NULL, 4, &[(0, 1), (1, 2), (2, 3), (0, 3)]);
+    net.run(Micros::from_secs(2));
+    net.route(0, &[(1, 1), (2, 1), (3, 3)]);
+    net.route(2, &[(0, 3), (1, 1)]);
+    net.route(3, &[(0, 0), (1, 0), (2, 2)]);
+    let next = vec![NextLink {
+        link: net.link(1, 2),
+        weight: 1,
+    }];
+    let backup = Backup {
+        link: net.link(1, 0),
+        waypoints: vec![NodeIndex(3)],
+    };
+    let path = Path::new(next, Some(backup), 1);
+    let back = Path::single(net.link(1, 0));
+    net.set_forwarding(
+        1,
+        Forwarding::new([], [(net.id(2), path), (net.id(0), back)]),
+    );
+    net.cut(1, 2);
+    for _ in 0..40 {
+        net.send(0, &packet(0, 2, b"round"));
+        net.run(Micros::from_millis(10));
+    }
+    // Over 1, back over 0, and over 3.
+    assert!(
+        net.delivered(2).contains(&packet_with(0, 2, 61, b"round")),
+        "{:?}",
+        net.delivered(2)
+    );
+    assert_eq!(net.dropped(1, DropReason::FrameReturned), 0);
+}
+
+#[test]
 fn a_frame_never_goes_back_to_where_it_came_from() {
     let mut net = chain(Protection::NULL);
     net.route(1, &[(2, 0)]);
@@ -359,10 +396,10 @@ fn a_leaf_is_hosted_checked_and_reached_from_everywhere() {
         net.inject(from, 2, &buffer[..length]);
 
         let seal = |session: &mut Session, packet: &[u8]| {
-            let (mut content, mut out) = ([0; 256], [0; 300]);
+            let (mut content, mut out) = ([0; 1_500], [0; 1_600]);
             content[..packet.len()].copy_from_slice(packet);
             let length = session
-                .seal(&mut content, packet.len(), 1_360, &mut out)
+                .seal(&mut content, packet.len(), 1_420, &mut out)
                 .unwrap();
             out[..length].to_vec()
         };
@@ -386,11 +423,26 @@ fn a_leaf_is_hosted_checked_and_reached_from_everywhere() {
             opened.outcome,
             Outcome::Packet(packet(0, leaf, b"back").len())
         );
+        // What is too large for the way on is answered with the size that is not: 1,400 bytes do not pass the overlay.
+        let large = packet(leaf, 0, &[7; 1_372]);
+        let answers = net.inject(from, 2, &seal(&mut session, &large));
+        let opened = session.open(net.now(), None, &answers[0], &mut buffer);
+        assert_eq!(opened.outcome, Outcome::Packet(576));
+        assert_eq!(
+            (buffer[9], &buffer[20..22]),
+            (1, &[3, 4][..]),
+            "ICMP, too big"
+        );
+        assert_eq!(buffer[26..28], 1_360_u16.to_be_bytes());
+        assert_eq!(buffer[12..20], [&large[16..20], &large[12..16]].concat());
+        assert_eq!(net.dropped(2, DropReason::TooBig), 1);
+        ledger::assert_balanced(&net, 2);
+        net.watch();
         // It cannot pretend.
         net.inject(from, 2, &seal(&mut session, &packet(1, 0, b"spoof")));
         assert_eq!(net.dropped(2, DropReason::SpoofedSource), 1);
         // Agents do not talk to it.
-        assert!(net.seen().filter(|(to, _)| *to == from.into()).count() == 1);
+        assert!(net.seen().filter(|(to, _)| *to == from.into()).count() == 0);
     }
 }
 

@@ -12,8 +12,8 @@ use wattle_model::{
     Carrier, Endpoint, Instant, LinkId, LinkState, Micros, NodeId, NodeIndex, Prefix, WgKey,
 };
 use wattle_worker::{
-    CipherCosts, CipherKind, Clamp, Command, Config, Counters, Event, PeerEntry, Peers, Status,
-    Transit, Worker,
+    CipherCosts, CipherKind, Clamp, Command, Config, Counters, Event, PeerEntry, Peers, Place,
+    Status, Transit, Worker,
 };
 
 const DELAY: Micros = Micros::from_millis(1);
@@ -241,6 +241,7 @@ impl Net {
             channel: self.protection[node].channel,
             transit: Transit::Relay,
             mss_clamp: self.mss_clamp,
+            place: Place::default(),
         };
         Worker::new(config, self.now)
     }

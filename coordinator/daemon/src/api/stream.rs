@@ -165,7 +165,9 @@ fn read(api: &Api, id: EventId, entity: Entity) -> TopologyEvent {
             record_seq: None,
             site: None,
             observed_at: None,
+            coalesced: 0,
         },
         ts: now(),
+        omitted: None,
     }
 }

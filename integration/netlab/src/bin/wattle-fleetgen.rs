@@ -47,6 +47,9 @@ struct Options {
     /// Events a second of the whole fleet; 0 = as fast as the coordinator takes them.
     #[arg(long, default_value_t = 0)]
     rate: u64,
+    /// Sites over which the nodes are spread, `site-0` and on; none by default.
+    #[arg(long, default_value_t = 0)]
+    sites: u8,
     /// Makes the keys of this fleet differ from those of another.
     #[arg(long, default_value_t = 0)]
     seed: u8,
@@ -105,7 +108,7 @@ impl Node {
         let mut seed = [options.seed; 32];
         seed[0] = index;
         let key = SecretKey::from_seed(&seed);
-        let at = token(options)?;
+        let at = token(options, index)?;
         let mut node = None;
         for _ in 0..JOIN_ATTEMPTS {
             // The same token again: a coordinator that was killed after the join answers it once more.
@@ -238,12 +241,15 @@ async fn open(at: &JoinToken, key: &SecretKey) -> Result<Connection, ConnectionE
     Ok(link)
 }
 
-fn token(options: &Options) -> Result<JoinToken> {
+fn token(options: &Options, index: u8) -> Result<JoinToken> {
     let mut create = Command::new(&options.coordinator);
     create
         .args(["token", "create"])
         .arg("--state")
         .arg(&options.state);
+    if let Some(site) = index.checked_rem(options.sites) {
+        create.args(["--site", &format!("site-{site}")]);
+    }
     let output = create
         .output()
         .context("wattle-coordinator cannot be run; give --coordinator PATH")?;

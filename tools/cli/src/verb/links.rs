@@ -114,6 +114,7 @@ fn block(link: &LinkReport) -> String {
                 bytes(link.tx_bytes)
             ),
         ),
+        ("lanes", link.lanes.to_string()),
         ("rtt", rtt(link)),
         ("jitter", or_unknown(link.jitter_us, micros)),
         ("loss", or_unknown(link.loss_ppm, percent)),
@@ -205,6 +206,7 @@ mod tests {
           latest handshake: 12s ago
           fast channel: aes-256-gcm
           transfer: 1.2MiB received, 4.0KiB sent
+          lanes: 1
           rtt: 24.2ms (least of the last minute 24.0ms)
           jitter: 300us
           loss: 3.0%

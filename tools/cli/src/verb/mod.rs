@@ -5,6 +5,7 @@ mod events;
 mod explain;
 mod init;
 mod join;
+mod kafka;
 mod leave;
 mod leaves;
 mod links;
@@ -52,6 +53,7 @@ pub(crate) fn run(cli: Cli, output: &mut Output) -> Outcome {
         Verb::Explain(args) => explain::run(socket, args.destination, output),
         Verb::Events(args) => events::run(socket, args.follow, output),
         Verb::Topology(verb) => topology::run(verb, output),
+        Verb::Kafka(verb) => kafka::run(verb, output),
         Verb::Whoami => whoami::run(socket, output),
         Verb::Metrics => whoami::metrics(socket, output),
         Verb::Network(NetworkVerb::Create { offline, nodes }) => {

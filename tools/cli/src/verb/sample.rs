@@ -1,10 +1,11 @@
 //! Reports that the tests of the verbs show.
 
 use wattle_control::{
-    CoordinatorReport, CoordinatorState, CostParts, EventReport, ExplainReport, HealthLevel,
-    HealthLine, HopReport, LinkReport, LinksReport, NetworkRef, NextHopReport, NodeRef, PathReport,
-    PathRole, PeerReport, PeerState, PeersReport, PingReport, Role, RouteReport, RouteSource,
-    RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport, WayReport, WhoamiReport,
+    ChangeReport, CoordinatorReport, CoordinatorState, CostParts, EventReport, ExplainReport,
+    HealthLevel, HealthLine, HopReport, LinkReport, LinksReport, NetworkRef, NextHopReport,
+    NodeRef, PathReport, PathRole, PeerReport, PeerState, PeersReport, PingReport, Role,
+    RouteReport, RouteSource, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
+    WayReport, WhoamiReport,
 };
 use wattle_model::{Carrier, LinkId, LinkState, NetworkId, NodeId, WgKey};
 
@@ -50,6 +51,8 @@ pub(crate) fn status() -> StatusReport {
         mtu_bytes: 1_360,
         listen_port: 51_820,
         offloads: vec!["vnet".into(), "tso".into()],
+        workers: 2,
+        workers_active: 1,
         ready: true,
         converged: false,
         waiting_for: vec!["r3".into()],
@@ -96,6 +99,7 @@ pub(crate) fn links() -> LinksReport {
         fast_channel: Some("aes-256-gcm".into()),
         rx_bytes: 1_300_000,
         tx_bytes: 4_096,
+        lanes: 1,
     };
     let down = LinkReport {
         link: LinkId(2),
@@ -114,6 +118,7 @@ pub(crate) fn links() -> LinksReport {
         fast_channel: None,
         rx_bytes: 0,
         tx_bytes: 0,
+        lanes: 0,
     };
     LinksReport {
         links: vec![up, down],
@@ -261,6 +266,17 @@ pub(crate) fn path() -> PathReport {
         destination: node(3),
         prefix: "10.77.0.3".parse().ok(),
         ways: vec![used, backup],
+        changed: Some(change()),
+    }
+}
+
+fn change() -> ChangeReport {
+    ChangeReport {
+        at_unix_ms: 1_795_385_280_000,
+        text: "r3 goes via r2, before via r4".into(),
+        cause: Some("links of r4".into()),
+        latency_us: Some(152_000),
+        trace: Some("00c0ffee00c0ffee".into()),
     }
 }
 
@@ -269,6 +285,7 @@ pub(crate) fn explain() -> ExplainReport {
         destination,
         prefix,
         mut ways,
+        changed,
     } = path();
     let runner_up = ways.pop();
     let twice = |us: u32| us * 2;
@@ -291,6 +308,7 @@ pub(crate) fn explain() -> ExplainReport {
         margin_us: Some(13_800),
         hold_ms: Some(5_000),
         notes: vec!["r2 has no rest of its loss budget".into()],
+        changed,
     }
 }
 

@@ -131,6 +131,10 @@ fn screen(report: &StatusReport) -> String {
         ("routes", report.routes_total.to_string()),
         ("announces", list(&report.prefixes)),
         ("offloads", list(&report.offloads)),
+        (
+            "workers",
+            format!("{}/{} carry packets", report.workers_active, report.workers),
+        ),
         ("peer set", format!("revision {}", report.peer_set_revision)),
         (
             "worst link",
@@ -240,6 +244,7 @@ mod tests {
         routes       3
         announces    192.168.9.0/24
         offloads     vnet tso
+        workers      1/2 carry packets
         peer set     revision 4
         worst link   r2 udp4 rtt 24.2ms jitter 300us loss 3.0% cost 13.1ms
         state        settling: waiting for r3

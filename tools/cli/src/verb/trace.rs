@@ -4,13 +4,14 @@ use std::path::Path;
 use std::time::Duration;
 
 use serde::Serialize;
-use wattle_control::{NodeRef, PathReport, PathRole, PingReport, Reply, Request};
+use wattle_control::{ChangeReport, NodeRef, PathReport, PathRole, PingReport, Reply, Request};
 
 use crate::agent::{self, PATIENCE};
 use crate::args::TraceArgs;
 use crate::failure::Outcome;
 use crate::human::{clean, micros, or_unknown};
 use crate::output::Output;
+use crate::verb::path::change;
 
 /// Between two round trips.
 const INTERVAL_MS: u32 = 50;
@@ -19,6 +20,8 @@ const INTERVAL_MS: u32 = 50;
 struct Trace {
     destination: NodeRef,
     hops: Vec<Traced>,
+    /// What changed the way last.
+    changed: Option<ChangeReport>,
 }
 
 /// A node on the way, and the best of the round trips to it.
@@ -79,6 +82,7 @@ fn expected(path: PathReport) -> Trace {
     Trace {
         hops: hops.collect(),
         destination: path.destination,
+        changed: path.changed,
     }
 }
 
@@ -112,6 +116,7 @@ fn show(trace: &Trace) -> String {
             micros(hop.cost_us.into()),
         );
     }
+    text += &change(trace.changed.as_ref());
     text
 }
 
@@ -132,6 +137,7 @@ mod tests {
         to r3
           1 r2  no reply  rtt - of 24.2ms expected  0/0 replies  cost 13.1ms
           2 r3  via r2  rtt 48.1ms of 48.4ms expected  1/2 replies  cost 26.2ms
+          last change 2026-11-22T22:08:00.000Z: r3 goes via r2, before via r4; cause: links of r4, 152ms after it began
         ");
     }
 }

@@ -1,0 +1,176 @@
+//! When this node takes to routes that it decided on (`docs/protocol/routing.md` §2), and what is told of the difference.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use wattle_model::{Cost, Instant, LinkId, Micros, NodeId};
+
+use super::{Output, Router};
+use crate::event::{Cause, Happening};
+use crate::graph::{Change, Graph};
+use crate::order;
+use crate::routes::{Route, Routes};
+
+/// Routes are held no longer than this, whatever else changes in the meantime.
+const MOST_HELD: Micros = Micros::from_millis(1_000);
+
+/// Routes that are decided but not used until it is this node's turn.
+#[derive(Debug)]
+pub(super) struct Held {
+    routes: Routes,
+    pub(super) due: Instant,
+    since: Instant,
+    cause: Cause,
+    /// When the other end of the lost link that this is about fell silent.
+    suspected_at: Option<Instant>,
+    changes: Vec<Change>,
+}
+
+impl Held {
+    /// Whether one thing may have caused all changes: a link, or a node with its links.
+    fn is_about(&self, others: &[Change]) -> bool {
+        let ends = |change: &Change| match *change {
+            Change::Link { a, b, .. } => [a, b],
+            Change::Transit { at, .. } => [at, at],
+        };
+        let mut all = self.changes.iter().chain(others).map(ends);
+        let Some(first) = all.next() else { return true };
+        let rest: Vec<_> = all.collect();
+        first
+            .iter()
+            .any(|end| rest.iter().all(|ends| ends.contains(end)))
+    }
+}
+
+impl Router {
+    /// Goes on with the search for better backups, and takes to held routes, if it is time for it.
+    pub(super) fn decide_on(&mut self, now: Instant) {
+        if self.decided.due.is_some_and(|due| due <= now) {
+            let latest = match &self.held {
+                Some(held) => held.routes.clone(),
+                None => Routes::clone(&self.routes),
+            };
+            let routes = self.search_backups(now, latest);
+            match &mut self.held {
+                Some(held) => held.routes = routes,
+                None => self.take(now, routes, self.computing.cause),
+            }
+        }
+        if self.held.as_ref().is_some_and(|held| held.due <= now)
+            && let Some(held) = self.held.take()
+        {
+            self.suspected_at = held.suspected_at;
+            self.take(now, held.routes, held.cause);
+            self.suspected_at = None;
+        }
+    }
+
+    /// Takes to other routes when it is this node's turn; at once where packets would else be lost.
+    pub(super) fn hold_or_take(
+        &mut self,
+        now: Instant,
+        routes: Routes,
+        cause: Cause,
+        (before, changes): (&Graph, Option<Vec<Change>>),
+    ) {
+        let own = self.graph.vertex(self.node);
+        let (Some(own), Some(changes)) = (own, changes) else {
+            // Too much changed at once for an order.
+            self.held = None;
+            self.take(now, routes, cause);
+            return;
+        };
+        let delay = order::delay(before, &self.graph, own, &changes);
+        let held = self.held.take();
+        let earlier = held
+            .as_ref()
+            .map_or_else(Vec::new, |held| held.changes.clone());
+        let since = held.as_ref().map_or(now, |held| held.since);
+        let suspected_at = held.as_ref().and_then(|held| held.suspected_at);
+        let due = match held {
+            Some(held) if changes.is_empty() => held.due,
+            // Another failure before the first one is settled: nobody's turn is known any more.
+            Some(held) if !held.is_about(&changes) => now,
+            Some(held) => held.due.max(now + delay).min(held.since + MOST_HELD),
+            None => now + delay.min(MOST_HELD),
+        };
+        if due <= now {
+            self.take(now, routes, cause);
+            return;
+        }
+        let bridge = self.bridge(&routes);
+        self.held = Some(Held {
+            routes,
+            due,
+            since,
+            cause,
+            suspected_at: self.suspected_at.or(suspected_at),
+            changes: [earlier, changes].concat(),
+        });
+        self.take(now, bridge, cause);
+    }
+
+    /// The routes until this node's turn: those in use, where they lead somewhere.
+    fn bridge(&self, next: &Routes) -> Routes {
+        let is_used = |link: &LinkId| {
+            self.links
+                .get(link)
+                .is_some_and(|link| link.damper.is_some())
+        };
+        let leads = |route: &&Route| {
+            let backup = route.backup.as_ref().map(|backup| backup.link);
+            let links = route.next.iter().map(|next| next.link);
+            links.chain(backup).any(|link| is_used(&link))
+        };
+        let routes = next.routes.iter().map(|(node, next)| {
+            let current = self.routes.routes.get(node).filter(leads);
+            (*node, current.unwrap_or(next).clone())
+        });
+        Routes {
+            routes: routes.collect(),
+            prefixes: next.prefixes.clone(),
+        }
+    }
+
+    fn take(&mut self, now: Instant, routes: Routes, cause: Cause) {
+        if routes != *self.routes {
+            let before = std::mem::replace(&mut self.routes, Arc::new(routes));
+            self.outputs
+                .push_back(Output::Routes(Arc::clone(&self.routes)));
+            self.tell_routes(now, cause, &before);
+        }
+    }
+
+    pub(super) fn tell_routes(&mut self, now: Instant, cause: Cause, before: &Routes) {
+        let after = Arc::clone(&self.routes);
+        let hops = |routes: &Routes, node: &NodeId| -> Vec<NodeId> {
+            let route = routes.routes.get(node);
+            route.map_or_else(Vec::new, |r| {
+                r.next.iter().map(|next| next.neighbour).collect()
+            })
+        };
+        let nodes: BTreeSet<&NodeId> = before.routes.keys().chain(after.routes.keys()).collect();
+        for node in nodes {
+            let (old, new) = (hops(before, node), hops(&after, node));
+            if old == new {
+                continue;
+            }
+            match (old.is_empty(), new.is_empty()) {
+                (true, false) => self.event(now, cause, Happening::NodeJoined { node: *node }),
+                (false, true) => self.event(now, cause, Happening::NodeLeft { node: *node }),
+                (true, true) | (false, false) => {}
+            }
+            let cost = after
+                .routes
+                .get(node)
+                .map_or(Cost::INFINITE, |route| route.cost);
+            let what = Happening::RouteChanged {
+                destination: *node,
+                before: old,
+                after: new,
+                cost,
+            };
+            self.event(now, cause, what);
+        }
+    }
+}

@@ -1,0 +1,22 @@
+//! Who judges the signatures of records. An agent does so itself; a simulation of many nodes, in which each of them would judge
+//! the same signature once more, may remember what was judged.
+
+use wattle_model::NetworkId;
+use wattle_wire::key::PublicKey;
+use wattle_wire::record::Record;
+
+/// Judges signatures.
+pub trait Verifier: Send + Sync {
+    /// Whether `signer` signed this record for this network.
+    fn is_signed(&mut self, record: &Record, network: NetworkId, signer: &PublicKey) -> bool;
+}
+
+/// Judges every signature anew.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EachTime;
+
+impl Verifier for EachTime {
+    fn is_signed(&mut self, record: &Record, network: NetworkId, signer: &PublicKey) -> bool {
+        record.verify(network, signer).is_ok()
+    }
+}

@@ -1,0 +1,287 @@
+//! What becomes of packets right after a failure: only those beside it know, everybody else still sends as before.
+//!
+//! The rules are the data plane's: the next hops of the route, then its backup, then a direct link; never back to where a packet
+//! came from unless a waypoint says so. All choices among next hops are followed, since any flow may take any of them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use wattle_model::NodeId;
+use wattle_routing::Routes;
+use wattle_routing::graph::{Graph, Vertex};
+
+/// What broke.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Failure {
+    /// Nothing.
+    None,
+    /// The link between two nodes.
+    Link(Vertex, Vertex),
+    /// A node with all its links.
+    Node(Vertex),
+}
+
+impl Failure {
+    /// Whether packets still cross the link between two neighbours.
+    pub fn spares(&self, a: Vertex, b: Vertex) -> bool {
+        match *self {
+            Self::None => true,
+            Self::Link(one, other) => (a, b) != (one, other) && (a, b) != (other, one),
+            Self::Node(node) => a != node && b != node,
+        }
+    }
+
+    /// Every link and every node of a network, each by itself.
+    pub fn all(graph: &Graph) -> Vec<Self> {
+        let links = graph.vertices().flat_map(|a| {
+            let edges = graph.edges(a).iter().map(|edge| edge.to);
+            let behind: Vec<_> = edges.filter(|b| *b > a).collect();
+            behind.into_iter().map(move |b| Self::Link(a, b))
+        });
+        links.chain(graph.vertices().map(Self::Node)).collect()
+    }
+
+    /// The network without what broke.
+    pub fn applied(&self, graph: &Graph) -> Graph {
+        let mut left = graph.clone();
+        for a in graph.vertices() {
+            for edge in graph.edges(a) {
+                if !self.spares(a, edge.to) {
+                    left.set_cost(a, edge.to, wattle_model::Cost::INFINITE);
+                }
+            }
+        }
+        left
+    }
+}
+
+/// What becomes of packets, the worst that may happen first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Fate {
+    /// Some of them go round in circles.
+    Loops,
+    /// Some of them end at a node that knows no way.
+    Lost,
+    /// All of them arrive.
+    Arrive,
+}
+
+/// Packets for one destination.
+pub struct Packets<'a> {
+    graph: &'a Graph,
+    /// By vertex.
+    routes: &'a [Arc<Routes>],
+    failure: Failure,
+    destination: Vertex,
+    known: BTreeMap<Place, Option<Fate>>,
+}
+
+/// A packet at a node: where it came from, what it is to pass.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+struct Place {
+    at: Vertex,
+    from: Option<Vertex>,
+    stops: Vec<NodeId>,
+}
+
+impl<'a> Packets<'a> {
+    /// Packets for `destination` while every node has the routes given for its vertex.
+    pub fn to(
+        destination: Vertex,
+        graph: &'a Graph,
+        routes: &'a [Arc<Routes>],
+        failure: Failure,
+    ) -> Self {
+        Self {
+            graph,
+            routes,
+            failure,
+            destination,
+            known: BTreeMap::new(),
+        }
+    }
+
+    /// What becomes of those that begin at `at`.
+    pub fn from(&mut self, at: Vertex) -> Fate {
+        self.follow(Place {
+            at,
+            from: None,
+            stops: Vec::new(),
+        })
+    }
+
+    fn follow(&mut self, mut place: Place) -> Fate {
+        if place.at == self.destination {
+            return Fate::Arrive;
+        }
+        if place.stops.first() == Some(&self.graph.node(place.at)) {
+            place.stops.remove(0);
+        }
+        match self.known.get(&place) {
+            Some(Some(fate)) => return *fate,
+            // It is being followed at the moment: it came back.
+            Some(None) => return Fate::Loops,
+            None => {}
+        }
+        self.known.insert(place.clone(), None);
+        let fate = self
+            .onward(&place)
+            .into_iter()
+            .map(|next| self.follow(next))
+            .min();
+        let fate = fate.unwrap_or(Fate::Lost);
+        self.known.insert(place, Some(fate));
+        fate
+    }
+
+    /// Where flows at this place may go next.
+    fn onward(&self, place: &Place) -> Vec<Place> {
+        let target = match place.stops.first() {
+            Some(stop) => *stop,
+            None => self.graph.node(self.destination),
+        };
+        let avoid = place.from.filter(|_| place.stops.is_empty());
+        let works = |to: &Vertex| {
+            self.graph.cost(place.at, *to).is_finite() && self.failure.spares(place.at, *to)
+        };
+        let is_fit = |to: &Vertex| works(to) && Some(*to) != avoid;
+        let vertex = |node: NodeId| self.graph.vertex(node);
+        let route = self.routes[place.at.0 as usize].routes.get(&target);
+        let next = route.into_iter().flat_map(|route| &route.next);
+        let fit: Vec<Vertex> = next
+            .filter_map(|next| vertex(next.neighbour))
+            .filter(is_fit)
+            .collect();
+        let go = |to: Vertex, stops: Vec<NodeId>| Place {
+            at: to,
+            from: Some(place.at),
+            stops,
+        };
+        if !fit.is_empty() {
+            let go = fit.into_iter().map(|to| go(to, place.stops.clone()));
+            return go.collect();
+        }
+        let backup = route.and_then(|route| route.backup.as_ref());
+        let backup = backup.and_then(|backup| {
+            let to = vertex(backup.neighbour).filter(works)?;
+            if backup.waypoints.is_empty() && Some(to) == avoid {
+                return None;
+            }
+            let stops = match (backup.waypoints.first(), place.stops.first()) {
+                (None, _) => place.stops.clone(),
+                (Some(_), None) => backup.waypoints.clone(),
+                (Some(detour), Some(stop)) => vec![*detour, *stop],
+            };
+            Some(go(to, stops))
+        });
+        let direct = vertex(target).filter(is_fit);
+        let direct = direct.map(|to| go(to, place.stops.clone()));
+        backup.or(direct).into_iter().collect()
+    }
+}
+
+/// What failures did to packets that were on their way over what failed.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Coverage {
+    /// Pairs of nodes whose packets could cross what failed, and that a way is left to.
+    pub affected: usize,
+    /// Those of them whose packets all arrive.
+    pub arrive: usize,
+    /// Those of them of whose packets some go in circles.
+    pub loops: usize,
+}
+
+impl Coverage {
+    /// Adds up two networks.
+    pub fn add(&mut self, other: &Self) {
+        self.affected += other.affected;
+        self.arrive += other.arrive;
+        self.loops += other.loops;
+    }
+}
+
+/// Breaks everything, each by itself, and follows all packets while only those beside the failure know.
+pub fn coverage(graph: &Graph, routes: &[Arc<Routes>]) -> Coverage {
+    let mut coverage = Coverage::default();
+    for failure in Failure::all(graph) {
+        let left = components(&failure.applied(graph));
+        for destination in graph.vertices() {
+            let crossing = crossing(graph, routes, destination, failure);
+            let mut packets = Packets::to(destination, graph, routes, failure);
+            for node in crossing {
+                if left[node.0 as usize] != left[destination.0 as usize] {
+                    continue;
+                }
+                coverage.affected += 1;
+                match packets.from(node) {
+                    Fate::Arrive => coverage.arrive += 1,
+                    Fate::Loops => coverage.loops += 1,
+                    Fate::Lost => {}
+                }
+            }
+        }
+    }
+    coverage
+}
+
+/// The nodes whose packets to `destination` may cross what failed.
+fn crossing(
+    graph: &Graph,
+    routes: &[Arc<Routes>],
+    destination: Vertex,
+    failure: Failure,
+) -> Vec<Vertex> {
+    if failure == Failure::Node(destination) {
+        return Vec::new();
+    }
+    let mut known = BTreeMap::new();
+    let nodes = graph
+        .vertices()
+        .filter(|node| failure != Failure::Node(*node));
+    nodes
+        .filter(|node| crosses(graph, routes, destination, failure, *node, &mut known))
+        .collect()
+}
+
+fn crosses(
+    graph: &Graph,
+    routes: &[Arc<Routes>],
+    destination: Vertex,
+    failure: Failure,
+    node: Vertex,
+    known: &mut BTreeMap<Vertex, bool>,
+) -> bool {
+    if let Some(known) = known.get(&node) {
+        return *known;
+    }
+    let route = routes[node.0 as usize].routes.get(&graph.node(destination));
+    let next = route.into_iter().flat_map(|route| &route.next);
+    let next: Vec<_> = next
+        .filter_map(|next| graph.vertex(next.neighbour))
+        .collect();
+    let found = next.into_iter().any(|next| {
+        !failure.spares(node, next)
+            || (next != destination && crosses(graph, routes, destination, failure, next, known))
+    });
+    known.insert(node, found);
+    found
+}
+
+/// For each node the least node that it is connected with.
+pub fn components(graph: &Graph) -> Vec<Vertex> {
+    let mut least: Vec<Vertex> = graph.vertices().collect();
+    let mut changed = true;
+    while changed {
+        changed = false;
+        for a in graph.vertices() {
+            for edge in graph.edges(a) {
+                let other = least[edge.to.0 as usize];
+                if other < least[a.0 as usize] {
+                    least[a.0 as usize] = other;
+                    changed = true;
+                }
+            }
+        }
+    }
+    least
+}

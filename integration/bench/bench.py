@@ -5,7 +5,7 @@
     bench.py soak        minutes of streams through rekeys, overload, numbered packets
     bench.py idle        bytes, CPU and memory of a mesh of 6 and of 30 nodes that does nothing
     bench.py mirror      the topology stream in Kafka: latency, throughput, faults, take-over, outage, cold readers
-    bench.py routing     outage after silent cuts in a ring of five with a chord
+    bench.py routing     healing in a ring of five with a chord, beside FRR, BIRD and babeld: outages, loss, delay, flapping, cost
     bench.py spf         shortest paths of 10,000 nodes, all at once and after a change; what backups cover on public networks
     bench.py sim         a thousand nodes in virtual time: convergence, flooding, restart, bytes
 
@@ -62,7 +62,15 @@ def arguments():
     one = parser.add_argument_group("mirror")
     one.add_argument("--full", action="store_true", help="a million events through 100 kills of the mirror, 30 of the broker, 10 paused leaders; --only: latency throughput chaos takeover outage cold")
     one = parser.add_argument_group("routing")
-    one.add_argument("--cuts", type=int, default=5, help="cuts of each kind")
+    one.add_argument("--rows", type=words, metavar="A,B", help=f"of {' '.join(routing.ROWS)} (default: all)")
+    one.add_argument("--contestants", type=words, metavar="A,B", help="only these: " + ", ".join(each.name for each in routing.routers.ALL))
+    one.add_argument("--cuts", type=int, default=30, help="cuts of each kind (default 30)")
+    one.add_argument("--repeat", type=int, default=5, help="of loss and of delay (default 5)")
+    one.add_argument("--loss-seconds", type=float, default=30, help="of 20 %% loss")
+    one.add_argument("--delay-seconds", type=float, default=10, help="of 50 ms more")
+    one.add_argument("--wave-seconds", type=float, default=600, help="of the square wave")
+    one.add_argument("--false-seconds", type=float, default=600, help="of an oversubscribed CPU")
+    one.add_argument("--keep", metavar="FILE", help="add the samples to FILE and judge all that are there: a table in several sittings")
     one = parser.add_argument_group("spf")
     one.add_argument("--runs", type=int, default=31, help="full runs, and forty changes of each kind after each (default 31)")
     one.add_argument("--graphs", metavar="DIR", default=os.environ.get("WATTLE_TOPOLOGIES") or spf.GRAPHS,

@@ -9,8 +9,11 @@ import os
 import shutil
 import signal
 import subprocess
+import sys
 import tempfile
 import time
+
+from . import wire
 
 HERE = os.path.dirname(os.path.abspath(__file__))
 
@@ -57,6 +60,12 @@ class Lab:
     def link(self, a, b, subnet, mtu=1500, offload=True):
         """Joins two hosts by a veth; `subnet` is like 10.1.4 and gives .1 to a, .2 to b."""
         link = Link(self, a, b, subnet, mtu, offload)
+        self.links[frozenset((a.name, b.name))] = link
+        return link
+
+    def wire(self, a, b, subnet):
+        """The same over a userspace wire, whose `delay` can be changed."""
+        link = Wire(self, a, b, subnet)
         self.links[frozenset((a.name, b.name))] = link
         return link
 
@@ -214,6 +223,30 @@ class Link:
             text = (f"table netdev lab {{ chain {interface} {{ type filter hook egress device \"{interface}\" "
                     f"priority 0; policy accept; {rule}; }}; }}\n")
             host.run(["nft", "-f", "-"], input=text)
+
+
+class Wire(Link):
+    """A link through a third namespace, in which a process carries the frames (see wire.py)."""
+
+    def __init__(self, lab, a, b, subnet):
+        self.ends = ((a, f"to-{b.name}", f"{subnet}.1"), (b, f"to-{a.name}", f"{subnet}.2"))
+        between = lab.host(f"w{len(lab.hosts)}")
+        between.run(["sysctl", "-qw", "net.ipv6.conf.all.disable_ipv6=1"], check=False)
+        for (host, interface, address), name in zip(self.ends, ("left", "right")):
+            run(["ip", "link", "add", interface, "netns", host.namespace, "type", "veth", "peer", "name", name, "netns", between.namespace])
+            # Frames pass as they are on a wire: no larger, and with their checksums.
+            for namespace, device in ((host.namespace, interface), (between.namespace, name)):
+                run(["ip", "netns", "exec", namespace, "ethtool", "-K", device, "tx", "off", "tso", "off", "gso", "off", "gro", "off"], check=False)
+            host.address(interface, f"{address}/24")
+            host.up(interface)
+            between.up(name)
+        self.control = os.path.join(between.folder, "control")
+        between.spawn([sys.executable, os.path.join(HERE, "wire.py"), "left", "right", self.control])
+        wait_until(lambda: os.path.exists(self.control), 10, "the wire does not start")
+
+    def delay(self, micros):
+        """Every frame takes so long, either way."""
+        wire.delay(self.control, micros)
 
 
 def wait_until(condition, seconds, complaint, step=0.05):

@@ -137,7 +137,12 @@ impl Client {
 
     /// Leaves the network.
     pub fn leave(&mut self) -> Result<(), ClientError> {
-        match self.ask(&Request::Leave {})? {
+        self.order(&Request::Leave {})
+    }
+
+    /// Gives an order that is answered with nothing but that it was carried out.
+    pub fn order(&mut self, request: &Request) -> Result<(), ClientError> {
+        match self.ask(request)? {
             Reply::Done => Ok(()),
             other => Err(unexpected(&other)),
         }

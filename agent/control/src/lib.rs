@@ -16,13 +16,13 @@ pub use client::{Client, ClientError, Refusal, Replies};
 pub use line::{LineError, MAX_REPLY_BYTES, MAX_REQUEST_BYTES, decode, encode, read_line};
 pub use reply::{ErrorCode, ErrorReport, Reply};
 pub use report::{
-    CoordinatorReport, CoordinatorState, CostParts, EventReport, ExplainReport, HealthLevel,
-    HealthLine, HopReport, LinkReport, LinksReport, MetricsReport, NetworkRef, NextHopReport,
-    NodeRef, PathReport, PathRole, PeerReport, PeerState, PeersReport, PingReport, Role,
-    RouteReport, RouteSource, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
-    VersionReport, WayReport, WhoamiReport,
+    ChangeReport, CoordinatorReport, CoordinatorState, CostParts, DrainReport, EventReport,
+    ExplainReport, HealthLevel, HealthLine, HopReport, LinkReport, LinksReport, MetricsReport,
+    NetworkRef, NextHopReport, NodeRef, PathReport, PathRole, PeerReport, PeerState, PeersReport,
+    PingReport, PreferReport, Role, RouteReport, RouteSource, RoutesReport, StatusReport, TopoLink,
+    TopoNode, TopoReport, VersionReport, WayReport, WhoamiReport,
 };
-pub use request::{Access, Request, RouteView};
+pub use request::{Access, DrainMode, Request, RouteView};
 
 /// Where the agent listens unless told otherwise.
 pub const DEFAULT_SOCKET: &str = "/run/wattle/wattled.sock";

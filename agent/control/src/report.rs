@@ -6,6 +6,8 @@ use std::net::{IpAddr, SocketAddr};
 use serde::{Deserialize, Serialize};
 use wattle_model::{Carrier, LinkId, LinkState, NetworkId, NodeId, Prefix, WgKey};
 
+use crate::request::DrainMode;
+
 /// A node by id and name.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct NodeRef {
@@ -82,6 +84,38 @@ pub struct StatusReport {
     /// What an operator should look at.
     #[serde(default)]
     pub health: Vec<HealthLine>,
+    /// Whether the node is drained.
+    #[serde(default)]
+    pub drain: Option<DrainReport>,
+    /// Neighbours that packets go over by an operator's order.
+    #[serde(default)]
+    pub preferences: Vec<PreferReport>,
+    /// The worst of CPU, packet queue and memory pressure.
+    #[serde(default)]
+    pub load_percent: u8,
+    /// Packets relayed for others so far.
+    #[serde(default)]
+    pub relayed_packets: u64,
+}
+
+/// A drain that holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DrainReport {
+    /// How much transit is left.
+    pub mode: DrainMode,
+    /// For how long; `None` until it is taken back.
+    pub left_s: Option<u64>,
+}
+
+/// A preference that holds.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PreferReport {
+    /// The neighbour.
+    pub via: NodeRef,
+    /// Only packets to this node.
+    pub destination: Option<NodeRef>,
+    /// For how long; `None` until it is taken back.
+    pub left_s: Option<u64>,
 }
 
 /// The connection to the coordinator.
@@ -403,6 +437,24 @@ pub struct PathReport {
     pub prefix: Option<Prefix>,
     /// Used ways first, then the backup.
     pub ways: Vec<WayReport>,
+    /// What changed the way last, as far back as the agent's events go.
+    #[serde(default)]
+    pub changed: Option<ChangeReport>,
+}
+
+/// The last change of the way to a destination.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ChangeReport {
+    /// When.
+    pub at_unix_ms: u64,
+    /// What, in one line.
+    pub text: String,
+    /// Why.
+    pub cause: Option<String>,
+    /// How long after it began: with this node's first suspicion, or when another node said so by its own clock.
+    pub latency_us: Option<u64>,
+    /// The same on every node that tells of this.
+    pub trace: Option<String>,
 }
 
 /// One way through the mesh.
@@ -456,6 +508,9 @@ pub struct ExplainReport {
     /// Further remarks, one sentence each.
     #[serde(default)]
     pub notes: Vec<String>,
+    /// What changed the way last, as far back as the agent's events go.
+    #[serde(default)]
+    pub changed: Option<ChangeReport>,
 }
 
 /// One round trip of `ping`.

@@ -58,6 +58,28 @@ pub enum Request {
     Whoami {},
     /// Leave the network: tell the others, forget the peer set, stop.
     Leave {},
+    /// Give no transit, or only where there is no other way.
+    Drain {
+        /// Which of the two.
+        mode: DrainMode,
+        /// For so many seconds; until it is taken back if left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_s: Option<u64>,
+    },
+    /// Give transit as usual.
+    Undrain {},
+    /// Send packets over a neighbour as long as it is nearer to their destination than this node.
+    Prefer {
+        /// The neighbour's name or id; none takes the preference back.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        via: Option<String>,
+        /// Only those to this node, by its name, id or address.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        dst: Option<String>,
+        /// For so many seconds; until it is taken back if left out.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        for_s: Option<u64>,
+    },
     /// All metrics as Prometheus text.
     Metrics {},
     /// The agent's version.
@@ -70,6 +92,16 @@ const fn one() -> u32 {
 
 const fn one_second_ms() -> u32 {
     1_000
+}
+
+/// How much transit a drained node gives.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum DrainMode {
+    /// Where there is no other way.
+    Soft,
+    /// None.
+    Hard,
 }
 
 /// Where routes are looked up.
@@ -98,7 +130,9 @@ impl Request {
     /// The right that the request takes.
     pub const fn access(&self) -> Access {
         match self {
-            Self::Leave {} => Access::Change,
+            Self::Leave {} | Self::Drain { .. } | Self::Undrain {} | Self::Prefer { .. } => {
+                Access::Change
+            }
             Self::Status {}
             | Self::Peers {}
             | Self::Links { .. }
@@ -161,7 +195,12 @@ mod tests {
     }
 
     #[test]
-    fn only_leaving_takes_the_right_to_change() {
+    fn leaving_draining_and_preferring_take_the_right_to_change() {
+        let drain: Request = serde_json::from_str(r#"{"op":"drain","mode":"soft"}"#).unwrap();
+        assert_eq!(drain.access(), Access::Change);
+        assert_eq!(Request::Undrain {}.access(), Access::Change);
+        let prefer: Request = serde_json::from_str(r#"{"op":"prefer","via":"r2"}"#).unwrap();
+        assert_eq!(prefer.access(), Access::Change);
         assert_eq!(Request::Leave {}.access(), Access::Change);
         assert_eq!(Request::Metrics {}.access(), Access::Read);
     }

@@ -119,15 +119,17 @@ impl DataThread {
                 seat.rests(self.clock.now());
             }
             let ready = wait(&self.sources(), Some(self.patience(more)))?;
+            let now = self.clock.now();
+            self.worker.woke(now);
             if let Some(seat) = &mut self.seat {
-                seat.works(self.clock.now());
+                seat.works(now);
             }
             if ready.wake && self.answer_bell() == Obeyed::Stop {
                 return Ok(());
             }
             // Before a link is judged, what lies in the sockets is read, announced or not: it costs one call, a link
             // judged dead too early costs a route.
-            let due = self.clock.now() >= self.worker.poll_timeout();
+            let due = now >= self.worker.poll_timeout();
             if ready.writable {
                 self.resume();
             }

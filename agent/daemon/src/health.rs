@@ -13,8 +13,8 @@ use wattle_model::Prefix;
 
 /// Reported load is a multiple of this, so that noise does not become news.
 const STEP: f64 = 10.0;
-/// Weight of the newest look in the moving average: with a look every five seconds, about half a minute counts.
-const NEWEST: f64 = 0.2;
+/// Weight of the newest look in the moving average: with a look every second, about three seconds count.
+const NEWEST: f64 = 0.35;
 
 /// Where the kernel tells how much waits for memory.
 const PRESSURE_FILE: &str = "/proc/pressure/memory";
@@ -41,8 +41,8 @@ struct Look {
 }
 
 impl LoadWatch {
-    /// The load in percent, given the CPU time that the data thread has wanted so far.
-    pub(crate) fn percent(&mut self) -> u8 {
+    /// The load in percent: the worst of CPU, of the packet queue, which is so full in percent, and of memory.
+    pub(crate) fn percent(&mut self, queue: u8) -> u8 {
         let look = data_thread_time().map(|wanted_ns| Look {
             at: Instant::now(),
             wanted_ns,
@@ -53,7 +53,8 @@ impl LoadWatch {
             self.busy += NEWEST * ((wanted / passed).min(1.0) * 100.0 - self.busy);
         }
         self.last = look;
-        rounded(self.busy.max(self.memory.percent(Path::new(PRESSURE_FILE))))
+        let memory = self.memory.percent(Path::new(PRESSURE_FILE));
+        rounded(self.busy.max(memory).max(queue.into()))
     }
 }
 
@@ -114,7 +115,7 @@ fn memory_pressure(file: &Path) -> io::Result<f64> {
 fn parse_pressure(text: &str) -> Option<f64> {
     let full = text.lines().find_map(|line| line.strip_prefix("full "))?;
     full.split(' ')
-        .find_map(|field| field.strip_prefix("avg60="))?
+        .find_map(|field| field.strip_prefix("avg10="))?
         .parse()
         .ok()
 }
@@ -127,7 +128,7 @@ mod tests {
     fn the_kernels_figures_are_read() {
         assert_eq!(parse_schedstat("700 50 3\n"), Some(750));
         assert_eq!(parse_schedstat("x"), None);
-        let text = "some avg10=90.00 avg60=42.50 total=1\nfull avg10=0.00 avg60=7.00 total=0\n";
+        let text = "some avg10=90.00 avg60=42.50 total=1\nfull avg10=7.00 avg60=0.00 total=0\n";
         assert_eq!(parse_pressure(text), Some(7.0));
         assert_eq!(parse_pressure(""), None);
     }
@@ -147,7 +148,7 @@ mod tests {
         });
         let said = fs::read_to_string(log).unwrap();
         assert_eq!(said.matches("Memory pressure").count(), 1, "{said}");
-        fs::write(&file, "full avg10=0.00 avg60=7.00 total=0\n").unwrap();
+        fs::write(&file, "full avg10=7.00 avg60=0.00 total=0\n").unwrap();
         assert_eq!(watch.percent(&file), 7.0, "it may come later");
     }
 

@@ -131,7 +131,9 @@ impl Station {
                 // Flooding repeats what is not acknowledged.
                 mailbox.dropped += 1;
             }
-            Command::SendControl { .. } | Command::DropPeer(_) => mailbox.orders.push_back(command),
+            Command::SendControl { .. } | Command::DropPeer(_) | Command::Bye => {
+                mailbox.orders.push_back(command);
+            }
         });
     }
 
@@ -194,7 +196,7 @@ impl WorkerHandle {
                     .iter()
                     .for_each(|station| station.order(command.clone()));
             }
-            Command::SendControl { .. } | Command::SetFingerprint(_) => {}
+            Command::SendControl { .. } | Command::SetFingerprint(_) | Command::Bye => {}
         }
         first.order(command);
     }

@@ -24,6 +24,6 @@ pub use drop::{DropReason, Drops, Origin};
 pub use forwarding::{Backup, Forwarding, NextLink, Path};
 pub use guard::Ownership;
 pub use packet::Packet;
-pub use queue::{Class, Queue};
+pub use queue::{Class, MAX_BYTES as QUEUE_BYTES, Queue};
 pub use vnet::VnetHeader;
 pub use window::SendWindow;

@@ -11,7 +11,7 @@ use wattle_model::{Instant, Micros};
 /// Flows that are told apart per class; two that share a bucket share its turn.
 const FLOWS: usize = 64;
 /// Bytes that may wait.
-const MAX_BYTES: usize = 1 << 20;
+pub const MAX_BYTES: usize = 1 << 20;
 /// Packets (super-packets count once) that may wait.
 const MAX_ITEMS: usize = 1_024;
 /// Bytes that a flow may send per turn.

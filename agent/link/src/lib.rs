@@ -18,11 +18,11 @@ mod measure;
 use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
-use wattle_model::{Instant, LinkState, Measurement, Micros};
+use wattle_model::{Instant, LinkState, Measurement, Micros, Ppm};
 use wattle_wire::probe::{Probe, ProbeReply};
 
 use crate::liveness::Liveness;
-use crate::measure::{Estimators, Sample};
+use crate::measure::{Estimators, Presence, Sample, Told};
 
 /// Between two reports of a measurement that changed enough to matter …
 const REPORT_SOON: Micros = Micros::from_millis(100);
@@ -50,13 +50,26 @@ pub enum Input {
         /// Whether somebody's data was among them, so that the link is worth watching closely.
         traffic: Traffic,
     },
-    /// This node woke up later than it meant to: deadlines move, the other end is not blamed.
+    /// This node woke up later than it meant to: deadlines move, the other end is not blamed. To be told before what came
+    /// in the meantime.
     Stalled {
         /// By how much.
         late: Micros,
     },
     /// The fingerprint of this node's link-state database, to be carried by probes and replies.
     Fingerprint(u64),
+    /// Whether the link is spare: another one leads to the same neighbour and is used.
+    Spare(bool),
+    /// There is reason to think that the link is dead: the other end is to be asked at once.
+    Doubt,
+    /// Another link to the same neighbour, which may go through the same cable, loses so much.
+    Related(Ppm),
+    /// The delay of another link to the same neighbour is another than it was.
+    Look,
+    /// The other end was heard from another address: what was sent to the old one was lost by the move.
+    Moved,
+    /// The other end said that it stops: the link ends, and that is no failure.
+    Left,
 }
 
 /// What kind of datagrams were sent.
@@ -99,6 +112,8 @@ pub struct Link {
     fingerprint: u64,
     peer_fingerprint: Option<u64>,
     reported: Option<(Instant, Measurement)>,
+    /// When this node was back from its last absence, and how long that was.
+    back: (Instant, Micros),
     outputs: VecDeque<Output>,
 }
 
@@ -114,6 +129,7 @@ impl Link {
             fingerprint: 0,
             peer_fingerprint: None,
             reported: None,
+            back: (Instant(0), Micros(0)),
             outputs: VecDeque::new(),
         }
     }
@@ -126,7 +142,7 @@ impl Link {
             Input::Reply(reply) => self.answered(&reply, now),
             Input::Received { datagrams } => {
                 self.rx_packets += datagrams;
-                self.liveness.heard(now);
+                self.liveness.talked(now);
             }
             Input::Sent { datagrams, traffic } => {
                 self.tx_packets += datagrams;
@@ -134,8 +150,23 @@ impl Link {
                     self.liveness.sent_data(now);
                 }
             }
-            Input::Stalled { late } => self.liveness.stalled(now, late),
+            Input::Stalled { late } => {
+                self.back = (now, late);
+                self.liveness.stalled(now, late);
+            }
             Input::Fingerprint(fingerprint) => self.fingerprint = fingerprint,
+            Input::Spare(is_spare) => self.liveness.spare(now, is_spare),
+            Input::Doubt => self.liveness.doubt(now),
+            Input::Related(loss) => {
+                if self.estimators.suspect_loss(now, loss) {
+                    self.liveness.lossy(true);
+                    self.liveness.inquire(now);
+                    self.report(now);
+                }
+            }
+            Input::Look => self.liveness.alert(now),
+            Input::Moved => self.liveness.moved(),
+            Input::Left => self.liveness.left(now),
         }
         self.tell(before);
     }
@@ -172,6 +203,16 @@ impl Link {
         self.estimators.measurement()
     }
 
+    /// The loss that this link's own packets prove.
+    pub fn proven_loss(&self) -> Ppm {
+        self.estimators.proven_loss()
+    }
+
+    /// Whether the link is looked at more closely because its measurement is another than it was.
+    pub fn is_watched(&self, now: Instant) -> bool {
+        self.liveness.is_alert(now)
+    }
+
     /// How often the link went down since it was last trusted for long.
     pub fn failures(&self) -> u32 {
         self.liveness.failures()
@@ -187,8 +228,12 @@ impl Link {
 
     fn probed(&mut self, probe: Probe, now: Instant) {
         self.rx_packets += 1;
-        self.liveness.heard(now);
+        self.liveness.probed(now);
         self.learn(probe.fingerprint);
+        let told = self
+            .estimators
+            .arrived(now, probe.tx_packets, self.rx_packets);
+        self.look(now, told);
         self.tx_packets += 1;
         self.output(Output::Reply(ProbeReply {
             seq: probe.seq,
@@ -215,9 +260,29 @@ impl Link {
             sent: reply.tx_packets,
             received: reply.rx_packets,
         };
-        self.estimators.sample(now, sample);
+        let presence = self.presence(reply, &sample);
+        let told = self.estimators.sample(now, sample, presence);
         self.liveness.answered(now);
+        self.look(now, told);
+    }
+
+    /// A measurement came in: looks closer if it is a surprise, and tells what changed.
+    fn look(&mut self, now: Instant, told: Told) {
+        self.liveness.lossy(self.estimators.is_lossy());
+        if told == Told::Surprise {
+            self.liveness.alert(now);
+        }
         self.report(now);
+    }
+
+    /// Whether this node slept while the answer was under way, for a good part of the time that it took.
+    fn presence(&self, reply: &ProbeReply, sample: &Sample) -> Presence {
+        let (back_at, away) = self.back;
+        let overlaps = Instant(reply.sent_at) < back_at;
+        match overlaps && away.0 * 4 >= sample.round_trip.0 {
+            true => Presence::Away,
+            false => Presence::There,
+        }
     }
 
     /// Whether this node asked what the reply answers: its numbers come back from outside.

@@ -1,15 +1,58 @@
 //! Whether the link lives, and when to ask.
 //!
-//! Any authenticated datagram is life; probes fill the gaps: one a second while nothing is sent, every 25 ms while data is.
-//! Silence makes the link *suspect* (local, reversible), more silence makes it *down*. What failed comes back
-//! only after a probation that doubles with every flap. Knows nothing of what a probe measures.
+//! Any authenticated datagram is life; probes fill the gaps. An idle link is asked every two seconds, by one end or the
+//! other, a spare one every ten; one that carries data four times a second, for the measurement's sake. Where data was
+//! sent and the other end fell silent it is asked at once and again: *suspect* (local, reversible) is who does not
+//! answer in time, *down* who stays silent. What failed comes back only after a probation that doubles with every flap.
+//! Knows nothing of what a probe measures.
+
+use std::collections::VecDeque;
 
 use wattle_model::{Instant, LinkState, Micros};
 
-/// Between probes while nothing else is sent.
-const IDLE: Micros = Micros::from_secs(1);
-/// Between probes while data is sent, and in a burst.
+/// Between probes while nothing else is sent; whoever is asked asks so much later himself.
+const IDLE: Micros = Micros::from_secs(2);
+/// The same on a link that is not used because another one leads to the same neighbour.
+const SPARE: Micros = Micros::from_secs(10);
+/// Between probes of a link that failed, to find it again.
+const SEARCH: Micros = Micros::from_secs(1);
+/// Between probes while data is sent, for the measurement; …
+const MEASURE: Micros = Micros::from_millis(250);
+/// … and on an idle link while losses are to be proven or forgiven.
+const MEASURE_LOSS: Micros = Micros::from_millis(600);
+/// Between probes while the measurement looks different from what it was, …
+const ALERT: Micros = Micros::from_millis(40);
+/// … for this long, …
+const ALERT_FOR: Micros = Micros::from_millis(800);
+/// … and not again within this: a link may be unsteady for ever.
+const ALERT_PAUSE: Micros = Micros::from_secs(2);
+const ALERT_PAUSE_IDLE: Micros = Micros::from_secs(60);
+/// The same for a link that stands under suspicion because another one to the same neighbour loses packets: time for fifty.
+const INQUIRY: Micros = Micros::from_millis(2_500);
+/// Intervals from this on are spread.
+const SPREAD_FROM: Micros = Micros::from_millis(200);
+/// Between probes of a link that comes up for the first time, and in a burst.
 const ACTIVE: Micros = Micros::from_millis(25);
+/// Silence after which the other end is asked, once data was sent: half a beat longer than its datagrams usually are
+/// apart, within these bounds, while it has a beat; …
+const BEAT_SILENCE: (Micros, Micros) = (Micros::from_millis(10), Micros::from_millis(24));
+/// … else this.
+const SILENCE: Micros = Micros::from_millis(20);
+/// Datagrams further apart than this are no beat.
+const BEAT_MOST: Micros = Micros::from_millis(16);
+/// Between two times of asking a silent end, or a third of what an answer may take.
+const ASK_AGAIN: Micros = Micros::from_millis(4);
+const ASKS: u64 = 3;
+/// What the first of them may take at least to be answered.
+const ANSWER_LEAST: Micros = Micros::from_millis(12);
+/// A node that slept for so long more than once is on a busy machine, as the other end may be: for a while, silence means
+/// less. What is added to the time that an answer may take is the second longest absence of the last …
+const BUSY: Micros = Micros::from_millis(10);
+const BUSY_LAST: usize = 4;
+/// … within so long, …
+const BUSY_FOR: Micros = Micros::from_secs(10);
+/// … up to so much, and twice that before the link ends.
+const BUSY_MOST: Micros = Micros::from_millis(200);
 /// How long a link counts as carrying data after the last datagram.
 const ACTIVE_FOR: Micros = Micros::from_secs(1);
 /// How long a burst lasts after an answer was missed on an idle link, unless …
@@ -38,6 +81,8 @@ const TRUST_AFTER: Micros = Micros::from_secs(2);
 const TRUST_AFTER_MOST: Micros = Micros::from_secs(300);
 /// A link that was up for this long has its flaps forgiven.
 const FORGIVEN_AFTER: Micros = Micros::from_secs(300);
+/// How long a neighbour that said that it stops may take to start again without being met with distrust.
+const RESTART_MOST: Micros = Micros::from_secs(10);
 /// How long the other end may take to answer when no round trip is known.
 const UNKNOWN_PATIENCE: Micros = Micros::from_millis(300);
 
@@ -61,8 +106,24 @@ pub(crate) struct Liveness {
     /// Probes sent, halved with every answer: where it grows, asking does not help.
     asked: u32,
     next_probe: Instant,
+    asked_at: Instant,
     replies: u32,
     failures: u32,
+    /// Since when data is under way with nothing heard.
+    quiet_since: Option<Instant>,
+    /// When the silent end was asked for the first time, and when it is asked again.
+    doubted: Option<(Instant, Instant)>,
+    /// When something else than an answer came last, and how far such datagrams are apart.
+    talked_at: Instant,
+    beat: Micros,
+    alert_until: Instant,
+    alert_from: Instant,
+    is_spare: bool,
+    is_lossy: bool,
+    /// When the other end said that it stops.
+    left_at: Option<Instant>,
+    /// When this node was back from its last absences, and how long these were.
+    absences: VecDeque<(Instant, Micros)>,
 }
 
 impl Liveness {
@@ -80,8 +141,19 @@ impl Liveness {
             calm: 0,
             asked: 0,
             next_probe: now,
+            asked_at: now,
             replies: 0,
             failures: 0,
+            quiet_since: None,
+            doubted: None,
+            talked_at: Instant(0),
+            beat: Micros(4 * BEAT_MOST.0),
+            alert_until: Instant(0),
+            alert_from: Instant(0),
+            is_spare: false,
+            is_lossy: false,
+            left_at: None,
+            absences: VecDeque::new(),
         }
     }
 
@@ -98,11 +170,104 @@ impl Liveness {
     /// An authenticated datagram came.
     pub(crate) fn heard(&mut self, now: Instant) {
         self.last_heard = Some(now);
+        self.quiet_since = None;
+        self.doubted = None;
         match self.state {
-            LinkState::Down => self.enter(LinkState::Probing, now),
+            LinkState::Down => {
+                let left = self.left_at.take();
+                if left.is_some_and(|left| now.since(left) > RESTART_MOST) {
+                    self.failures = self.failures.max(1);
+                }
+                self.enter(LinkState::Probing, now);
+            }
             LinkState::Suspect => self.enter(LinkState::Up, now),
             LinkState::Probing | LinkState::Up => {}
         }
+    }
+
+    /// The other end said something by itself.
+    pub(crate) fn talked(&mut self, now: Instant) {
+        // One pause does not end a beat, but a second one does.
+        let pause = now.since(self.talked_at).min(Micros(4 * BEAT_MOST.0));
+        self.beat = Micros((3 * self.beat.0 + pause.0) / 4);
+        self.talked_at = now;
+        self.heard(now);
+    }
+
+    /// The other end asked: what it hears by that this end need not ask, too.
+    pub(crate) fn probed(&mut self, now: Instant) {
+        self.heard(now);
+        let is_calm = now >= self.burst_until.max(self.alert_until);
+        if self.state == LinkState::Up && self.unanswered.is_none() && is_calm {
+            // A little sooner than the other end would again, so that both come to measure; and not put off for ever by one
+            // that asks more often, which hears nothing of its own losses from answers.
+            let calm = self.calm_interval(now);
+            let later = now + self.spread(now, Micros(calm.0 * 7 / 8));
+            let latest = self.asked_at + Micros(2 * calm.0);
+            self.next_probe = self.next_probe.max(later.min(latest));
+        }
+    }
+
+    /// The link is one of several to the same neighbour, and another one is used; or that one is not trusted any longer.
+    pub(crate) fn spare(&mut self, now: Instant, is_spare: bool) {
+        if self.is_spare && !is_spare {
+            self.next_probe = self.next_probe.min(now);
+        }
+        self.is_spare = is_spare;
+    }
+
+    /// The other end said that it stops: no failure, and it is trusted as before if it starts again soon.
+    pub(crate) fn left(&mut self, now: Instant) {
+        if self.state.is_usable() {
+            self.left_at = Some(now);
+            self.enter(LinkState::Down, now);
+        }
+    }
+
+    /// The other end moved: if the link went down, that was why.
+    pub(crate) fn moved(&mut self) {
+        if matches!(self.state, LinkState::Down | LinkState::Probing) {
+            self.failures = self.failures.saturating_sub(1);
+        }
+    }
+
+    /// Somebody has reason to think that the link is dead.
+    pub(crate) fn doubt(&mut self, now: Instant) {
+        if self.state == LinkState::Up && self.doubted.is_none() {
+            self.quiet_since.get_or_insert(now);
+            self.doubted = Some((now, now));
+        }
+    }
+
+    /// The measurement looks different from what it was.
+    pub(crate) fn alert(&mut self, now: Instant) {
+        if now < self.alert_from {
+            return;
+        }
+        let pause = match now < self.data_until {
+            true => ALERT_PAUSE,
+            false => ALERT_PAUSE_IDLE,
+        };
+        self.alert_until = now + ALERT_FOR;
+        // Links that share a busy machine must not be alarmed in step.
+        self.alert_from = self.alert_until + self.spread(now, pause);
+        self.next_probe = self.next_probe.min(now + ALERT);
+    }
+
+    /// The link is under suspicion: it is looked at until that is proven or refuted.
+    pub(crate) fn inquire(&mut self, now: Instant) {
+        self.alert_until = self.alert_until.max(now + INQUIRY);
+        self.next_probe = self.next_probe.min(now + ALERT);
+    }
+
+    /// Whether it is looked at more closely than usual.
+    pub(crate) fn is_alert(&self, now: Instant) -> bool {
+        now < self.alert_until
+    }
+
+    /// Whether losses wait for being proven or forgiven.
+    pub(crate) fn lossy(&mut self, is_lossy: bool) {
+        self.is_lossy = is_lossy;
     }
 
     /// The other end answered a probe.
@@ -126,22 +291,32 @@ impl Liveness {
             self.activate(now);
         }
         self.data_until = now + ACTIVE_FOR;
+        self.quiet_since.get_or_insert(now);
     }
 
     /// This node itself was away for `span` until `now`: nobody else is blamed for it.
     pub(crate) fn stalled(&mut self, now: Instant, span: Micros) {
+        if span >= BUSY {
+            self.absences.truncate(BUSY_LAST - 1);
+            self.absences.push_front((now, span));
+        }
         for deadline in [
             &mut self.data_until,
             &mut self.burst_until,
             &mut self.next_probe,
+            &mut self.alert_until,
         ] {
             *deadline = *deadline + span;
+        }
+        if let Some((first, again)) = &mut self.doubted {
+            (*first, *again) = (*first + span, (*again + span).min(now));
         }
         // What was read from the sockets after waking up is not in the future.
         [&mut self.since, &mut self.up_since, &mut self.active_since]
             .into_iter()
             .chain(&mut self.last_heard)
             .chain(&mut self.unanswered)
+            .chain(&mut self.quiet_since)
             .for_each(|past| *past = (*past + span).min(now));
     }
 
@@ -159,13 +334,20 @@ impl Liveness {
         if self.silent_at(patience) <= now {
             self.fell_silent(now);
         }
-        if now < self.next_probe {
+        let asks = self.asks_at() <= now;
+        if asks {
+            let first = self.doubted.map_or(now, |(first, _)| first);
+            let pause = Micros(patience.0 / ASKS).max(ASK_AGAIN);
+            self.doubted = Some((first, now + pause));
+        }
+        if now < self.next_probe && !asks {
             return false;
         }
         if self.unanswered.is_some() {
             self.calm = 0;
         }
         self.unanswered.get_or_insert(now);
+        self.asked_at = now;
         self.asked = self.asked.saturating_add(1);
         self.next_probe = now + self.spread(now, self.interval(now, patience));
         true
@@ -177,6 +359,7 @@ impl Liveness {
         self.next_probe
             .min(self.silent_at(patience))
             .min(self.missed_at(patience))
+            .min(self.asks_at())
     }
 
     fn fell_silent(&mut self, now: Instant) {
@@ -203,8 +386,9 @@ impl Liveness {
         self.state = state;
         self.since = now;
         self.replies = 0;
+        self.doubted = None;
         self.next_probe = match state {
-            LinkState::Down => now + IDLE,
+            LinkState::Down => now + SEARCH,
             LinkState::Probing | LinkState::Suspect => now,
             LinkState::Up => now + ACTIVE,
         };
@@ -223,24 +407,52 @@ impl Liveness {
         let within = |probes: u32, least: Micros| {
             let interval = Micros(patience.0 / u64::from(probes)).max(least);
             let excess = self.asked.saturating_sub(2 * probes) / 4;
-            Micros(interval.0 << excess.min(8)).min(IDLE)
+            Micros(interval.0 << excess.min(8)).min(SEARCH)
         };
         match self.state {
-            LinkState::Down => IDLE,
+            LinkState::Down => SEARCH,
             LinkState::Probing if self.failures == 0 && self.last_heard.is_some() => ACTIVE,
             LinkState::Probing => self.probation_interval(),
             LinkState::Suspect if now < self.data_until => SUSPECT,
             LinkState::Suspect => within(SUSPECT_PROBES, SUSPECT),
-            LinkState::Up if now < self.data_until => ACTIVE,
             LinkState::Up if now < self.burst_until => within(BURST_PROBES, ACTIVE),
-            LinkState::Up => IDLE,
+            LinkState::Up if now < self.alert_until => within(BURST_PROBES, ALERT),
+            LinkState::Up => self.calm_interval(now),
+        }
+    }
+
+    /// Between probes of a link that nothing is wrong with.
+    fn calm_interval(&self, now: Instant) -> Micros {
+        match now < self.data_until {
+            true => MEASURE,
+            false if self.is_lossy => MEASURE_LOSS,
+            false if self.is_spare => SPARE,
+            false => IDLE,
+        }
+    }
+
+    /// When a silent end is asked: data was sent, and nothing has been heard for longer than usual.
+    fn asks_at(&self) -> Instant {
+        let (LinkState::Up, Some(quiet)) = (self.state, self.quiet_since) else {
+            return Instant::NEVER;
+        };
+        if let Some((_, again)) = self.doubted {
+            return again;
+        }
+        match self.last_heard {
+            Some(heard) if self.beat <= BEAT_MOST => {
+                let (least, most) = BEAT_SILENCE;
+                let silence = Micros(self.beat.0 * 3 / 2).clamp(least, most);
+                quiet.max(heard + silence)
+            }
+            _ => quiet + SILENCE,
         }
     }
 
     /// Idle links drift apart by an eighth either way: probes of many that beat in step would wait for one another. What
     /// was heard last differs by microseconds from link to link, which is as good as chance.
     fn spread(&self, now: Instant, interval: Micros) -> Micros {
-        if interval < IDLE {
+        if interval < SPREAD_FROM {
             return interval;
         }
         let heard = self.last_heard.unwrap_or(Instant(0));
@@ -265,17 +477,37 @@ impl Liveness {
                 let intervals = Micros(SILENT_INTERVALS * self.probation_interval().0);
                 heard.max(self.since) + patience.max(intervals).max(PROBATION_SILENCE)
             }
+            LinkState::Up if self.doubted.is_some() => {
+                let asked = self.doubted.map_or(Instant::NEVER, |(first, _)| first);
+                asked + patience.max(ANSWER_LEAST) + self.indulgence(asked)
+            }
             LinkState::Up => {
                 let intervals = Micros(SILENT_INTERVALS * ACTIVE.0);
                 let silent = heard.max(self.active_since) + patience.max(intervals);
-                if silent <= self.active_until() {
+                if silent <= self.burst_until {
                     silent
                 } else {
                     Instant::NEVER
                 }
             }
-            LinkState::Suspect => self.since + patience.max(DOWN_AFTER),
+            LinkState::Suspect => {
+                let indulgence = Micros(2 * self.indulgence(self.since).0);
+                self.since + patience.max(DOWN_AFTER) + indulgence
+            }
         }
+    }
+
+    /// What a silence that began at `since` is forgiven because this machine is busy.
+    fn indulgence(&self, since: Instant) -> Micros {
+        let absences = self.absences.iter();
+        let recent = absences.filter(|(at, _)| since.since(*at) < BUSY_FOR);
+        let mut longest: Vec<Micros> = recent.map(|(_, span)| *span).collect();
+        longest.sort_unstable();
+        longest
+            .iter()
+            .rev()
+            .nth(1)
+            .map_or(Micros(0), |span| (*span).min(BUSY_MOST))
     }
 
     fn has_passed(&self, now: Instant) -> bool {
@@ -286,7 +518,7 @@ impl Liveness {
     }
 
     fn probation_interval(&self) -> Micros {
-        Micros(self.probation().0 / PROBATION_PROBES).clamp(PROBATION, IDLE)
+        Micros(self.probation().0 / PROBATION_PROBES).clamp(PROBATION, SEARCH)
     }
 
     fn probation(&self) -> Micros {

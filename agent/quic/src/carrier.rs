@@ -51,10 +51,10 @@ const CALM_HANDSHAKES: usize = 32;
 const MOST_HANDSHAKES: usize = 256;
 /// Bytes that are kept of a handshake before it is begun: a first flight is two packets.
 const INCOMING_BUFFER: u64 = 16 << 10;
-/// When nothing else is sent, so that silence means something. Probes are as frequent, so this seldom sends anything.
-const KEEP_ALIVE: Duration = Duration::from_secs(1);
+/// When nothing else is sent, so that silence means something: a link that stands by is seldom probed.
+const KEEP_ALIVE: Duration = Duration::from_secs(4);
 /// A connection without any sign of life ends.
-const IDLE: Duration = Duration::from_secs(10);
+const IDLE: Duration = Duration::from_secs(12);
 /// Assumed before the first round trip: a lost first packet is sent again after three times this, then with doubled
 /// pauses. On a longer path that is one or two packets too many; on a short one it is what a lost packet costs.
 const INITIAL_RTT: Duration = Duration::from_millis(40);

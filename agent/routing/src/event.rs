@@ -1,7 +1,7 @@
 //! What routing tells people: past tense, with the cause and a trace that is the same on every node.
 
 use serde::{Deserialize, Serialize};
-use wattle_model::{Carrier, Cost, Instant, LinkId, NodeId, UnixTime};
+use wattle_model::{Carrier, Cost, Instant, LinkId, Micros, NodeId, UnixTime};
 use wattle_wire::flood::RecordId;
 
 /// Something happened.
@@ -13,6 +13,8 @@ pub struct Event {
     pub time: UnixTime,
     /// Why.
     pub cause: Cause,
+    /// How long before it began: with this node's first suspicion, or when another node said so by its own clock.
+    pub latency: Option<Micros>,
     /// What.
     pub what: Happening,
 }
@@ -90,6 +92,8 @@ pub enum Cause {
     Record(RecordId),
     /// The peer set changed.
     PeerSet,
+    /// An operator ordered it.
+    Operator,
     /// Time passed: a record lost its validity, or a price had been better for long enough.
     Time,
 }
@@ -99,7 +103,7 @@ impl Cause {
     pub fn trace(&self) -> u64 {
         match self {
             Self::Record(id) => id.fingerprint(),
-            Self::PeerSet | Self::Time => 0,
+            Self::PeerSet | Self::Operator | Self::Time => 0,
         }
     }
 }

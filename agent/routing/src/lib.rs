@@ -37,6 +37,6 @@ pub use cost::{CostParts, Health};
 pub use event::{Cause, Event, Happening};
 pub use explain::{Explanation, Hop, Path, Verdict, Way};
 pub use router::{Config, Counters, Input, Link, Output, Router};
-pub use routes::{Backup, NextHop, Route, Routes};
+pub use routes::{Backup, NextHop, Preference, Route, Routes};
 pub use topology::{Member, Members, Topology, TopologyLink};
 pub use verifier::{EachTime, Verifier};

@@ -14,9 +14,9 @@ mod turn;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use wattle_model::{Cost, Instant, LinkId, NodeId, Prefix, UnixTime};
+use wattle_model::{Cost, Instant, LinkId, Micros, NodeId, Prefix, UnixTime};
 use wattle_wire::control::Control;
-use wattle_wire::record::{Record, RecordKey};
+use wattle_wire::record::{Body, Record, RecordKey};
 
 use self::deciding::{Computing, Decided};
 pub use self::interface::{Config, Counters, Input, Output};
@@ -30,7 +30,7 @@ use crate::graph::Graph;
 use crate::lsdb::Lsdb;
 use crate::origin::Origin;
 use crate::pacing::Pacer;
-use crate::routes::Routes;
+use crate::routes::{Preference, Routes};
 use crate::topology::{Members, Topology};
 use crate::verifier::{EachTime, Verifier};
 
@@ -54,7 +54,10 @@ pub struct Router {
     origin: Origin,
     prefixes: Vec<Prefix>,
     health: Health,
+    preferences: Vec<Preference>,
     transit: Damper,
+    /// When the other end of a lost link fell silent first.
+    suspected_at: Option<Instant>,
     wall: (Instant, UnixTime),
     pacer: Pacer,
     recent: Recent,
@@ -97,6 +100,8 @@ impl Router {
             origin: Origin::new(members.network, config.identity, config.epoch, config.seed),
             prefixes: Vec::new(),
             health: Health::default(),
+            preferences: Vec::new(),
+            suspected_at: None,
             transit: Damper::new(now, Cost(0)),
             wall: (now, config.time),
             pacer: Pacer::new(node),
@@ -163,6 +168,10 @@ impl Router {
                 self.tell_prefixes(now);
             }
             Input::Health(health) => self.health_changed(now, health),
+            Input::Preferences(preferences) => {
+                self.preferences = preferences;
+                self.compute_soon(now, Cause::Operator);
+            }
             Input::Time(time) => self.wall = (now, time),
         }
     }
@@ -256,9 +265,28 @@ impl Router {
             at: now,
             time: self.time(now),
             cause,
+            latency: self.latency(now, cause),
             what,
         };
         self.outputs.push_back(Output::Event(event));
+    }
+
+    /// How long ago what is told began: this node's first suspicion, or when another node said so by its own clock.
+    fn latency(&self, now: Instant, cause: Cause) -> Option<Micros> {
+        let Cause::Record(id) = cause else {
+            return None;
+        };
+        if id.key.origin == self.node {
+            return self.suspected_at.map(|suspected| now.since(suspected));
+        }
+        let entry = self.database.entry(id.key)?;
+        let told = match &entry.body {
+            Body::Node(body) => body.at,
+            Body::Links(body) => body.at,
+            Body::Prefixes(body) => body.at,
+            Body::Removal(_) => return None,
+        };
+        Some(Micros::from_millis(self.time(now).0.saturating_sub(told.0)))
     }
 
     fn time(&self, now: Instant) -> UnixTime {
@@ -293,6 +321,12 @@ impl Router {
     /// Who belongs to the network, without those who were removed.
     pub fn members(&self) -> &Members {
         &self.members
+    }
+
+    /// Whether this node knows what one of its neighbours knows.
+    pub fn is_in_sync(&self) -> bool {
+        let own = self.database.fingerprint();
+        self.fingerprints.values().any(|theirs| *theirs == own)
     }
 
     /// How well this node said it is.

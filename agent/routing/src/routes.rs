@@ -7,8 +7,11 @@ use wattle_model::{Cost, LinkId, NodeId, Prefix};
 
 use crate::backup::{self, Detour, EXHAUSTIVE, Protection, Search};
 use crate::graph::{Graph, Vertex};
-use crate::multipath::{self, Forest, Trees};
+use crate::multipath::{self, Candidate, Forest, Trees};
 use crate::topology::Topology;
+
+/// Transit at this price is given only where there is no other way.
+const DRAINED: Cost = Cost(1_000_000);
 
 /// Where packets go.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -43,6 +46,15 @@ pub struct NextHop {
     pub weight: u16,
 }
 
+/// A neighbour that packets go over as long as it is nearer to their destination than this node: no loop can follow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Preference {
+    /// Only packets to this node.
+    pub destination: Option<NodeId>,
+    /// The neighbour.
+    pub via: NodeId,
+}
+
 /// The way around.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Backup {
@@ -72,6 +84,7 @@ impl Routes {
             topology: &Topology::default(),
             trees: Trees::of(graph, &forest),
             neighbours: &neighbours,
+            preferences: &[],
         };
         let (mut routes, mut open) = compute(&grounds, current);
         let mut search = Search::new(own);
@@ -95,6 +108,8 @@ pub(crate) struct Grounds<'a> {
     pub(crate) topology: &'a Topology,
     pub(crate) trees: Trees<'a>,
     pub(crate) neighbours: &'a Neighbours,
+    /// These go first.
+    pub(crate) preferences: &'a [Preference],
 }
 
 /// Decides every route of the trees' node, holding on to those in `current` that are still good enough; and the destinations
@@ -155,7 +170,10 @@ impl Grounds<'_> {
         let held = current
             .and_then(|route| route.next.first())
             .and_then(|next| graph.vertex(next.neighbour));
-        let chosen = multipath::choose(&candidates, destination, held);
+        let chosen = match self.preferred(destination, &candidates) {
+            Some(preferred) => vec![preferred],
+            None => multipath::choose(&candidates, destination, held),
+        };
         let best = chosen.iter().map(|candidate| candidate.cost).min()?;
         let next: Vec<NextHop> = chosen
             .iter()
@@ -186,6 +204,24 @@ impl Grounds<'_> {
         // Several next hops already stand in for one another.
         let is_open = primaries.len() == 1 && !is_good_enough(alternate.as_ref(), graph.len());
         (!route.next.is_empty()).then_some((route, is_open))
+    }
+
+    /// The neighbour that an operator prefers, where packets cannot come back from it.
+    fn preferred(&self, destination: Vertex, candidates: &[Candidate]) -> Option<Candidate> {
+        let graph = self.trees.graph;
+        let node = graph.node(destination);
+        let matches = |of: Option<NodeId>| {
+            let mut all = self.preferences.iter();
+            all.find(|preference| preference.destination == of)
+        };
+        let preference = matches(Some(node)).or_else(|| matches(None))?;
+        let via = graph.vertex(preference.via)?;
+        // Who drains a relay means it, whoever prefers it.
+        let is_drained = via != destination && graph.transit(via) >= DRAINED;
+        let mut candidates = candidates.iter().filter(|_| !is_drained);
+        candidates
+            .find(|candidate| candidate.neighbour == via && candidate.downstream)
+            .copied()
     }
 
     /// A backup found earlier for the same next hop, until the search says whether there is a better one.

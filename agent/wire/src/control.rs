@@ -62,6 +62,8 @@ pub enum Control {
         /// The barrier's number.
         number: u32,
     },
+    /// The sender stops, or starts again: its links end, and that is no failure.
+    Bye,
     /// Link state.
     Flood(Flood),
 }
@@ -218,6 +220,7 @@ const SIZE_PROBE_REPLY: u8 = 10;
 const LANES: u8 = 11;
 const BARRIER: u8 = 12;
 const BARRIER_REPLY: u8 = 13;
+const BYE: u8 = 14;
 /// Kinds from here on are link state and belong to the router.
 const FIRST_FLOOD: u8 = 16;
 
@@ -261,6 +264,7 @@ impl Control {
             LANES => Lanes::decode(&mut reader).map(Self::Lanes),
             BARRIER => reader.u32().map(|number| Self::Barrier { number }),
             BARRIER_REPLY => reader.u32().map(|number| Self::BarrierReply { number }),
+            BYE => Ok(Self::Bye),
             kind => Flood::decode(kind, &mut reader).map(Self::Flood),
         }
     }
@@ -297,6 +301,9 @@ impl Control {
             }
             Self::SizeProbeReply { number } => {
                 writer.u8(SIZE_PROBE_REPLY).u32(*number);
+            }
+            Self::Bye => {
+                writer.u8(BYE);
             }
             Self::Lanes(lanes) => lanes.encode(writer.u8(LANES)),
             Self::Barrier { number } => {

@@ -107,6 +107,7 @@ impl Worker {
             | Control::LinkKey(_)
             | Control::LinkKeyAck { .. }
             | Control::LinkKeyRequest
+            | Control::Bye
             | Control::Observed(_)
             | Control::SizeProbe { .. }
             | Control::SizeProbeReply { .. }

@@ -131,6 +131,8 @@ pub enum Command {
     },
     /// Sets the fingerprint of the link-state database, which probes carry.
     SetFingerprint(u64),
+    /// Tells all neighbours that this node stops.
+    Bye,
     /// Ends sessions and links of a peer at once (it was removed from the network), and ignores it from now on.
     DropPeer(NodeId),
 }

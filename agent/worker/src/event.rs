@@ -46,6 +46,17 @@ pub enum Event {
         /// Its fingerprint.
         fingerprint: u64,
     },
+    /// A relay does not pass on what is for a destination, or does so again.
+    Way {
+        /// Whom packets are for.
+        destination: NodeId,
+        /// The relay, a neighbour.
+        via: NodeId,
+        /// Whether it passes them on.
+        forwards: bool,
+        /// When that was found.
+        at: Instant,
+    },
     /// A handshake with a peer was completed.
     Session {
         /// The peer.
@@ -170,6 +181,8 @@ pub struct SessionStatus {
     pub path_mtu: u16,
     /// Packets that wait for the session.
     pub queued: u32,
+    /// Relays that do not pass on what is for the peer.
+    pub left_relays: u32,
 }
 
 impl SessionStatus {

@@ -33,6 +33,7 @@ mod random;
 mod relay;
 mod run;
 mod table;
+mod ways;
 mod worker;
 
 pub use config::{Clamp, Command, Config, PeerEntry, Peers, Place, Transit};

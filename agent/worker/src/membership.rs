@@ -10,6 +10,7 @@ use crate::lane::Lane;
 use crate::lanes::PeerLanes;
 use crate::peer::{Kind, Peer, Ports, Waiting};
 use crate::table::Slot;
+use crate::ways::Ways;
 use crate::worker::Worker;
 use crate::{Event, PeerEntry, Peers};
 
@@ -102,6 +103,7 @@ impl Worker {
             path_mtu: PathMtu::new(self.config.mtu),
             lane: Lane::default(),
             lanes: PeerLanes::default(),
+            ways: Ways::default(),
             spoofed: 0,
         });
     }
@@ -162,7 +164,7 @@ impl Worker {
         }
     }
 
-    fn close_ports(&mut self, now: Instant, slot: Slot) {
+    pub(crate) fn close_ports(&mut self, now: Instant, slot: Slot) {
         for carrier in Carrier::ALL {
             let peer = &mut self.table[slot];
             let Some(port) = peer.ports.at(carrier).take() else {

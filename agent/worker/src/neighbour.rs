@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use wattle_dataplane::{DropReason, TxBatch};
 use wattle_link::{Input, Link, Output, Traffic};
-use wattle_model::{Carrier, Endpoint, Instant, LinkId, LinkState, NodeId};
+use wattle_model::{Carrier, Endpoint, Instant, LinkId, LinkState, NodeId, Ppm};
 use wattle_tunnel::Offer;
 use wattle_wire::control::{self, Control, MAX_MESSAGE};
 use wattle_wire::probe::Probe;
@@ -14,7 +14,11 @@ use crate::inbound::Arrival;
 use crate::outbound::Way;
 use crate::peer::{Kind, Port};
 use crate::table::Slot;
+use crate::ways::is_about_a_way;
 use crate::worker::Worker;
+
+/// Loss of one link that brings the others to the same neighbour under suspicion.
+const RELATED_LOSS: Ppm = Ppm(50_000);
 
 impl Worker {
     /// A packet that claims to be a message of the neighbour.
@@ -48,6 +52,14 @@ impl Worker {
                 self.authentic(now, slot, arrival, tx);
                 self.channel_control(now, slot, &message, tx);
             }
+            Control::SizeProbe { number } if is_about_a_way(number) => {
+                self.authentic(now, slot, arrival, tx);
+                self.answer_way(now, slot, arrival, number, tx);
+            }
+            Control::SizeProbeReply { number } if is_about_a_way(number) => {
+                self.authentic(now, slot, arrival, tx);
+                self.way_answered(now, slot, number);
+            }
             Control::SizeProbe { number } => {
                 self.authentic(now, slot, arrival, tx);
                 self.answer_size(now, slot, number, tx);
@@ -62,6 +74,7 @@ impl Worker {
             Control::ProbeReply(reply) => {
                 self.probed(now, slot, arrival.from, Input::Reply(reply), tx);
             }
+            Control::Bye => self.left(now, slot, tx),
             Control::Observed(address) => {
                 self.link_heard(now, slot, arrival.from, tx);
                 let peer = self.table[slot].entry.id;
@@ -107,8 +120,9 @@ impl Worker {
     }
 
     fn probed(&mut self, now: Instant, slot: Slot, from: Endpoint, input: Input, tx: &mut TxBatch) {
-        // What came before the probe counts before the probe.
+        // What came before the probe counts before the probe, what went before the answer before the answer.
         self.flush_heard(now, tx);
+        self.flush_relayed(now);
         let carrier = from.carrier();
         if let Some(port) = self.table[slot].port_mut(carrier) {
             port.link.handle(input, now);
@@ -150,7 +164,36 @@ impl Worker {
             | Control::Lanes(_)
             | Control::Barrier { .. }
             | Control::BarrierReply { .. }
+            | Control::Bye
             | Control::Flood(_) => {}
+        }
+    }
+
+    /// The neighbour stops: what it has not sent yet will not come.
+    fn left(&mut self, now: Instant, slot: Slot, tx: &mut TxBatch) {
+        self.flush_heard(now, tx);
+        for carrier in Carrier::ALL {
+            if let Some(port) = self.table[slot].port_mut(carrier) {
+                port.link.handle(Input::Left, now);
+                self.drain(now, slot, carrier, tx);
+            }
+        }
+    }
+
+    /// Tells all neighbours, over every link that is up, that this node stops, and says no more: whoever heard of it
+    /// again would take it for back.
+    pub(crate) fn say_bye(&mut self, now: Instant, tx: &mut TxBatch) {
+        let bye = Control::Bye.to_bytes();
+        for slot in self.table.slots() {
+            for carrier in Carrier::ALL {
+                let port = self.table[slot].port(carrier);
+                let up = port.filter(|port| port.link.state().is_usable());
+                if let Some(to) = up.and_then(|port| port.endpoint) {
+                    self.send_control(now, slot, to, &bye, Traffic::Control, tx);
+                }
+            }
+            self.table[slot].entry.adjacent = false;
+            self.close_ports(now, slot);
         }
     }
 
@@ -274,7 +317,10 @@ impl Worker {
                     self.link_event(now, slot, carrier);
                     self.link_changed(now, slot, to);
                 }
-                Output::Measured(_) => self.link_event(now, slot, carrier),
+                Output::Measured(_) => {
+                    self.link_event(now, slot, carrier);
+                    self.tell_related(now, slot, carrier, tx);
+                }
                 Output::PeerFingerprint(fingerprint) => {
                     let peer = &self.table[slot];
                     if let Some(link) = peer.port(carrier).map(|port| port.id) {
@@ -328,8 +374,48 @@ impl Worker {
         }
         let due = self.table[slot].dialer.poll_timeout();
         self.due(now, due);
+        self.rank_links(now, slot, state);
         if matches!(state, LinkState::Suspect | LinkState::Down) {
             self.dial_again(now);
+        }
+    }
+
+    /// Of several links to a neighbour the first that is up is used, the others are spare. When one is not trusted any
+    /// longer, the others, which may have gone through the same cable, are asked at once.
+    fn rank_links(&mut self, now: Instant, slot: Slot, state: LinkState) {
+        let mut is_spare = false;
+        for port in self.table[slot].ports.iter_mut() {
+            port.link.handle(Input::Spare(is_spare), now);
+            if state == LinkState::Suspect {
+                port.link.handle(Input::Doubt, now);
+            }
+            is_spare |= port.link.state() == LinkState::Up;
+        }
+        self.due(now, now);
+    }
+
+    /// Links to one neighbour may share a cable: what one of them suffers, the others are asked about at once.
+    fn tell_related(&mut self, now: Instant, slot: Slot, carrier: Carrier, tx: &mut TxBatch) {
+        let peer = &self.table[slot];
+        let Some(port) = peer.port(carrier) else {
+            return;
+        };
+        let used = peer
+            .ports
+            .iter()
+            .find(|(_, port)| port.link.state() == LinkState::Up);
+        let is_used = used.is_some_and(|(first, _)| first == carrier);
+        let input = match port.link.proven_loss() {
+            loss if loss >= RELATED_LOSS => Input::Related(loss),
+            _ if is_used && port.link.is_watched(now) => Input::Look,
+            _ => return,
+        };
+        for other in Carrier::ALL.into_iter().filter(|other| *other != carrier) {
+            let port = self.table[slot].port_mut(other);
+            if let Some(port) = port.filter(|port| port.link.state() == LinkState::Up) {
+                port.link.handle(input, now);
+                self.drain(now, slot, other, tx);
+            }
         }
     }
 
@@ -403,6 +489,9 @@ impl Worker {
         };
         if *endpoint != Some(from) {
             let old = endpoint.replace(from);
+            if let Some(port) = peer.port_mut(carrier) {
+                port.link.handle(Input::Moved, now);
+            }
             self.table.moved(slot, old, from);
             self.lanes_moved = true;
             self.link_event(now, slot, carrier);
@@ -421,8 +510,12 @@ impl Worker {
         if let Some(port) = peer.port_mut(Carrier::Quic) {
             let old = port.endpoint;
             port.endpoint = remote.map(|_| to);
-            if remote.is_some() {
-                self.table.moved(slot, old, to);
+            match remote {
+                Some(_) => self.table.moved(slot, old, to),
+                None => {
+                    port.link.handle(Input::Doubt, now);
+                    self.due(now, now);
+                }
             }
             return self.link_event(now, slot, Carrier::Quic);
         }
@@ -493,6 +586,7 @@ fn crosses_relays(message: &Control) -> bool {
         | Control::Lanes(_)
         | Control::Barrier { .. }
         | Control::BarrierReply { .. }
+        | Control::Bye
         | Control::Flood(_) => false,
     }
 }

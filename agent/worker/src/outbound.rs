@@ -195,7 +195,13 @@ impl Worker {
         })
     }
 
-    fn header(&self, destination: Slot, flow: u32, class: Class, waypoints: Waypoints) -> Header {
+    pub(crate) fn header(
+        &self,
+        destination: Slot,
+        flow: u32,
+        class: Class,
+        waypoints: Waypoints,
+    ) -> Header {
         let class_priority = class.priority();
         Header {
             destination: self.table[destination].entry.id,
@@ -360,10 +366,11 @@ impl Worker {
         if datagrams == 0 {
             return;
         }
-        if let Way::Relayed { hop, .. } = way
-            && hop.is_detour
-        {
-            self.counters.backup_packets += datagrams;
+        if let Way::Relayed { hop, header } = way {
+            self.way_used(now, &hop, header.destination);
+            if hop.is_detour {
+                self.counters.backup_packets += datagrams;
+            }
         }
         match way.link() {
             Some((slot, carrier)) => {

@@ -41,8 +41,16 @@ impl Worker {
         avoid: Option<Slot>,
     ) -> Result<Hop, DropReason> {
         let mut reason = DropReason::NoPath;
-        for state in [LinkState::Up, LinkState::Suspect] {
+        let ways = &self.table[target].ways;
+        // Relays that do not forward come last.
+        let left = [false, true];
+        let passes = left.into_iter().take(1 + usize::from(ways.left() > 0));
+        let passes = passes.flat_map(|left| [(left, LinkState::Up), (left, LinkState::Suspect)]);
+        for (left, state) in passes {
             for (order, (link, waypoints)) in self.links_towards(target, flow).enumerate() {
+                if left != self.is_left(target, link) {
+                    continue;
+                }
                 // A detour that begins where the packet came from is no return: its waypoint leads on.
                 let avoid = avoid.filter(|_| waypoints.next().is_none());
                 match self.hop_over(link, target, state, envelope, avoid) {
@@ -60,6 +68,16 @@ impl Worker {
             }
         }
         Err(reason)
+    }
+
+    /// Whether a link leads to a relay that does not pass on what is for `target`.
+    fn is_left(&self, target: Slot, link: LinkId) -> bool {
+        let ways = &self.table[target].ways;
+        ways.left() > 0
+            && self
+                .table
+                .by_link(link)
+                .is_some_and(|(next, _)| next != target && ways.is_left(self.table[next].entry.id))
     }
 
     /// The links that lead to `target`, the one to use first.

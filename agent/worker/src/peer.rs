@@ -11,6 +11,7 @@ use wattle_tunnel::{DialRole, Dialer, LinkKeys, PathMtu, Session};
 use crate::PeerEntry;
 use crate::lane::Lane;
 use crate::lanes::PeerLanes;
+use crate::ways::Ways;
 
 /// Packets that may wait for one session: about what a sender has under way while a handshake takes a round trip.
 const MAX_WAITING_PACKETS: usize = 128;
@@ -37,6 +38,8 @@ pub(crate) struct Peer {
     pub(crate) lane: Lane,
     /// What is known of the peer's lanes, if this is the first worker.
     pub(crate) lanes: PeerLanes,
+    /// The relays over which packets go to the peer.
+    pub(crate) ways: Ways,
     /// Packets whose source was not this peer's.
     pub(crate) spoofed: u64,
 }

@@ -118,7 +118,8 @@ impl Worker {
         }
     }
 
-    fn flush_relayed(&mut self, now: Instant) {
+    /// Tells the link what was relayed over it.
+    pub(crate) fn flush_relayed(&mut self, now: Instant) {
         if let Some(told) = self.run.sent.take() {
             self.link_sent(now, told.slot, told.carrier, told.datagrams, Traffic::Data);
         }

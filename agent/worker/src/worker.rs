@@ -28,7 +28,7 @@ const MAX_EVENTS: usize = 2_048;
 /// Between two ticks of sessions and of the handshake limiter.
 const TICK: Micros = Micros::from_secs(1);
 /// A wake-up later than this is this node's own stall, and no peer's fault.
-const STALL: Micros = Micros::from_millis(15);
+const STALL: Micros = Micros::from_millis(3);
 /// ICMP errors per second.
 const ICMP_PER_SECOND: u32 = 50;
 /// Longest packet that is ever sealed, with room for padding.
@@ -65,6 +65,8 @@ pub struct Worker {
     pub(crate) released: VecDeque<HeldBack>,
     events: VecDeque<Event>,
     deadline: Instant,
+    /// Until when the links know that this node was away.
+    excused: Instant,
     next_tick: Instant,
 }
 
@@ -97,6 +99,7 @@ impl Worker {
             released: VecDeque::new(),
             events: VecDeque::new(),
             deadline: now + TICK,
+            excused: now,
             next_tick: now + TICK,
         }
     }
@@ -108,6 +111,7 @@ impl Worker {
             Command::SetForwarding(forwarding) => self.set_forwarding(now, forwarding),
             Command::SendControl { link, payload } => self.send_flood(now, link, &payload, tx),
             Command::SetFingerprint(fingerprint) => self.set_fingerprint(now, fingerprint),
+            Command::Bye => self.say_bye(now, tx),
             Command::DropPeer(peer) => self.drop_peer(now, peer),
         }
         self.redirect_lanes();
@@ -190,17 +194,24 @@ impl Worker {
         self.redirect_lanes();
     }
 
+    /// This node is awake again. To be said before what came in the meantime is handled: how long that waited is no matter
+    /// of the links.
+    pub fn woke(&mut self, now: Instant) {
+        let late = now.since(self.deadline.max(self.excused));
+        if late >= STALL {
+            self.excused = now;
+            self.each_link(now, Input::Stalled { late });
+        }
+    }
+
     /// Does what is due. Received datagrams are to be handled first: what lies in the socket is no silence.
     pub fn handle_timeout(&mut self, now: Instant, tx: &mut TxBatch, tun: &mut TunBatch) {
         let _ = tun;
         if now < self.deadline {
             return;
         }
+        self.woke(now);
         let slots = self.table.slots();
-        let late = now.since(self.deadline);
-        if late >= STALL {
-            self.each_link(now, Input::Stalled { late });
-        }
         let tick = now >= self.next_tick;
         if tick {
             self.next_tick = now + TICK;
@@ -216,6 +227,7 @@ impl Worker {
             self.offer_key(now, *slot, tx);
             self.offer_channel(now, *slot, tx);
             self.probe_size(now, *slot, tx);
+            self.ask_ways(now, *slot, tx);
             if self.lane_number().is_some() {
                 self.run_lane(now, *slot, tx);
             }
@@ -315,7 +327,7 @@ impl Worker {
                 false => Instant::NEVER,
             };
             links
-                .chain([size])
+                .chain([size, peer.ways.poll_timeout(now)])
                 .chain([peer.dialer.poll_timeout(), keys, peer.session.channel_due()])
                 .chain([peer.lane.poll_timeout()])
                 .min()
@@ -353,5 +365,6 @@ fn session_status(peer: &Peer) -> SessionStatus {
         suite: peer.session.suite(),
         path_mtu: peer.path_mtu.mtu(),
         queued: peer.waiting.len() as u32,
+        left_relays: peer.ways.left() as u32,
     }
 }

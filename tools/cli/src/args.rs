@@ -55,10 +55,18 @@ pub(crate) enum Verb {
     Topo(TopoArgs),
     /// Show the way to a node or address, hop by hop, and its backup
     Path(DestinationArgs),
+    /// Measure the way to a node or address hop by hop
+    Trace(TraceArgs),
     /// Measure round trips to a node or address
     Ping(PingArgs),
     /// Show why traffic goes the way it goes
     Explain(DestinationArgs),
+    /// Let others go around this node: where they can, or with --hard in any case
+    Drain(DrainArgs),
+    /// Give transit as usual
+    Undrain(UndrainArgs),
+    /// Send packets over a neighbour, as long as it is nearer to their destination than this node
+    Prefer(PreferArgs),
     /// Show what happened on this node
     Events(EventsArgs),
     /// Read the network's topology stream from the coordinator or from Kafka
@@ -249,6 +257,65 @@ pub(crate) struct DestinationArgs {
     /// A node's name or id, or an address
     #[arg(value_name = "NODE|ADDRESS")]
     pub(crate) destination: String,
+}
+
+/// Arguments of `trace`.
+#[derive(Debug, Args)]
+pub(crate) struct TraceArgs {
+    /// A node's name or id, or an address
+    #[arg(value_name = "NODE|ADDRESS")]
+    pub(crate) destination: String,
+    /// Round trips to each node on the way
+    #[arg(long, short, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub(crate) count: u32,
+    /// Milliseconds after which a reply counts as lost
+    #[arg(long, short = 'W', value_name = "MS", default_value_t = 1_000)]
+    pub(crate) timeout: u32,
+}
+
+/// Arguments of `drain`.
+#[derive(Debug, Args)]
+pub(crate) struct DrainArgs {
+    /// Give no transit at all, even where there is no other way
+    #[arg(long)]
+    pub(crate) hard: bool,
+    /// Undrain by itself after so long
+    #[arg(long = "for", value_name = "SECONDS")]
+    pub(crate) for_s: Option<u64>,
+    /// Wait until nothing has been relayed for a second; exit with 6 after so long
+    #[arg(long, value_name = "SECONDS")]
+    pub(crate) wait: Option<u64>,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Arguments of `undrain`.
+#[derive(Debug, Args)]
+pub(crate) struct UndrainArgs {
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+}
+
+/// Arguments of `prefer`.
+#[derive(Debug, Args)]
+pub(crate) struct PreferArgs {
+    /// The neighbour's name or id
+    #[arg(value_name = "NEIGHBOUR", required_unless_present = "undo")]
+    pub(crate) via: Option<String>,
+    /// Only packets to this node
+    #[arg(long, value_name = "NODE|ADDRESS")]
+    pub(crate) to: Option<String>,
+    /// Take it back by itself after so long
+    #[arg(long = "for", value_name = "SECONDS", conflicts_with = "undo")]
+    pub(crate) for_s: Option<u64>,
+    /// Take the preference back
+    #[arg(long, conflicts_with = "via")]
+    pub(crate) undo: bool,
+    /// Say what would be done, and do nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
 }
 
 /// Arguments of `ping`.

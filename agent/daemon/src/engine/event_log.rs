@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 use serde_json::Value;
 use tokio::sync::broadcast;
-use wattle_control::{EventReport, NodeRef};
-use wattle_model::{LinkId, UnixTime};
+use wattle_control::{ChangeReport, EventReport, NodeRef};
+use wattle_model::{LinkId, NodeId, UnixTime};
 
 use crate::query::EventFeed;
 
@@ -13,6 +13,9 @@ use crate::query::EventFeed;
 const KEPT: usize = 1024;
 /// Events that a slow follower may be behind before it loses the oldest.
 const FOLLOWER_QUEUE: usize = 256;
+
+/// The event that tells of another way to a node.
+pub(super) const ROUTE_CHANGED: &str = "route_changed";
 
 /// The last events, and those who follow them.
 pub(super) struct EventLog {
@@ -109,6 +112,22 @@ impl EventLog {
         }
     }
 
+    /// The last change of the way to a node.
+    pub(super) fn last_change(&self, node: NodeId) -> Option<ChangeReport> {
+        let is_it = |event: &&EventReport| {
+            event.event == ROUTE_CHANGED && event.node.as_ref().is_some_and(|at| at.id == node)
+        };
+        let event = self.kept.iter().rev().find(is_it)?;
+        let word = |name: &str| Some(event.fields.get(name)?.as_str()?.to_owned());
+        Some(ChangeReport {
+            at_unix_ms: event.at_unix_ms,
+            text: event.text.clone(),
+            cause: word("cause"),
+            latency_us: event.fields.get("latency_us").and_then(Value::as_u64),
+            trace: word("trace"),
+        })
+    }
+
     /// Events so far.
     pub(super) const fn count(&self) -> u64 {
         self.next_sequence - 1
@@ -118,6 +137,26 @@ impl EventLog {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_change_of_a_way_is_found_with_its_cause() {
+        let mut log = EventLog::new();
+        let node = |id| NodeRef {
+            id: NodeId(id),
+            name: format!("r{id}"),
+        };
+        for (id, latency) in [(1, 10_u64), (2, 20), (1, 30), (2, 40)] {
+            let told = Happening::new(ROUTE_CHANGED, String::new()).node(node(id));
+            let told = told
+                .field("cause", "links of r9")
+                .field("latency_us", latency);
+            log.record(UnixTime(latency), told);
+        }
+        let change = log.last_change(NodeId(1)).unwrap();
+        assert_eq!((change.at_unix_ms, change.latency_us), (30, Some(30)));
+        assert_eq!(change.cause.as_deref(), Some("links of r9"));
+        assert_eq!(log.last_change(NodeId(3)), None);
+    }
 
     #[test]
     fn a_follower_gets_what_was_kept_and_then_what_comes_without_a_gap() {

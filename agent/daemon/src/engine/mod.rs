@@ -15,6 +15,7 @@ mod coordination;
 mod event_log;
 mod forwarding;
 mod membership;
+mod operations;
 mod paths;
 mod quic;
 mod reports;
@@ -33,7 +34,7 @@ use wattle_control::{HealthLevel, HealthLine, Reply, Request};
 use wattle_dataplane::Forwarding;
 use wattle_host::{Clock, Monitor, Netlink, Wanted, interface_name};
 use wattle_model::{Carrier, Instant, LinkId, NodeId, Prefix};
-use wattle_routing::{Health, Input, Output, Router};
+use wattle_routing::{Input, Output, Router};
 use wattle_wire::record::{Record, RecordKind};
 use wattle_worker::{Command, Event};
 
@@ -49,9 +50,12 @@ use crate::worker_handle::{WorkerHandle, WorkerReport};
 use coordination::CoordinatorView;
 use event_log::{EventLog, Happening};
 pub(crate) use membership::{Destination, Membership};
+use operations::Operations;
 
 /// Between two looks at the host's health and at grants that end.
 const CHORES: Duration = Duration::from_secs(5);
+/// Between two looks at how well this node is.
+const PULSE: Duration = Duration::from_secs(1);
 /// Worker events taken at once: as many as may wait, so that a busy engine does for all of them what it does for one.
 const EVENTS_AT_ONCE: usize = crate::data_thread::EVENT_QUEUE;
 /// Addresses at which peers see us, kept at most.
@@ -130,6 +134,7 @@ pub(crate) struct Engine {
     started: Instant,
     log: EventLog,
     load: LoadWatch,
+    operations: Operations,
     coordinator: CoordinatorView,
     /// Records accepted since the coordinator was last told.
     fresh_records: Vec<Record>,
@@ -186,6 +191,7 @@ impl Engine {
             started: now,
             log: EventLog::new(),
             load: LoadWatch::default(),
+            operations: Operations::new(now),
             coordinator: CoordinatorView::new(),
             fresh_records: Vec::new(),
             on_link: BTreeMap::new(),
@@ -218,11 +224,16 @@ impl Engine {
             .ready(&format!("{} peers", self.membership().others().count()));
         let mut chores = interval(CHORES);
         chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut pulse = interval(PULSE);
+        pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let fullness = watch_queue(self.worker.clone());
+        self.operate();
         let mut watchdog = interval(watchdog_interval().unwrap_or(CHORES));
         let mut events = Vec::new();
         let [terminate, interrupt] = &mut inputs.interrupts;
         while self.stopping == Stopping::GoesOn {
-            let due = self.tokio_instant(self.router.poll_timeout());
+            let operations = self.operations.poll_timeout(self.clock.now());
+            let due = self.tokio_instant(self.router.poll_timeout().min(operations));
             tokio::select! {
                 count = inputs.events.recv_many(&mut events, EVENTS_AT_ONCE) => match count {
                     0 => return Ended::WorkerGone,
@@ -238,10 +249,12 @@ impl Engine {
                     self.want();
                 }
                 _ = chores.tick() => self.chores(),
+                _ = pulse.tick() => self.operations.load = self.load.percent(*fullness.borrow()),
                 _ = watchdog.tick() => inputs.notifier.alive(),
-                _ = terminate.recv() => self.stopping = Stopping::Stops,
-                _ = interrupt.recv() => self.stopping = Stopping::Stops,
+                _ = terminate.recv() => self.begin_to_stop(),
+                _ = interrupt.recv() => self.begin_to_stop(),
             }
+            self.operate();
             self.obey_router(inputs.uplink.as_mut());
             self.tell_what_was_left_out(inputs.uplink.as_mut());
             if std::mem::take(&mut self.candidates_changed) {
@@ -250,6 +263,7 @@ impl Engine {
         }
         inputs.notifier.stopping();
         self.say_goodbye(inputs.uplink.as_mut());
+        self.say_bye();
         tracing::info!("Stopping");
         std::mem::take(&mut self.setting.quic).stop();
         Ended::Stopped
@@ -290,6 +304,12 @@ impl Engine {
                 Event::Fingerprint {
                     from, fingerprint, ..
                 } => inputs.push(Input::Fingerprint { from, fingerprint }),
+                Event::Way {
+                    destination,
+                    via,
+                    forwards,
+                    ..
+                } => self.way_judged(destination, via, forwards),
                 Event::Session { peer, .. } => {
                     tracing::debug!(peer = %self.membership().node_ref(peer).name, "Session established");
                 }
@@ -297,6 +317,19 @@ impl Engine {
             }
         }
         self.router.handle_all(inputs.inputs, self.clock.now());
+    }
+
+    /// A relay does not pass on what is for a destination, or does so again: the data thread goes around it by itself.
+    fn way_judged(&mut self, destination: NodeId, via: NodeId, forwards: bool) {
+        let name = |node| self.membership().node_ref(node);
+        let (to, relay) = (name(destination), name(via));
+        let (kind, verb) = match forwards {
+            true => ("relay_trusted", "passes on again"),
+            false => ("relay_left", "does not pass on"),
+        };
+        let text = format!("{} {verb} what is for {}", relay.name, to.name);
+        let told = Happening::new(kind, text).node(relay);
+        self.happened(told.field("destination", to.name));
     }
 
     /// A neighbour sees this node at an address: behind a NAT, others may have a chance there too.
@@ -421,13 +454,6 @@ impl Engine {
     fn chores(&mut self) {
         let now = self.clock.now();
         self.router.handle(Input::Time(self.clock.wall()), now);
-        let health = Health {
-            load: self.load.percent(),
-            ..self.router.health()
-        };
-        if health != self.router.health() {
-            self.router.handle(Input::Health(health), now);
-        }
         let peers = self.membership().worker_peers(self.clock.wall());
         let valid = peers.peers.len();
         if valid + 1 < self.membership().members().count() {
@@ -457,6 +483,11 @@ impl Engine {
     fn reply(&mut self, request: &Request, caller: Caller, worker: Option<&WorkerReport>) -> Reply {
         match request {
             Request::Leave {} => self.leave(caller),
+            Request::Drain { mode, for_s } => self.drain(*mode, *for_s),
+            Request::Undrain {} => self.undrain(),
+            Request::Prefer { via, dst, for_s } => {
+                self.prefer(via.as_deref(), dst.as_deref(), *for_s)
+            }
             Request::Metrics {} => self.metrics(worker),
             other => self.report(other, caller, worker),
         }
@@ -538,6 +569,21 @@ async fn hear(uplink: Option<&mut Uplink>) -> FromCoordinator {
         Some(uplink) => uplink.hear().await,
         None => std::future::pending().await,
     }
+}
+
+/// How full the data thread's queue is, in percent: asked beside the engine, which must not wait for a busy data thread.
+fn watch_queue(worker: WorkerHandle) -> watch::Receiver<u8> {
+    let (tell, told) = watch::channel(0);
+    tokio::spawn(async move {
+        while !tell.is_closed() {
+            tokio::time::sleep(PULSE).await;
+            if let Some(report) = worker.status().await {
+                let percent = report.worker.held_bytes * 100 / wattle_dataplane::QUEUE_BYTES as u64;
+                tell.send_replace(percent.min(100) as u8);
+            }
+        }
+    });
+    told
 }
 
 fn random_u64() -> u64 {

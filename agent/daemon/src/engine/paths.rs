@@ -48,6 +48,7 @@ impl<'a> Map<'a> {
             destination: self.membership.node_ref(to.node),
             prefix: to.prefix,
             ways: used.chain(backup).collect(),
+            changed: None,
         })
     }
 
@@ -81,6 +82,7 @@ impl<'a> Map<'a> {
             hold_ms: None,
             notes: self.notes(&explanation),
             chosen,
+            changed: None,
         })
     }
 

@@ -4,10 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::Ordering;
 
 use wattle_control::{
-    CoordinatorReport, ErrorCode, HealthLevel, HealthLine, LinkReport, LinksReport, NetworkRef,
-    NextHopReport, PathRole, PeerReport, PeerState, PeersReport, Reply, Request, RouteReport,
-    RouteSource, RouteView, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
-    VersionReport, WhoamiReport,
+    ChangeReport, CoordinatorReport, ErrorCode, ExplainReport, HealthLevel, HealthLine, LinkReport,
+    LinksReport, NetworkRef, NextHopReport, PathReport, PathRole, PeerReport, PeerState,
+    PeersReport, Reply, Request, RouteReport, RouteSource, RouteView, RoutesReport, StatusReport,
+    TopoLink, TopoNode, TopoReport, VersionReport, WhoamiReport,
 };
 use wattle_dataplane::Path;
 use wattle_model::{LinkState, NodeId, Prefix};
@@ -47,9 +47,16 @@ impl Engine {
                 view: RouteView::Fib,
             } => Reply::Routes(self.forwarded_routes()),
             Request::Topo {} => Reply::Topo(self.topo()),
-            Request::Path { dst } => self.along(dst, |map, to| map.path(to).map(Reply::Path)),
-            Request::Explain { dst } => self.along(dst, |map, to| {
-                map.explain(to).map(|r| Reply::Explain(Box::new(r)))
+            Request::Path { dst } => self.along(dst, |map, to, changed| {
+                let report = map.path(to)?;
+                Some(Reply::Path(PathReport { changed, ..report }))
+            }),
+            Request::Explain { dst } => self.along(dst, |map, to, changed| {
+                let report = map.explain(to)?;
+                Some(Reply::Explain(Box::new(ExplainReport {
+                    changed,
+                    ..report
+                })))
             }),
             Request::Whoami {} => Reply::Whoami(self.whoami(caller)),
             Request::Version {} => Reply::Version(VersionReport {
@@ -61,6 +68,9 @@ impl Engine {
             | Request::Ping { .. }
             | Request::Events { .. }
             | Request::Leave {}
+            | Request::Drain { .. }
+            | Request::Undrain {}
+            | Request::Prefer { .. }
             | Request::Metrics {} => failure(
                 "not answered",
                 "this request is answered elsewhere".to_owned(),
@@ -117,6 +127,10 @@ impl Engine {
                 .max_by_key(|link| link.cost.map(|cost| cost.total_us))
                 .cloned(),
             health: self.health_lines(worker),
+            drain: self.drain_report(),
+            preferences: self.prefer_reports(),
+            load_percent: self.operations.load,
+            relayed_packets: worker.map_or(0, |worker| worker.worker.counters.relayed_packets),
         }
     }
 
@@ -532,7 +546,7 @@ impl Engine {
     fn along(
         &self,
         dst: &str,
-        answer: impl FnOnce(&Map<'_>, Destination) -> Option<Reply>,
+        answer: impl FnOnce(&Map<'_>, Destination, Option<ChangeReport>) -> Option<Reply>,
     ) -> Reply {
         let Some(found) = self.membership().find(dst) else {
             let why = "no node has this name, id or address";
@@ -547,7 +561,8 @@ impl Engine {
             ..found
         };
         let map = Map::new(self.membership(), &self.router);
-        answer(&map, to).unwrap_or_else(|| {
+        let changed = self.log.last_change(to.node);
+        answer(&map, to, changed).unwrap_or_else(|| {
             let why = "no link-state record leads there at the moment";
             unknown("route to", dst, why, "wattle links")
         })
@@ -607,7 +622,7 @@ fn count(number: usize) -> u32 {
     u32::try_from(number).unwrap_or(u32::MAX)
 }
 
-fn unknown(kind: &str, word: &str, why: &str, next: &str) -> Reply {
+pub(super) fn unknown(kind: &str, word: &str, why: &str, next: &str) -> Reply {
     // What a client said comes back quoted, so that nothing in it reaches a terminal raw.
     let what = format!("no {kind} {word:?}");
     Reply::Error(refusal(ErrorCode::NotFound, &what, why.to_owned(), next))

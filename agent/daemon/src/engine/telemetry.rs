@@ -4,9 +4,10 @@ use std::sync::atomic::Ordering;
 
 use wattle_control::{MetricsReport, Reply};
 use wattle_model::{LinkState, Measurement, NodeId};
-use wattle_routing::{Event, Happening as Routing};
+use wattle_routing::{Cause, Event, Happening as Routing};
+use wattle_wire::record::RecordKind;
 
-use super::event_log::Happening;
+use super::event_log::{Happening, ROUTE_CHANGED};
 use super::{Engine, Membership};
 use crate::metrics::{Kind, Snapshot};
 use crate::offloads::OffloadName;
@@ -70,7 +71,7 @@ pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
         } => {
             let (from, to) = (names(before), names(after));
             let text = format!("{} goes via {to}, before via {from}", name(*destination));
-            let told = Happening::new("route_changed", text);
+            let told = Happening::new(ROUTE_CHANGED, text);
             let told = told
                 .node(membership.node_ref(*destination))
                 .field("cost_us", cost.0);
@@ -91,7 +92,30 @@ pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
                 .field("serial", *serial)
         }
     };
+    let told = told.field("cause", cause(membership, &event.cause));
+    let told = match event.latency {
+        Some(latency) => told.field("latency_us", latency.0),
+        None => told,
+    };
     told.field("trace", format!("{:016x}", event.cause.trace()))
+}
+
+/// Why something happened, for people.
+fn cause(membership: &Membership, cause: &Cause) -> String {
+    match cause {
+        Cause::Record(id) => {
+            let what = match id.key.kind {
+                RecordKind::Node => "transit",
+                RecordKind::Links => "links",
+                RecordKind::Prefixes => "prefixes",
+                RecordKind::Removal => "removal",
+            };
+            format!("{what} of {}", membership.node_ref(id.key.origin).name)
+        }
+        Cause::PeerSet => "peer set".to_owned(),
+        Cause::Operator => "operator".to_owned(),
+        Cause::Time => "time".to_owned(),
+    }
 }
 
 impl Engine {
@@ -443,6 +467,14 @@ fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
         sessions
             .iter()
             .map(|session| u64::from(session.queued))
+            .sum(),
+    );
+    to.gauge(
+        "wattle_worker_left_relays",
+        "Relays that do not pass on what is for a node, counted once for each such node.",
+        sessions
+            .iter()
+            .map(|session| u64::from(session.left_relays))
             .sum(),
     );
     to.gauge(

@@ -113,7 +113,9 @@ impl Router {
     }
 
     pub(super) fn health_changed(&mut self, now: Instant, health: Health) {
-        let drain_changed = health.drained != self.health.drained;
+        // What an operator orders is not damped.
+        let ordered = |health: &Health| (health.drained, health.bias);
+        let drain_changed = ordered(&health) != ordered(&self.health);
         self.health = health;
         let cost = health.transit_cost();
         let changed = match drain_changed {

@@ -116,6 +116,7 @@ impl Router {
             topology: &self.topology,
             trees: Trees::of(&self.graph, &forest),
             neighbours: &self.neighbours(),
+            preferences: &self.preferences,
         };
         let (routes, open) = routes::compute(&grounds, &self.routes);
         self.decided.open = open;

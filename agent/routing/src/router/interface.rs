@@ -9,7 +9,7 @@ use wattle_wire::record::{Record, RecordKey};
 
 use crate::cost::Health;
 use crate::event::Event;
-use crate::routes::Routes;
+use crate::routes::{Preference, Routes};
 use crate::topology::Members;
 
 /// What a router is made with.
@@ -67,6 +67,8 @@ pub enum Input {
     Prefixes(Vec<Prefix>),
     /// How well this node is.
     Health(Health),
+    /// Which neighbours packets go over by an operator's order.
+    Preferences(Vec<Preference>),
     /// What the wall clock says.
     Time(UnixTime),
 }

@@ -24,6 +24,8 @@ pub struct Link {
     /// Its quality.
     pub measurement: Measurement,
     pub(super) damper: Option<Damper>,
+    /// When the other end fell silent.
+    pub(super) suspected_at: Option<Instant>,
 }
 
 impl Link {
@@ -49,7 +51,9 @@ impl Router {
         state: LinkState,
         measurement: Measurement,
     ) {
-        let damper = self.links.get_mut(&id).and_then(|link| link.damper.take());
+        let before = self.links.get_mut(&id);
+        let (damper, suspected_at) =
+            before.map_or((None, None), |link| (link.damper.take(), link.suspected_at));
         let was_usable = damper.is_some();
         let mut link = Link {
             neighbour,
@@ -57,6 +61,11 @@ impl Router {
             state,
             measurement,
             damper,
+            suspected_at: match state {
+                LinkState::Suspect => suspected_at.or(Some(now)),
+                LinkState::Down => suspected_at,
+                LinkState::Up | LinkState::Probing => None,
+            },
         };
         let wanted = link.parts().total();
         match (was_usable, state.is_usable()) {
@@ -78,6 +87,8 @@ impl Router {
                 }
             }
             (true, false) => {
+                let suspected = link.suspected_at.take();
+                self.suspected_at = Some(suspected.unwrap_or(now));
                 link.damper = None;
                 self.links.insert(id, link);
                 self.notice(now, News::Failure);
@@ -87,6 +98,7 @@ impl Router {
                 };
                 // Whether others may be told or not, this node itself goes around at once.
                 self.compute(now, cause.unwrap_or(Cause::Time));
+                self.suspected_at = None;
             }
             (false, false) => {
                 self.links.insert(id, link);

@@ -21,6 +21,8 @@ pub(super) struct Held {
     pub(super) due: Instant,
     since: Instant,
     cause: Cause,
+    /// When the other end of the lost link that this is about fell silent.
+    suspected_at: Option<Instant>,
     changes: Vec<Change>,
 }
 
@@ -57,7 +59,9 @@ impl Router {
         if self.held.as_ref().is_some_and(|held| held.due <= now)
             && let Some(held) = self.held.take()
         {
+            self.suspected_at = held.suspected_at;
             self.take(now, held.routes, held.cause);
+            self.suspected_at = None;
         }
     }
 
@@ -82,6 +86,7 @@ impl Router {
             .as_ref()
             .map_or_else(Vec::new, |held| held.changes.clone());
         let since = held.as_ref().map_or(now, |held| held.since);
+        let suspected_at = held.as_ref().and_then(|held| held.suspected_at);
         let due = match held {
             Some(held) if changes.is_empty() => held.due,
             // Another failure before the first one is settled: nobody's turn is known any more.
@@ -99,6 +104,7 @@ impl Router {
             due,
             since,
             cause,
+            suspected_at: self.suspected_at.or(suspected_at),
             changes: [earlier, changes].concat(),
         });
         self.take(now, bridge, cause);

@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use serde_json::Value;
 use wattle_api::Timestamp;
 use wattle_control::{EventReport, Reply, Request};
 
@@ -9,6 +10,7 @@ use crate::agent::{self, PATIENCE};
 use crate::failure::Outcome;
 use crate::human::clean;
 use crate::output::Output;
+use crate::verb::path::why;
 
 /// Shows the kept events and, if wanted, those to come.
 pub(crate) fn run(socket: &Path, follow: bool, output: &mut Output) -> Outcome {
@@ -34,7 +36,14 @@ fn missed(last: Option<u64>, sequence: u64) -> Option<u64> {
 
 fn line(event: &EventReport) -> String {
     let at = Timestamp::from_millis(event.at_unix_ms);
-    format!("{at}  {:<20}  {}", clean(&event.event), clean(&event.text))
+    let cause = event.fields.get("cause").and_then(Value::as_str);
+    let latency = event.fields.get("latency_us").and_then(Value::as_u64);
+    let why = why(cause, latency);
+    format!(
+        "{at}  {:<20}  {}{why}",
+        clean(&event.event),
+        clean(&event.text)
+    )
 }
 
 #[cfg(test)]
@@ -48,6 +57,16 @@ mod tests {
             line(&sample::event()),
             "2026-11-22T22:08:00.000Z  link_down             link 1 to r2 (udp4): silent for 80ms"
         );
+    }
+
+    #[test]
+    fn a_change_of_route_says_why_and_how_long_it_took() {
+        let mut event = sample::event();
+        event.fields.insert("cause".into(), "links of r4".into());
+        event.fields.insert("latency_us".into(), 152_000.into());
+        let line = line(&event);
+        let why = "; cause: links of r4, 152ms after it began";
+        assert!(line.ends_with(why), "{line}");
     }
 
     #[test]

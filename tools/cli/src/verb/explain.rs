@@ -9,7 +9,7 @@ use crate::failure::Outcome;
 use crate::human::{clean, micros, millis};
 use crate::output::Output;
 use crate::verb::links::sum;
-use crate::verb::path::{names, way};
+use crate::verb::path::{change, names, way};
 
 /// Shows why traffic to a destination goes the way it goes.
 pub(crate) fn run(socket: &Path, destination: String, output: &mut Output) -> Outcome {
@@ -45,6 +45,7 @@ fn show(report: &ExplainReport) -> String {
             millis(hold)
         );
     }
+    text += &change(report.changed.as_ref());
     for note in &report.notes {
         text += &format!("  # {}\n", clean(note));
     }
@@ -66,6 +67,7 @@ mod tests {
           cost: 26.2ms = base 200us + rtt 24.2ms + jitter 600us + loss 1.2ms
           runner-up: r1 > r3  cost 40.0ms, 13.8ms dearer
           a better way would be taken after 5s of staying better
+          last change 2026-11-22T22:08:00.000Z: r3 goes via r2, before via r4; cause: links of r4, 152ms after it began
           # r2 has no rest of its loss budget
         ");
     }

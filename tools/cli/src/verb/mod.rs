@@ -1,5 +1,6 @@
 //! The verbs. Each takes its arguments and writes to the output; most only ask and show.
 
+mod drain;
 mod events;
 mod explain;
 mod init;
@@ -14,11 +15,13 @@ mod nodes;
 mod path;
 mod peers;
 mod ping;
+mod prefer;
 mod routes;
 mod status;
 mod tokens;
 mod topo;
 mod topology;
+mod trace;
 mod version;
 mod whoami;
 
@@ -42,6 +45,10 @@ pub(crate) fn run(cli: Cli, output: &mut Output) -> Outcome {
         Verb::Routes(args) => routes::run(socket, &args, output),
         Verb::Topo(args) => topo::run(socket, args.format, output),
         Verb::Path(args) => path::run(socket, args.destination, output),
+        Verb::Trace(args) => trace::run(socket, &args, output),
+        Verb::Drain(args) => drain::run(socket, &args, output),
+        Verb::Undrain(args) => drain::undo(socket, &args, output),
+        Verb::Prefer(args) => prefer::run(socket, args, output),
         Verb::Ping(args) => ping::run(socket, &args, output),
         Verb::Explain(args) => explain::run(socket, args.destination, output),
         Verb::Events(args) => events::run(socket, args.follow, output),

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use wattle_control::{HopReport, PathReport, PathRole, WayReport};
+use wattle_api::Timestamp;
+use wattle_control::{ChangeReport, HopReport, PathReport, PathRole, WayReport};
 
 use crate::agent;
 use crate::failure::Outcome;
@@ -29,7 +30,27 @@ fn show(report: &PathReport) -> String {
     for shown in &report.ways {
         text += &way(shown);
     }
+    text += &change(report.changed.as_ref());
     text
+}
+
+/// What changed the way last, why, and how long that took.
+pub(crate) fn change(change: Option<&ChangeReport>) -> String {
+    let Some(change) = change else {
+        return String::new();
+    };
+    let why = why(change.cause.as_deref(), change.latency_us);
+    let at = Timestamp::from_millis(change.at_unix_ms);
+    format!("  last change {at}: {}{why}\n", clean(&change.text))
+}
+
+/// Why something happened, and how long that took.
+pub(crate) fn why(cause: Option<&str>, latency_us: Option<u64>) -> String {
+    let cause = cause.map_or(String::new(), |cause| format!("; cause: {}", clean(cause)));
+    let took = latency_us.map_or(String::new(), |us| {
+        format!(", {} after it began", micros(us))
+    });
+    cause + &took
 }
 
 /// One way and its hops.
@@ -83,6 +104,7 @@ mod tests {
             r2 > r3  udp4  rtt 24.2ms  loss 3.0%  cost 13.1ms = base 100us + rtt 12.1ms + jitter 300us + loss 600us
           backup: r1 > r3  cost 40.0ms
             r1 > r3  -  rtt -  loss -  cost 40.0ms
+          last change 2026-11-22T22:08:00.000Z: r3 goes via r2, before via r4; cause: links of r4, 152ms after it began
         ");
     }
 }

@@ -1,10 +1,11 @@
 //! Reports that the tests of the verbs show.
 
 use wattle_control::{
-    CoordinatorReport, CoordinatorState, CostParts, EventReport, ExplainReport, HealthLevel,
-    HealthLine, HopReport, LinkReport, LinksReport, NetworkRef, NextHopReport, NodeRef, PathReport,
-    PathRole, PeerReport, PeerState, PeersReport, PingReport, Role, RouteReport, RouteSource,
-    RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport, WayReport, WhoamiReport,
+    ChangeReport, CoordinatorReport, CoordinatorState, CostParts, EventReport, ExplainReport,
+    HealthLevel, HealthLine, HopReport, LinkReport, LinksReport, NetworkRef, NextHopReport,
+    NodeRef, PathReport, PathRole, PeerReport, PeerState, PeersReport, PingReport, Role,
+    RouteReport, RouteSource, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
+    WayReport, WhoamiReport,
 };
 use wattle_model::{Carrier, LinkId, LinkState, NetworkId, NodeId, WgKey};
 
@@ -73,6 +74,10 @@ pub(crate) fn status() -> StatusReport {
             code: "peer_unreachable".into(),
             text: "r3 is not reachable".into(),
         }],
+        drain: None,
+        preferences: Vec::new(),
+        load_percent: 0,
+        relayed_packets: 0,
     }
 }
 
@@ -261,6 +266,17 @@ pub(crate) fn path() -> PathReport {
         destination: node(3),
         prefix: "10.77.0.3".parse().ok(),
         ways: vec![used, backup],
+        changed: Some(change()),
+    }
+}
+
+fn change() -> ChangeReport {
+    ChangeReport {
+        at_unix_ms: 1_795_385_280_000,
+        text: "r3 goes via r2, before via r4".into(),
+        cause: Some("links of r4".into()),
+        latency_us: Some(152_000),
+        trace: Some("00c0ffee00c0ffee".into()),
     }
 }
 
@@ -269,6 +285,7 @@ pub(crate) fn explain() -> ExplainReport {
         destination,
         prefix,
         mut ways,
+        changed,
     } = path();
     let runner_up = ways.pop();
     let twice = |us: u32| us * 2;
@@ -291,6 +308,7 @@ pub(crate) fn explain() -> ExplainReport {
         margin_us: Some(13_800),
         hold_ms: Some(5_000),
         notes: vec!["r2 has no rest of its loss budget".into()],
+        changed,
     }
 }
 

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
-use wattle_control::{CoordinatorReport, CoordinatorState, HealthLevel, LinkReport, StatusReport};
+use wattle_control::{
+    CoordinatorReport, CoordinatorState, DrainMode, HealthLevel, LinkReport, StatusReport,
+};
 
 use crate::agent;
 use crate::args::{Check, StatusArgs};
@@ -155,6 +157,19 @@ fn screen(report: &StatusReport) -> String {
     let mut text = String::new();
     for (name, value) in lines {
         text += &format!("{name:<12} {}\n", clean(&value));
+    }
+    if let Some(drain) = &report.drain {
+        let how = match drain.mode {
+            DrainMode::Soft => "others go around this node where they can",
+            DrainMode::Hard => "others go around this node, or nowhere",
+        };
+        let left = drain.left_s.map(|left| format!(" for {left} s"));
+        text += &format!("! drained{}: {how}\n", left.unwrap_or_default());
+    }
+    for preference in &report.preferences {
+        let to = preference.destination.as_ref();
+        let to = to.map_or(String::new(), |node| format!(" to {}", clean(&node.name)));
+        text += &format!("! packets{to} prefer {}\n", clean(&preference.via.name));
     }
     for line in &report.health {
         let level = match line.level {

@@ -1,0 +1,401 @@
+//! Links and relays that get worse without ending, and where traffic goes then.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::sys::signal::Signal;
+use wattle_netlab::probe::{Echo, Report};
+use wattle_netlab::{Host, Lab, Mesh, Shape, eventually, story};
+
+const STREAM: Duration = Duration::from_millis(10);
+const PATIENCE: Duration = Duration::from_secs(20);
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_near_link_that_loses_most_is_left_for_a_far_relay_that_loses_nothing() {
+    story("near-lossy", |lab| {
+        let [a, b, relay] = lab.hosts(["a", "b", "relay"])?;
+        wire(lab, &a, &b, 5)?;
+        wire(lab, &a, &relay, 20)?;
+        wire(lab, &relay, &b, 20)?;
+        let mesh = lab.mesh("near-lossy", &[&a, &b, &relay]).start()?;
+        let (there, _echo) = echo(&mesh, &b)?;
+        lab.loss(&a, &b, 70.0)?;
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(400);
+        stream.stop()?;
+        let after = streamed(&a, there, 400)?;
+        assert_eq!(after.lost, 0, "{after:?}");
+        assert_eq!(after.usual_ttl(), Some(63), "{after:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn two_short_links_beat_a_long_one() {
+    story("triangle", |lab| {
+        let [a, b, c] = lab.hosts(["a", "b", "c"])?;
+        wire(lab, &a, &b, 30)?;
+        wire(lab, &b, &c, 20)?;
+        wire(lab, &a, &c, 60)?;
+        let mesh = lab.mesh("triangle", &[&a, &b, &c]).start()?;
+        let (there, _echo) = echo(&mesh, &c)?;
+        eventually("packets go over b", PATIENCE, || {
+            Ok(way(&mesh, &a, "c")? == ["a", "b", "c"])
+        })?;
+        eventually("both ways", PATIENCE, || {
+            let report = streamed(&a, there, 50)?;
+            Ok(report.usual_ttl() == Some(63) && report.rtt_us[1] < 110_000)
+        })?;
+        let explained = mesh.data(&a, &["explain", "c"])?;
+        let runner_up = explained["runner_up"]["hops"].as_array().context("hops")?;
+        assert_eq!(runner_up.len(), 1, "{explained}");
+        assert!(explained["margin_us"].as_u64() > Some(5_000), "{explained}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_cost_that_rises_twentyfold_and_falls_again_moves_packets_twice_at_most() {
+    story("ramp", |lab| {
+        let [a, b, relay] = lab.hosts(["a", "b", "relay"])?;
+        wire(lab, &a, &b, 5)?;
+        wire(lab, &a, &relay, 15)?;
+        wire(lab, &relay, &b, 15)?;
+        let mesh = lab.mesh("ramp", &[&a, &b, &relay]).start()?;
+        mesh.wait_settled(PATIENCE)?;
+        let before = moves(&mesh, &a, "b")?;
+        let (there, _echo) = echo(&mesh, &b)?;
+        let stream = a.probe(there, STREAM)?;
+        let ramp = (1..=20_u32).map(|step| u64::from(step) * 5);
+        for millis in ramp.clone().chain(ramp.rev()) {
+            lab.reshape(&a, &b, Shape::delay(Duration::from_millis(millis)))?;
+            std::thread::sleep(Duration::from_millis(150));
+        }
+        std::thread::sleep(Duration::from_secs(4));
+        let report = stream.stop()?;
+        let moved = moves(&mesh, &a, "b")? - before;
+        assert!(moved <= 2, "{moved} moves");
+        // In no direction did packets wait for the worst of it for long.
+        assert!(report.lost <= 3, "{report:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn three_equal_relays_share_the_flows_and_a_flow_stays_on_one() {
+    story("shares", |lab| {
+        let [a, b] = lab.hosts(["a", "b"])?;
+        let relays = lab.hosts(["one", "two", "three"])?;
+        for relay in &relays {
+            // In the middle of a step of the prices that are told, so that equal links have equal ones.
+            for (from, to) in [(&a, relay), (relay, &b)] {
+                lab.wire(from, to, Shape::delay(Duration::from_micros(10_600)))?;
+            }
+        }
+        let [one, two, three] = &relays;
+        let mesh = lab.mesh("shares", &[&a, one, two, three, &b]).start()?;
+        let there = mesh.address(&b)?;
+        eventually("three ways of one price", PATIENCE, || {
+            let path = mesh.data(&a, &["path", "b"])?;
+            let ways = path["ways"].as_array().context("ways")?;
+            let used = ways.iter().filter(|way| way["role"] == "used");
+            let shares: Vec<u64> = used.filter_map(|way| way["weight_ppm"].as_u64()).collect();
+            let even = shares
+                .iter()
+                .all(|share| (320_000..=350_000).contains(share));
+            Ok(shares.len() == 3 && even)
+        })?;
+        let sent = |relay: &Host| -> Result<u64> {
+            let statistics = format!("cat /sys/class/net/{}/statistics/tx_packets", relay.name());
+            Ok(a.sh(&statistics)?.trim().parse()?)
+        };
+        let counted = |script: &str| -> Result<Vec<u64>> {
+            let before: Vec<u64> = relays.iter().map(sent).collect::<Result<_>>()?;
+            a.run("bash", ["-c", script])?;
+            std::thread::sleep(Duration::from_millis(100));
+            let after: Vec<u64> = relays.iter().map(sent).collect::<Result<_>>()?;
+            Ok(after
+                .iter()
+                .zip(before)
+                .map(|(after, before)| after - before)
+                .collect())
+        };
+        // The first packets make the session.
+        counted(&format!("echo > /dev/udp/{there}/9; sleep 0.5"))?;
+        let shares = counted(&format!(
+            "for i in $(seq 9000); do echo > /dev/udp/{there}/9; done"
+        ))?;
+        let mean = shares.iter().sum::<u64>() as f64 / 3.0;
+        for share in &shares {
+            let off = (*share as f64 / mean - 1.0).abs();
+            assert!(off <= 0.1, "{shares:?}");
+        }
+        let one_flow = counted(&format!(
+            "exec 3> /dev/udp/{there}/9; for i in $(seq 3000); do echo >&3; done"
+        ))?;
+        // Packets of one flow may leave several at a time.
+        let busy = one_flow.iter().filter(|frames| **frames >= 1_000).count();
+        let idle = one_flow.iter().filter(|frames| **frames < 100).count();
+        assert_eq!((busy, idle), (1, 2), "{one_flow:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_relay_that_keeps_its_sessions_but_drops_what_it_forwards_is_left_within_two_seconds() {
+    story("zombie", |lab| {
+        let (mesh, [a, b, near, _far]) = two_relays(lab, "zombie", &["quic_port = \"off\""])?;
+        let (there, _echo) = echo(&mesh, &b)?;
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(150);
+        let links =
+            || -> Result<serde_json::Value> { Ok(mesh.data(&a, &["status"])?["links_up"].take()) };
+        let whole = links()?;
+        // Frames leave no more, what the agent itself says does.
+        near.sh(
+            "nft -f - <<'END'\ntable inet zombie {\n chain out {\n type filter hook output priority 0;\n meta l4proto udp @th,64,8 0x57 drop\n }\n}\nEND",
+        )?;
+        let began = Instant::now();
+        stream.wait_for(400);
+        let report = stream.stop()?;
+        eprintln!("outage {} ms", report.outage_ms);
+        assert!(
+            report.outage_ms <= 2_000.0 && report.outage_ms > 100.0,
+            "{report:?}"
+        );
+        let after = streamed(&a, there, 100)?;
+        assert_eq!(after.lost, 0, "{after:?}");
+        assert_eq!(links()?, whole, "its links are whole");
+        assert_eq!(told(&mesh, &a, "relay_left")?, 1);
+        assert_eq!(mesh.metrics(&a)?.get("wattle_worker_left_relays")?, 1);
+        near.sh("nft delete table inet zombie")?;
+        eventually("it is trusted again", PATIENCE, || {
+            Ok(told(&mesh, &a, "relay_trusted")? == 1)
+        })?;
+        assert!(began.elapsed() > Duration::from_secs(2));
+        assert_eq!(streamed(&a, there, 50)?.lost, 0);
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_relay_whose_process_is_frozen_is_gone_around_at_once() {
+    story("frozen", |lab| {
+        let (mut mesh, [a, b, near, _far]) = two_relays(lab, "frozen", &[])?;
+        let (there, _echo) = echo(&mesh, &b)?;
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(150);
+        mesh.process(&near)?.signal(Signal::SIGSTOP)?;
+        // What lies in its sockets arrives when it wakes; what is sent in the meantime goes around.
+        std::thread::sleep(Duration::from_millis(300));
+        let during = streamed(&a, there, 100)?;
+        assert_eq!(during.lost, 0, "{during:?}");
+        assert_eq!(way(&mesh, &a, "b")?, ["a", "far", "b"]);
+        mesh.process(&near)?.signal(Signal::SIGCONT)?;
+        stream.wait_for(300);
+        let report = stream.stop()?;
+        eprintln!("outage {} ms, {report:?}", report.outage_ms);
+        assert!(report.outage_ms <= 300.0, "{report:?}");
+        assert!(
+            report.lost <= 40,
+            "coming back loses next to nothing: {report:?}"
+        );
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn transit_moves_away_from_a_relay_whose_cpu_is_taken_before_packets_get_lost() {
+    story("hog", |lab| {
+        let (mut mesh, [a, b, near, _far]) = two_relays(lab, "hog", &[])?;
+        mesh.kill(&near)?;
+        eventually("packets go over the far relay", PATIENCE, || {
+            Ok(way(&mesh, &a, "b")? == ["a", "far", "b"])
+        })?;
+        // The relay shares one CPU with whoever takes it.
+        mesh.start_behind(&near, &["taskset", "-c", "0", "nice", "-n", "4"])?;
+        mesh.wait_converged(PATIENCE)?;
+        // What was lost in between is forgiven.
+        eventually("packets go over the near relay", 2 * PATIENCE, || {
+            Ok(way(&mesh, &a, "b")? == ["a", "near", "b"])
+        })?;
+        let (there, _echo) = echo(&mesh, &b)?;
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(100);
+        let mut hogs = Vec::new();
+        for number in 0..3 {
+            let mut hog = near.command("taskset");
+            hog.args(["-c", "0", "sh", "-c", "while :; do :; done"]);
+            hogs.push(near.spawn(&format!("hog{number}"), hog)?);
+        }
+        let moved = eventually("packets go over the far relay", PATIENCE, || {
+            Ok(way(&mesh, &a, "b")? == ["a", "far", "b"])
+        })?;
+        stream.wait_for(100);
+        let report = stream.stop()?;
+        eprintln!("moved after {moved:?}, {} lost", report.lost);
+        assert!(moved <= Duration::from_secs(10), "{moved:?}");
+        assert!(report.lost <= 2, "{report:?}");
+        let load = mesh.data(&near, &["status"])?["load_percent"].as_u64();
+        assert!(load >= Some(80), "{load:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn nobody_is_given_up_while_the_machine_is_oversubscribed_four_times() {
+    story("oversubscribed", |lab| {
+        let (mesh, [a, b, near, far]) = two_relays(lab, "oversubscribed", &[])?;
+        let (there, _echo) = echo(&mesh, &b)?;
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(100);
+        let downs = |mesh: &Mesh| -> Result<usize> {
+            let each = [&a, &b, &near, &far].map(|host| told(mesh, host, "link_down"));
+            each.into_iter().sum()
+        };
+        let before = downs(&mesh)?;
+        let cores = std::thread::available_parallelism()?.get();
+        let mut hogs = Vec::new();
+        for number in 0..4 * cores {
+            let mut hog = a.command("sh");
+            hog.args(["-c", "while :; do :; done"]);
+            hogs.push(a.spawn(&format!("hog{number}"), hog)?);
+        }
+        std::thread::sleep(Duration::from_secs(20));
+        drop(hogs);
+        let report = stream.stop()?;
+        eprintln!("{} of {} lost", report.lost, report.sent);
+        assert_eq!(downs(&mesh)? - before, 0);
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_link_that_flaps_once_or_five_times_a_second_is_left_alone() {
+    story("flaps", |lab| {
+        let (mesh, [a, b, near, _far]) = two_relays(lab, "flaps", &[])?;
+        let (there, _echo) = echo(&mesh, &b)?;
+        for hertz in [5, 1] {
+            let half = 50 / hertz;
+            let stream = a.probe(there, STREAM)?;
+            stream.wait_for(50);
+            for _ in 0..4 * hertz {
+                lab.cut(&a, &near)?;
+                stream.wait_for(half);
+                lab.heal(&a, &near)?;
+                stream.wait_for(half);
+            }
+            let report = stream.stop()?;
+            let percent = report.lost as f64 * 100.0 / report.sent as f64;
+            eprintln!(
+                "{hertz} Hz: {percent:.1} % lost, outage {} ms",
+                report.outage_ms
+            );
+            // Half of the time nothing passes; what is lost is lost until the first down.
+            assert!(percent < 10.0, "{hertz} Hz: {percent} %: {report:?}");
+        }
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn loss_in_one_direction_moves_both() {
+    story("asymmetric", |lab| {
+        let (mesh, [a, b, near, _far]) = two_relays(lab, "asymmetric", &[])?;
+        let (there, _echo) = echo(&mesh, &b)?;
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(150);
+        lab.loss_one_way(&near, &a, 20.0)?;
+        let moved = eventually("a goes around", PATIENCE, || {
+            Ok(way(&mesh, &a, "b")? == ["a", "far", "b"])
+        })?;
+        eventually("and so does b", PATIENCE, || {
+            Ok(way(&mesh, &b, "a")? == ["b", "far", "a"])
+        })?;
+        stream.wait_for(300);
+        let report = stream.stop()?;
+        eprintln!("moved after {moved:?}, {} lost", report.lost);
+        // Six times the target.
+        assert!(moved <= Duration::from_secs(3), "{moved:?}");
+        assert_eq!(streamed(&a, there, 200)?.lost, 0);
+        Ok(())
+    });
+}
+
+/// Two nodes and two relays between them, the second one 10 ms farther.
+fn two_relays(lab: &mut Lab, name: &str, settings: &[&str]) -> Result<(Mesh, [Host; 4])> {
+    let hosts = lab.hosts(["a", "b", "near", "far"])?;
+    let [a, b, near, far] = &hosts;
+    lab.link(a, near)?;
+    lab.link(near, b)?;
+    wire(lab, a, far, 5)?;
+    wire(lab, far, b, 5)?;
+    let mut mesh = lab.mesh(name, &[a, b, near, far]);
+    for setting in settings {
+        mesh = mesh.setting(setting);
+    }
+    let mesh = mesh.start()?;
+    eventually("packets go over the near relay", PATIENCE, || {
+        let ways = [way(&mesh, a, "b")?, way(&mesh, b, "a")?];
+        Ok(ways
+            .iter()
+            .all(|way| way.get(1).is_some_and(|relay| relay == "near")))
+    })?;
+    mesh.wait_settled(PATIENCE)?;
+    Ok((mesh, hosts))
+}
+
+/// A wire on which everything takes so many milliseconds.
+fn wire(lab: &mut Lab, a: &Host, b: &Host, millis: u64) -> Result<()> {
+    lab.wire(a, b, Shape::delay(Duration::from_millis(millis)))?;
+    Ok(())
+}
+
+/// The nodes of the way that most packets take.
+fn way(mesh: &Mesh, from: &Host, to: &str) -> Result<Vec<String>> {
+    let path = mesh.data(from, &["path", to])?;
+    let hops = path["ways"][0]["hops"].as_array().context("hops")?.iter();
+    let ends = hops.filter_map(|hop| hop["to"]["name"].as_str());
+    Ok([from.name()]
+        .into_iter()
+        .chain(ends)
+        .map(str::to_owned)
+        .collect())
+}
+
+/// So many probes, and what became of them.
+fn streamed(from: &Host, to: SocketAddr, probes: u64) -> Result<Report> {
+    let stream = from.probe(to, STREAM)?;
+    stream.wait_for(probes);
+    stream.stop()
+}
+
+/// How often packets to a node began to go another way.
+fn moves(mesh: &Mesh, host: &Host, to: &str) -> Result<usize> {
+    let events = mesh.wattle(host, &["events"])?;
+    let moved = format!("{to} goes via");
+    Ok(events.matches(&moved).count())
+}
+
+/// How often something of a kind happened.
+fn told(mesh: &Mesh, host: &Host, kind: &str) -> Result<usize> {
+    let events = mesh.wattle(host, &["--json", "events"])?;
+    Ok(events.matches(&format!("\"{kind}\"")).count())
+}
+
+/// An echo at the overlay address of a node.
+fn echo(mesh: &Mesh, host: &Host) -> Result<(SocketAddr, Echo)> {
+    let at = SocketAddr::new(mesh.address(host)?, 7);
+    Ok((at, host.echo(at)?))
+}

@@ -11,7 +11,7 @@ use wattle_netlab::kafka::{Access, Broker};
 use wattle_netlab::probe::{Report, Running};
 use wattle_netlab::{Coordinator, Host, eventually, story};
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(120);
 const EVERY: Duration = Duration::from_millis(5);
 /// How often something may cost packets before it is to blame.
 const TRIES: usize = 3;

@@ -25,7 +25,7 @@ use wattle_topology::{Source, verify};
 const LENGTH: &str = "WATTLE_CHAOS";
 const TOPIC: &str = "wattle.chaos.topology.events.v1";
 /// A paused leader that wakes up notices within this time that another leads.
-const NOTICE: Duration = Duration::from_secs(60);
+const NOTICE: Duration = Duration::from_secs(180);
 /// The exit code of `wattle-stream` when it stepped down.
 const STEPPED_DOWN: i32 = 3;
 
@@ -132,7 +132,7 @@ impl Chaos {
             self.broker.restart().unwrap();
         }
         // It has to lead before the other wakes up.
-        assert_eq!(wait(&mut successor, Duration::from_secs(120)), Some(0));
+        assert_eq!(wait(&mut successor, Duration::from_secs(300)), Some(0));
         signal(&paused, Signal::SIGCONT);
         let code = wait(&mut paused, NOTICE);
         assert_eq!(

@@ -56,7 +56,7 @@ fn a_secured_cluster_of_three_becomes_what_its_document_says_and_stays_so() {
     );
     let outbox = ListOutbox::with(1..=300);
     let mirror = start_with(cluster.kafka("wattle"), 1, &outbox);
-    eventually("the mirror says that a right is missing", MINUTE, || {
+    eventually("the mirror says that a right is missing", PATIENCE, || {
         let status = mirror.status();
         let told = status.last_error.unwrap_or_default();
         Ok(status.state == State::Waiting && told.contains("do not allow us"))
@@ -74,7 +74,7 @@ fn a_secured_cluster_of_three_becomes_what_its_document_says_and_stays_so() {
         applied.contains("right of User:wattle") && !applied.contains("+ topic"),
         "{applied}"
     );
-    eventually("all events are committed", MINUTE, || {
+    eventually("all events are committed", PATIENCE, || {
         Ok(mirror.status().committed_seq == 300)
     })
     .unwrap_or_else(|error| panic!("{error:?}: {:?}", mirror.status()));
@@ -85,7 +85,7 @@ fn a_secured_cluster_of_three_becomes_what_its_document_says_and_stays_so() {
     // The same user with a certificate instead of a password has the same rights.
     outbox.add(381..=400);
     let mirror = start_with(cluster.kafka_by_certificate("wattle").unwrap(), 2, &outbox);
-    eventually("the rest is committed", MINUTE, || {
+    eventually("the rest is committed", PATIENCE, || {
         Ok(mirror.status().committed_seq == 400)
     })
     .unwrap_or_else(|error| panic!("{error:?}: {:?}", mirror.status()));
@@ -137,7 +137,7 @@ fn old_segments_move_to_remote_storage_and_are_read_back_from_there() {
     let remote = || files(&cluster.remote(), ".log");
     eventually(
         "segments are in remote storage and gone from the broker's disk",
-        MINUTE,
+        PATIENCE,
         || {
             let first = segments(&local).into_iter().next().unwrap_or(0);
             Ok(remote().len() >= 3 && first > 3_000)
@@ -201,7 +201,7 @@ fn rights_that_are_taken_away_delay_events_only(
     assert!(applied.contains("- right of User:wattle"), "{applied}");
     document.run("drift", &[], 0);
     outbox.add(341..=380);
-    eventually("the mirror says that it may not", MINUTE, || {
+    eventually("the mirror says that it may not", PATIENCE, || {
         let status = mirror.status();
         let told = status.last_error.unwrap_or_default();
         Ok(status.lag == 40 && told.contains("do not allow us"))
@@ -403,7 +403,7 @@ fn too_few_copies_in_step_delay_events_only(
 ) {
     alter_by_hand(cluster, EVENTS, &[("min.insync.replicas", "3")]);
     cluster.kill(2).unwrap();
-    eventually("the dead server is missed", MINUTE, || {
+    eventually("the dead server is missed", PATIENCE, || {
         Ok(listing(cluster)["brokers"].as_array().map(Vec::len) == Some(2))
     })
     .unwrap();
@@ -413,7 +413,7 @@ fn too_few_copies_in_step_delay_events_only(
     let events_wait = |last| {
         let before = mirror.status();
         outbox.add(last - 49..=last);
-        eventually("it is told", MINUTE, || {
+        eventually("it is told", PATIENCE, || {
             Ok(mirror.status().failures > before.failures)
         })
         .unwrap();
@@ -438,11 +438,11 @@ fn too_few_copies_in_step_delay_events_only(
     copies_are_in_racks_and_the_site_s_leader_in_its_own(cluster, 3, 3);
 }
 
-const MINUTE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(180);
 
 fn assert_each_event_is_there_once(cluster: &Cluster, last: u64) {
     let mut seqs = Vec::new();
-    eventually("all events are visible", MINUTE, || {
+    eventually("all events are visible", PATIENCE, || {
         let records = cluster.kcat(EVENTS)?;
         seqs = records
             .iter()
@@ -490,7 +490,7 @@ fn alter_by_hand(cluster: &Cluster, topic: &str, settings: &[(&str, &str)]) {
     let admin = rdkafka_admin(cluster);
     let done = block_on(admin.alter_configs([&resource], &AdminOptions::new())).unwrap();
     assert!(done.iter().all(Result::is_ok), "{done:?}");
-    eventually("the change is seen", MINUTE, || {
+    eventually("the change is seen", PATIENCE, || {
         Ok(setting(cluster, topic, settings[0].0) == settings[0].1)
     })
     .unwrap();

@@ -27,8 +27,8 @@ const EVENTS: u64 = 20_000;
 /// Times at which the network is compared.
 const TIMES: usize = 20;
 
-/// How long the network at a time may take, a new process included.
-const AT_WITHIN: Duration = Duration::from_secs(3);
+/// How long the network at a time may take, a new process included: five times the target, which a bench measures.
+const AT_WITHIN: Duration = Duration::from_secs(15);
 
 const PATIENCE: Duration = Duration::from_secs(60);
 

@@ -14,6 +14,9 @@ use wattle_model::{NetworkId, NodeId, NodeIndex};
 
 pub(crate) const NETWORK: &str = "lab";
 
+/// How long a mirror may take: seconds here, and others may use the machine as well.
+const PATIENCE: Duration = Duration::from_secs(240);
+
 pub(crate) fn start_with(kafka: Kafka, term: u64, outbox: &ListOutbox) -> Mirror {
     Mirror::start(config(kafka, term), outbox.clone()).unwrap()
 }
@@ -28,7 +31,7 @@ pub(crate) fn config(kafka: Kafka, term: u64) -> Config {
 }
 
 pub(crate) fn wait_until(mirror: &Mirror, seq: u64) {
-    let deadline = Instant::now() + Duration::from_secs(90);
+    let deadline = Instant::now() + PATIENCE;
     while mirror.status().committed_seq < seq {
         assert!(
             Instant::now() < deadline,

@@ -2,9 +2,11 @@
 //! database and mirror, or watches what comes out of Kafka. Prints one JSON document per line; times are Unix
 //! microseconds. Killing it with -9 is part of its use.
 //!
-//!     wattle-stream write   --brokers B --state DIR --events N | --more N [--rate R] [--mirror after|off] [--prefix P] …
-//!     wattle-stream watch   --brokers B --prefix P --until SEQ
-//!     wattle-stream table   --brokers B --prefix P
+//! ```text
+//! wattle-stream write   --brokers B --state DIR --events N | --more N [--rate R] [--mirror after|off] [--prefix P] …
+//! wattle-stream watch   --brokers B --prefix P --until SEQ
+//! wattle-stream table   --brokers B --prefix P
+//! ```
 //!
 //! `write`: database and mirror as the coordinator has them; ends with code 3 when another mirror took over.
 //! `watch`: latency from the change to a committed read. `table`: how long a fresh reader takes for the whole state.

@@ -99,26 +99,26 @@ class Stream:
     def read(self):
         """Returns send time by number, and the numbers that were answered with their round trip."""
         sent, answered = {}, {}
-        if not os.path.exists(self.path):
-            return sent, answered
-        with open(self.path) as lines:
-            for line in lines:
-                words = line.split()
-                if len(words) == 3 and words[0] == "S":
-                    sent[int(words[1])] = int(words[2])
-                elif len(words) == 6 and words[0] == "R" and line.endswith("\n"):
-                    answered[int(words[1])] = int(words[3])
+        for kind, number, *more in self.records():
+            if kind == "S":
+                sent[int(number)] = int(more[0])
+            elif kind == "R":
+                answered[int(number)] = int(more[1])
         return sent, answered
 
     def ttls(self, since_ns=0):
         """Send time and the TTLs there and back of every answered probe that was sent since then, in order."""
-        found = []
+        answers = (more for kind, _, *more in self.records() if kind == "R")
+        return sorted((int(sent), (int(there), int(back))) for sent, _, there, back in answers if int(sent) >= since_ns)
+
+    def records(self):
+        """The words of each line that is whole; none before the sender has begun."""
+        if not os.path.exists(self.path):
+            return
         with open(self.path) as lines:
             for line in lines:
-                words = line.split()
-                if len(words) == 6 and words[0] == "R" and line.endswith("\n") and int(words[2]) >= since_ns:
-                    found.append((int(words[2]), (int(words[4]), int(words[5]))))
-        return sorted(found)
+                if line.endswith("\n"):
+                    yield line.split()
 
     def flowing(self, probes=30, settle_ns=200_000_000):
         """True when the last probes, those still under way left out, were all answered."""

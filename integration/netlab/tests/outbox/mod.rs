@@ -1,8 +1,8 @@
 //! An outbox in memory with made-up events, and what the tests of the mirror have in common.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Condvar, Mutex, mpsc};
-use std::time::{Duration, Instant};
+use std::sync::{Arc, Condvar, LazyLock, Mutex, mpsc};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use wattle_api::Timestamp;
 use wattle_api::stream::Kafka;
@@ -87,9 +87,18 @@ pub(crate) fn event(seq: u64) -> TopologyEvent {
             observed_at: None,
             coalesced: 0,
         },
-        ts: Timestamp::from_millis(1_795_385_280_000 + seq),
+        ts: Timestamp::from_millis(begun() + seq),
         omitted: None,
     }
+}
+
+/// When the test began, in Unix milliseconds: old records may go for their age.
+fn begun() -> u64 {
+    static BEGUN: LazyLock<u64> = LazyLock::new(|| {
+        let since_epoch = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+        since_epoch.as_millis() as u64
+    });
+    *BEGUN
 }
 
 /// An outbox in memory that grows while it is read.

@@ -335,22 +335,12 @@ fn head(text: &str, bytes: usize) -> &str {
 #[cfg(test)]
 mod tests {
     use wattle_api::Timestamp;
-    use wattle_api::stream::{HEADER_SEQ, Kafka, Topics};
+    use wattle_api::stream::HEADER_SEQ;
     use wattle_api::topology::{Cause, Entity, EntityKind, EventId, NodeEntity, Op, Source};
     use wattle_model::{NetworkId, NodeId, NodeIndex};
 
     use super::*;
-    use crate::Config;
-
-    fn context(limit: usize) -> Context {
-        let config = Config {
-            kafka: Kafka::plaintext("k:9092"),
-            network: NetworkId(1),
-            network_name: "lab".into(),
-            term: 3,
-        };
-        Context::new(config, Topics::below("wattle.lab"), limit)
-    }
+    use crate::record::context;
 
     fn node(id: u64, version: &str) -> Entity {
         Entity::Node(NodeEntity {

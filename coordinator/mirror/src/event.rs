@@ -33,20 +33,8 @@ pub(crate) struct Unreadable {
 
 impl Event {
     pub(crate) fn read(text: String) -> Result<Self, Unreadable> {
-        match Parts::of(&text) {
-            Ok(parts) => Ok(Self {
-                seq: parts.seq,
-                ts: parts.ts,
-                site: parts.site,
-                id: parts.id,
-                kind: parts.kind,
-                key: parts.key,
-                op: parts.op,
-                ts_text: parts.ts_text,
-                before: parts.before,
-                after: parts.after,
-                text,
-            }),
+        match Self::parts(&text) {
+            Ok(parts) => Ok(Self { text, ..parts }),
             Err(what) => Err(Unreadable {
                 text: text.chars().take(60).collect(),
                 what,
@@ -111,21 +99,9 @@ fn image<'a>(text: &'a str, range: &Range<usize>) -> Option<&'a str> {
     Some(&text[range.clone()]).filter(|image| *image != "null")
 }
 
-struct Parts {
-    seq: u64,
-    ts: Timestamp,
-    site: Option<NodeName>,
-    id: Range<usize>,
-    kind: Range<usize>,
-    key: Range<usize>,
-    op: Range<usize>,
-    ts_text: Range<usize>,
-    before: Range<usize>,
-    after: Range<usize>,
-}
-
-impl Parts {
-    fn of(text: &str) -> Result<Self, &'static str> {
+impl Event {
+    /// Where everything is in a text, without the text.
+    fn parts(text: &str) -> Result<Self, &'static str> {
         let mut found: [Option<&str>; 8] = [None; 8];
         const NAMES: [&str; 8] = ["id", "kind", "key", "op", "before", "after", "source", "ts"];
         for (name, value) in members(text) {
@@ -157,6 +133,7 @@ impl Parts {
             after: range_within(text, after.ok_or("no after")?),
             id,
             ts_text,
+            text: String::new(),
         })
     }
 }

@@ -117,6 +117,18 @@ impl Context {
     }
 }
 
+/// A session's context for tests.
+#[cfg(test)]
+pub(crate) fn context(limit: usize) -> Context {
+    let config = Config {
+        kafka: wattle_api::stream::Kafka::plaintext("k:9092"),
+        network: wattle_model::NetworkId(1),
+        network_name: "lab".into(),
+        term: 3,
+    };
+    Context::new(config, Topics::below("wattle.lab"), limit)
+}
+
 /// The partition of an entity's records.
 pub(crate) fn partition(
     slots: Option<&SlotVersion>,

@@ -313,11 +313,8 @@ fn push(context: &Context, batch: &mut Batch<'_>, key: String, value: Vec<u8>, i
 
 #[cfg(test)]
 mod tests {
-    use wattle_api::stream::{Kafka, Topics};
-    use wattle_model::NetworkId;
-
     use super::*;
-    use crate::Config;
+    use crate::record::context;
 
     const STATE: &str = include_str!("../../api/tests/golden/topology-state.v1.jsonl");
     const KEYS: [&str; 3] = [
@@ -334,16 +331,6 @@ mod tests {
                 .map(|(key, text)| ((*key).to_owned(), text.to_owned()))
                 .collect(),
         }
-    }
-
-    fn context(limit: usize) -> Context {
-        let config = Config {
-            kafka: Kafka::plaintext("k:9092"),
-            network: NetworkId(1),
-            network_name: "lab".into(),
-            term: 3,
-        };
-        Context::new(config, Topics::below("wattle.lab"), limit)
     }
 
     fn at(last_seq: u64) -> Position {

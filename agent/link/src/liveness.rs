@@ -1,7 +1,7 @@
 //! Whether the link lives, and when to ask.
 //!
-//! Any authenticated datagram is life; probes fill the gaps. An idle link is asked every two seconds, by one end or the
-//! other, a spare one every ten; one that carries data four times a second, for the measurement's sake. Where data was
+//! Any authenticated datagram is life; probes fill the gaps. An idle link is asked every four seconds, by one end or the
+//! other, a spare one every twenty; one that carries data four times a second, for the measurement's sake. Where data was
 //! sent and the other end fell silent it is asked at once and again: *suspect* (local, reversible) is who does not
 //! answer in time, *down* who stays silent. What failed comes back only after a probation that doubles with every flap.
 //! Knows nothing of what a probe measures.
@@ -11,9 +11,9 @@ use std::collections::VecDeque;
 use wattle_model::{Instant, LinkState, Micros};
 
 /// Between probes while nothing else is sent; whoever is asked asks so much later himself.
-const IDLE: Micros = Micros::from_secs(2);
+const IDLE: Micros = Micros::from_secs(4);
 /// The same on a link that is not used because another one leads to the same neighbour.
-const SPARE: Micros = Micros::from_secs(10);
+const SPARE: Micros = Micros::from_secs(20);
 /// Between probes of a link that failed, to find it again.
 const SEARCH: Micros = Micros::from_secs(1);
 /// Between probes while data is sent, for the measurement; …

@@ -20,11 +20,11 @@ fn a_first_link_is_up_within_a_quarter_of_a_second() {
 }
 
 #[test]
-fn an_idle_link_costs_a_probe_and_a_reply_in_two_seconds_and_both_ends_ask() {
+fn an_idle_link_costs_a_probe_and_a_reply_in_three_seconds_and_both_ends_ask() {
     let mut pair = Pair::new(2);
     pair.run(2_000);
     let before = pair.carried;
-    pair.run(60_000);
+    pair.run(120_000);
     let carried = pair.carried - before;
     assert!((56..=80).contains(&carried), "{carried}");
     for end in &pair.ends {
@@ -37,13 +37,13 @@ fn an_idle_link_costs_a_probe_and_a_reply_in_two_seconds_and_both_ends_ask() {
 }
 
 #[test]
-fn a_spare_link_is_asked_every_ten_seconds_and_at_once_when_it_is_needed() {
+fn a_spare_link_is_asked_every_twenty_seconds_and_at_once_when_it_is_needed() {
     let mut pair = Pair::new(2);
     pair.run(2_000);
     pair.tell(Input::Spare(true));
     pair.run(5_000);
     let before = pair.carried;
-    pair.run(60_000);
+    pair.run(120_000);
     let carried = pair.carried - before;
     assert!((10..=16).contains(&carried), "{carried}");
     let needed = pair.now;
@@ -114,15 +114,15 @@ fn a_silent_cut_under_traffic_is_suspected_in_30_ms_and_told_in_160() {
 }
 
 #[test]
-fn a_silent_cut_of_an_idle_link_is_told_within_two_seconds_and_two_thirds() {
+fn a_silent_cut_of_an_idle_link_is_told_within_four_seconds_and_two_thirds() {
     for seed in 0..50 {
         let mut pair = Pair::new(seed);
-        pair.run(2_000 + seed * 37);
+        pair.run(2_000 + seed * 173);
         pair.loss = 100;
         let cut = pair.now;
-        pair.run(4_000);
+        pair.run(6_000);
         let down = pair.ends[0].entered(LinkState::Down, cut).unwrap();
-        assert!(down <= Micros::from_millis(2_660), "seed {seed}: {down:?}");
+        assert!(down <= Micros::from_millis(4_660), "seed {seed}: {down:?}");
     }
 }
 
@@ -138,7 +138,7 @@ fn thirty_percent_loss_is_reported_within_half_a_second_of_traffic_and_does_not_
             pair.run(60_000);
             for end in &pair.ends {
                 let seen = end.measured_after(began, |measured| measured.loss >= Ppm(50_000));
-                let limit = if stream.is_some() { 500 } else { 10_000 };
+                let limit = if stream.is_some() { 500 } else { 30_000 };
                 let seen = seen.expect("loss is noticed");
                 assert!(
                     seen <= Micros::from_millis(limit),

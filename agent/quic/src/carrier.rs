@@ -24,7 +24,7 @@ use wattle_model::NodeId;
 use wattle_wire::key::{PublicKey, SecretKey};
 
 use crate::connection::{SEND_BUFFER, Sender, read};
-use crate::contact::{Attempt, Contact, Dialled, Turn};
+use crate::contact::{Attempt, Contact, Dialled, KEEP_ALIVE, Turn};
 use crate::identity::{Guests, Identity, IdentityError};
 use crate::pipe::{Incoming, OUTBOX_SLOTS, Outgoing, Pipe, Shared, count};
 use crate::socket::JoiningSocket;
@@ -51,8 +51,6 @@ const CALM_HANDSHAKES: usize = 32;
 const MOST_HANDSHAKES: usize = 256;
 /// Bytes that are kept of a handshake before it is begun: a first flight is two packets.
 const INCOMING_BUFFER: u64 = 16 << 10;
-/// When nothing else is sent, so that silence means something: a link that stands by is seldom probed.
-const KEEP_ALIVE: Duration = Duration::from_secs(4);
 /// A connection without any sign of life ends.
 const IDLE: Duration = Duration::from_secs(12);
 /// Assumed before the first round trip: a lost first packet is sent again after three times this, then with doubled

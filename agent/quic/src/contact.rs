@@ -8,8 +8,10 @@
 use std::cmp::Reverse;
 use std::time::{Duration, Instant};
 
-/// A connection on which nothing came for this long is passed over: three keep-alives.
-const QUIET_AFTER: Duration = Duration::from_secs(3);
+/// Between packets of a connection that nothing else is sent over, so that silence means something.
+pub(crate) const KEEP_ALIVE: Duration = Duration::from_secs(4);
+/// A connection on which nothing came for this long is passed over: two keep-alives, and time for the second to arrive.
+const QUIET_AFTER: Duration = Duration::from_secs(2 * KEEP_ALIVE.as_secs() + 1);
 /// How long a connection has to be the best one before others are ended.
 const SETTLES: Duration = Duration::from_secs(2);
 /// How long the end that goes second waits for the other.
@@ -280,10 +282,15 @@ mod tests {
         assert_eq!(contact.dials(start), None, "once at a time");
         contact.dialled(start, attempt, 0);
         contact.add(start, 1, Dialled::Here, |_| 0);
-        assert_eq!(contact.dials(start + MILLIS(2_900)), None);
-        contact.observe(start + MILLIS(2_900), |_| 7);
-        assert_eq!(contact.dials(start + MILLIS(5_800)), None);
-        assert!(contact.dials(start + MILLIS(5_900)).is_some());
+        // Kept alive, and nothing else: it is no reason to dial.
+        let last = start + 30 * KEEP_ALIVE;
+        for number in 1..=30 {
+            let now = start + number * KEEP_ALIVE;
+            assert_eq!(contact.dials(now), None);
+            contact.observe(now, |_| number.into());
+        }
+        assert_eq!(contact.dials(last + QUIET_AFTER - MILLIS(1)), None);
+        assert!(contact.dials(last + QUIET_AFTER).is_some());
         assert_eq!(contact.best(), Some(&mut 1), "still the only one");
     }
 

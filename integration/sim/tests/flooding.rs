@@ -31,7 +31,7 @@ fn one_record_reaches_every_node_once_and_bad_news_takes_every_way() {
     assert_eq!(news.datagrams, others, "{news:?}");
     assert_eq!(fingerprints(&fleet).len(), 1, "everybody has it");
 
-    let bad = spent(&mut fleet, Micros::from_secs(3), |fleet| {
+    let bad = spent(&mut fleet, Micros::from_secs(6), |fleet| {
         fleet.network.edges[3].cut = [true, true];
     });
     println!("a lost link: {bad:?}");

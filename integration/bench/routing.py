@@ -4,8 +4,9 @@
         \\   /        |       the stream's way is r1-r2-r3, the only one of two links; others have three
          r5 ------- r4
 
-Between r1 and r2 lies a userspace wire, whose delay can be changed; all other links are veths. A cut is a silent drop at
-both ends. Rows: outage, node, loss, delay, wave, cost, false; each contestant runs them on a ring of its own.
+All links are veths, but for rows in which a delay changes: there the links of r1 are userspace wires, both, so that the way
+over r2 stays the nearest. A cut is a silent drop at both ends. Rows: outage, node, loss, delay, tie, wave, cost, false; each
+contestant runs them on a ring of its own.
 """
 
 import json
@@ -22,6 +23,7 @@ from progress import Progress
 from results import Figure, Results, Target, say
 
 RING = [("r1", "r2"), ("r2", "r3"), ("r3", "r4"), ("r4", "r5"), ("r5", "r1"), ("r2", "r5")]
+WIRES = [("r1", "r2"), ("r5", "r1")]
 USED = ("r1", "r2")
 FAR = ("r2", "r3")
 # The TTL that a probe has after one router, at either end.
@@ -49,11 +51,11 @@ FIGURES = (
 class Ring:
     """The network, with one contestant on it."""
 
-    def __init__(self, contestant):
+    def __init__(self, contestant, wires=()):
         self.contestant, self.lab, self.processes = contestant, Lab(), {}
         self.hosts = {f"r{number}": self.lab.host(f"r{number}") for number in range(1, 6)}
         for number, (a, b) in enumerate(RING, 1):
-            make = self.lab.wire if (a, b) == USED else self.lab.link
+            make = self.lab.wire if (a, b) in wires else self.lab.link
             make(self.hosts[a], self.hosts[b], f"10.1.{number}")
 
     def __enter__(self):
@@ -122,7 +124,7 @@ def run(options):
             for times in portions(contestant, row, options):
                 fresh = Results()
                 try:
-                    with Ring(contestant) as ring:
+                    with Ring(contestant, WIRES if row in WITH_DELAY else ()) as ring:
                         ROWS[row](ring, fresh, options, times)
                 except (LabError, OSError, subprocess.SubprocessError) as error:
                     say(f"  {contestant.name}: {row}: {error}")
@@ -332,5 +334,6 @@ def row_false(ring, results, options, times):
     say(f"    {after - before} false downs in {options.false_seconds} s, {stream.outage(0, time.monotonic_ns())}")
 
 
+WITH_DELAY = ("delay", "tie", "wave")
 ROWS = {"outage": row_outage, "node": row_node, "loss": row_loss, "delay": row_delay, "tie": row_tie, "wave": row_wave,
         "cost": row_cost, "false": row_false}

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use wattle_model::{LinkId, NodeId, NodeIndex, Prefix};
+use wattle_model::{LinkId, NodeId, NodeIndex, Prefix, Waypoint};
 
 use crate::fib::PrefixMap;
 
@@ -37,7 +37,7 @@ pub struct Backup {
     /// The link.
     pub link: LinkId,
     /// Nodes to be passed first, next one first; at most [`MAX_WAYPOINTS`] count.
-    pub waypoints: Vec<NodeIndex>,
+    pub waypoints: Vec<Waypoint<NodeIndex>>,
 }
 
 /// The ways to one node.

@@ -47,7 +47,7 @@ fn datagrams_of_every_size_arrive_whole_between_nodes_that_know_each_other() {
 fn a_node_that_is_not_known_is_not_let_in_and_one_with_another_key_is_not_believed() {
     let [a, b, stranger] = [Node::new(1), Node::new(2), Node::new(3)];
     a.knows(&[&b]);
-    b.knows(&[&a]);
+    b.awaits(&a);
     b.wait_for(|node| node.remote(a.id()));
     // It knows b's key and address, but b does not know it.
     stranger.knows(&[&b]);
@@ -91,7 +91,7 @@ fn a_node_that_is_taken_out_loses_its_connection_at_once() {
 fn noise_makes_nothing_and_breaks_nothing() {
     let [a, b] = [Node::new(1), Node::new(2)];
     a.knows(&[&b]);
-    b.knows(&[&a]);
+    b.awaits(&a);
     b.wait_for(|node| node.remote(a.id()));
     let noisy = UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).unwrap();
     for length in 0..1_400_usize {
@@ -102,12 +102,13 @@ fn noise_makes_nothing_and_breaks_nothing() {
         }
         noisy.send_to(&noise, b.address).unwrap();
     }
-    a.send(b.id(), &[vec![4; 1_000]]);
+    // The kernel drops some of what comes while its buffer is full of noise.
     let arrived = b.wait_for(|node| {
+        a.send(b.id(), &[vec![4; 1_000]]);
         let arrived = node.datagrams(a.id());
         (!arrived.is_empty()).then_some(arrived)
     });
-    assert_eq!(arrived, [vec![4; 1_000]]);
+    assert!(arrived.iter().all(|datagram| *datagram == vec![4; 1_000]));
     assert_eq!(b.pipe.counters().connected, 1);
 }
 
@@ -182,6 +183,15 @@ impl Node {
             addresses: vec![other.address],
         });
         self.handle.set_neighbours(neighbours.collect());
+    }
+
+    /// Knows the other, but not where it is: of two nodes one dials, and there is one connection.
+    fn awaits(&self, other: &Self) {
+        let neighbour = Neighbour {
+            identity: other.key.public(),
+            addresses: Vec::new(),
+        };
+        self.handle.set_neighbours(vec![neighbour]);
     }
 
     fn send(&self, to: NodeId, datagrams: &[Vec<u8>]) {

@@ -1,14 +1,16 @@
 //! The way around, computed before it is needed: where packets for a destination go while its next hop is silent.
 //!
 //! In the order of preference: what survives the next hop's *failure*, then what survives the *link's*; each straight to the
-//! destination (RFC 5286 §3) before over one waypoint (RFC 7490) before over two. [`alternate`] judges by distances alone, at
-//! no cost; [`Search`] finds what the graph allows, by following everything that others may do with the packets.
+//! destination (RFC 5286 §3) before over one waypoint (RFC 7490) before over two. A waypoint that no shortest path leads to
+//! clear of the failure may be reached over the link that leads straight to it (as in RFC 9855). [`alternate`] judges by
+//! distances alone, at no cost; [`Search`] finds what the graph allows, by following everything that others may do with the
+//! packets.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use wattle_model::Cost;
+use wattle_model::{Cost, Waypoint};
 
 use crate::course::{Clear, Course};
 use crate::graph::{Graph, Vertex};
@@ -49,8 +51,11 @@ pub struct Detour {
     /// The neighbour that it begins with.
     pub neighbour: Vertex,
     /// Where its packets are sent before the destination, next one first.
-    pub waypoints: [Option<Vertex>; MAX_WAYPOINTS],
+    pub waypoints: Stops,
 }
+
+/// Up to two waypoints.
+type Stops = [Option<Waypoint<Vertex>>; MAX_WAYPOINTS];
 
 /// The best alternate among the neighbours for packets to `destination` that go through `primaries`.
 pub fn alternate(
@@ -170,9 +175,16 @@ impl Search {
                 primary,
                 demand: *demand,
             };
-            leg.straight(destination, &last)
-                .or_else(|| self.over_one(&leg, destination, (&last, Cost(0)), &stops, None))
-                .or_else(|| self.over_two(&leg, destination, &last, &stops))
+            let mut best = leg.over(destination, &last, Cost(0), [None; MAX_WAYPOINTS]);
+            if best.is_none_or(|best| best.stops > 0) {
+                let found = self.over_one(&leg, destination, (&last, Cost(0)), &stops, None);
+                best = best.into_iter().chain(found).min();
+            }
+            if best.is_none_or(|best| best.stops > 1) {
+                let found = self.over_two(&leg, destination, &last, &stops);
+                best = best.into_iter().chain(found).min();
+            }
+            best
         })
     }
 
@@ -231,13 +243,22 @@ impl Search {
         destination: Vertex,
         (next, end): (&(Tree, Clear), Cost),
         stops: &[Vertex],
-        then: Option<Vertex>,
+        then: Option<Waypoint<Vertex>>,
     ) -> Option<Detour> {
         let mut best: Option<Detour> = None;
-        for stop in stops.iter().filter(|stop| leg.is_clear(&next.1, **stop)) {
+        for stop in stops {
+            let Some(passage) = leg.passage(*stop, next) else {
+                continue;
+            };
+            // Who is to go straight to the destination is told so by making it a waypoint.
+            let then = match passage.direct {
+                true => Some(Waypoint::direct(next.0.root())),
+                false => then,
+            };
             let first = self.clear(leg.graph, leg.primary, *stop);
-            let onward = leg.graph.transit(*stop).plus(next.0.cost(*stop)).plus(end);
-            let found = leg.over(destination, &first, onward, [Some(*stop), then]);
+            let onward = leg.graph.transit(*stop).plus(passage.cost).plus(end);
+            let stop = Some(Waypoint::new(*stop));
+            let found = leg.over(destination, &first, onward, [stop, then]);
             best = best.into_iter().chain(found).min();
         }
         best
@@ -251,11 +272,17 @@ impl Search {
         stops: &[Vertex],
     ) -> Option<Detour> {
         let mut best: Option<Detour> = None;
-        for second in stops.iter().filter(|stop| leg.is_clear(&last.1, **stop)) {
+        for second in stops {
+            // There is no room for a third waypoint, which a link straight to the destination would take.
+            let passage = leg.passage(*second, last);
+            let Some(passage) = passage.filter(|passage| !passage.direct) else {
+                continue;
+            };
             let middle = self.clear(leg.graph, leg.primary, *second);
             self.spent += stops.len();
-            let end = leg.graph.transit(*second).plus(last.0.cost(*second));
-            let found = self.over_one(leg, destination, (&middle, end), stops, Some(*second));
+            let end = leg.graph.transit(*second).plus(passage.cost);
+            let then = Some(Waypoint::new(*second));
+            let found = self.over_one(leg, destination, (&middle, end), stops, then);
             best = best.into_iter().chain(found).min();
         }
         best
@@ -270,7 +297,32 @@ struct Leg<'a> {
     demand: Protection,
 }
 
+/// How packets get from one stop to the next.
+#[derive(Debug, Clone, Copy)]
+struct Passage {
+    cost: Cost,
+    /// Only over the link straight to it.
+    direct: bool,
+}
+
 impl Leg<'_> {
+    /// How packets get from `from` to the next stop, the root of the tree, clear of what failed.
+    fn passage(&self, from: Vertex, (tree, clear): &(Tree, Clear)) -> Option<Passage> {
+        if self.is_clear(clear, from) {
+            return Some(Passage {
+                cost: tree.cost(from),
+                direct: false,
+            });
+        }
+        let is_gone = |vertex: Vertex| match self.demand {
+            Protection::Node => vertex == self.node || vertex == self.primary,
+            Protection::Link => vertex == self.node,
+        };
+        let cost = self.graph.cost(from, tree.root());
+        let leads = cost.is_finite() && !is_gone(from) && !is_gone(tree.root());
+        leads.then_some(Passage { cost, direct: true })
+    }
+
     /// A backup that survives a node survives its link, too.
     fn is_clear(&self, clear: &Clear, from: Vertex) -> bool {
         let of_more = match self.demand {
@@ -280,26 +332,27 @@ impl Leg<'_> {
         of_more && clear.of_link(from)
     }
 
-    fn straight(&self, destination: Vertex, clear: &(Tree, Clear)) -> Option<Detour> {
-        self.over(destination, clear, Cost(0), [None; MAX_WAYPOINTS])
-    }
-
     /// The best detour that begins with a leg to the root of `first` and costs `onward` from there.
     fn over(
         &self,
         destination: Vertex,
         first: &(Tree, Clear),
         onward: Cost,
-        waypoints: [Option<Vertex>; MAX_WAYPOINTS],
+        waypoints: Stops,
     ) -> Option<Detour> {
-        let (tree, clear) = first;
+        let tree = &first.0;
         let links = self.graph.edges(self.node).iter();
         let detours = links
-            .filter(|link| link.to != self.primary && self.is_clear(clear, link.to))
+            .filter(|link| link.to != self.primary)
             .filter_map(|link| {
+                let passage = self.passage(link.to, first)?;
+                let waypoints = match passage.direct {
+                    true => [Some(Waypoint::direct(tree.root())), waypoints[1]],
+                    false => waypoints,
+                };
                 let leg = match link.to == tree.root() {
                     true => Cost(0),
-                    false => self.graph.transit(link.to).plus(tree.cost(link.to)),
+                    false => self.graph.transit(link.to).plus(passage.cost),
                 };
                 // Packets that a neighbour is to pass on need its consent, its own waypoint or not.
                 let is_end = link.to == destination;

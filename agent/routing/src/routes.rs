@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
-use wattle_model::{Cost, LinkId, NodeId, Prefix};
+use wattle_model::{Cost, LinkId, NodeId, Prefix, Waypoint};
 
 use crate::backup::{self, Detour, EXHAUSTIVE, Protection, Search};
 use crate::graph::{Graph, Vertex};
@@ -64,7 +64,7 @@ pub struct Backup {
     pub link: LinkId,
     /// Nodes that the packets are sent to before the destination, next one first; at most
     /// [`MAX_WAYPOINTS`](crate::backup::MAX_WAYPOINTS).
-    pub waypoints: Vec<NodeId>,
+    pub waypoints: Vec<Waypoint<NodeId>>,
     /// What the backup survives.
     pub protection: Protection,
 }
@@ -130,20 +130,21 @@ pub(crate) fn compute(grounds: &Grounds<'_>, current: &Routes) -> (Routes, Vec<N
     (Routes { routes, prefixes }, open)
 }
 
-/// Betters the backups of the last destinations in `open`, until the search has spent `budget` or all are done; whether
-/// one changed.
+/// Betters the backups of the last destinations in `open`, until the search has spent `budget` or all are done; the
+/// destination that it came to.
 pub(crate) fn better(
     routes: &mut Routes,
     open: &mut Vec<NodeId>,
     search: &mut Search,
     (graph, neighbours): (&Graph, &Neighbours),
     budget: usize,
-) -> bool {
+) -> Option<NodeId> {
     let end = search.spent() + budget;
-    let mut changed = false;
+    let mut last = None;
     while search.spent() < end
         && let Some(id) = open.pop()
     {
+        last = Some(id);
         let route = routes.routes.get_mut(&id);
         let Some((route, destination)) = route.zip(graph.vertex(id)) else {
             continue;
@@ -155,12 +156,11 @@ pub(crate) fn better(
             .vertex(next.neighbour)
             .and_then(|primary| search.detour(graph, destination, primary))
             .and_then(|detour| over(graph, neighbours, &detour));
-        if found.is_some() && found != route.backup {
+        if found.is_some() {
             route.backup = found;
-            changed = true;
         }
     }
-    changed
+    last
 }
 
 impl Grounds<'_> {
@@ -282,7 +282,9 @@ fn over(graph: &Graph, neighbours: &Neighbours, detour: &Detour) -> Option<Backu
     Some(Backup {
         neighbour,
         link: *neighbours.get(&neighbour)?.first()?,
-        waypoints: waypoints.map(|vertex| graph.node(*vertex)).collect(),
+        waypoints: waypoints
+            .map(|stop| stop.map(|at| graph.node(at)))
+            .collect(),
         protection: detour.protection,
     })
 }

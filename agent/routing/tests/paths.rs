@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use wattle_model::{Cost, NodeId};
+use wattle_model::{Cost, NodeId, Waypoint};
 use wattle_routing::Protection;
 use wattle_routing::backup::{self, Detour, Search};
 use wattle_routing::course::Course;
@@ -146,7 +146,7 @@ fn on_a_ring_the_way_around_needs_a_waypoint_and_finds_it() {
         .unwrap();
     assert_eq!(
         (detour.neighbour, detour.waypoints),
-        (Vertex(4), [Some(Vertex(2)), None])
+        (Vertex(4), [Some(Waypoint::new(Vertex(2))), None])
     );
     assert_eq!(detour.protection, Protection::Link);
 }
@@ -156,13 +156,28 @@ fn on_a_ring_with_one_dear_link_the_way_around_needs_two_waypoints_and_finds_the
     // The link 2 - 3 costs more than the rest of the ring together: nobody crosses it while 0 - 1 is whole.
     let mut graph = ring(5);
     graph.set_cost(Vertex(2), Vertex(3), Cost(9_000)).unwrap();
-    let mut search = Search::new(Vertex(0));
-    let detour = search.detour(&graph, Vertex(1), Vertex(1));
-    // The shortest way from 3 to 2 is back over 0, so no waypoint forces a packet over the dear link.
-    assert_eq!(detour, None);
+    let detour = search_anew(&graph).unwrap();
+    // The shortest way from 3 to 2 is back over 0, so packets are told to take the dear link.
+    let (three, two) = (Waypoint::new(Vertex(3)), Waypoint::direct(Vertex(2)));
+    assert_eq!(detour.waypoints, [Some(three), Some(two)]);
     graph.set_cost(Vertex(2), Vertex(3), Cost(2_500)).unwrap();
     let detour = search_anew(&graph).unwrap();
-    assert_eq!(detour.waypoints, [Some(Vertex(3)), Some(Vertex(2))]);
+    let two = Waypoint::new(Vertex(2));
+    assert_eq!(detour.waypoints, [Some(three), Some(two)]);
+}
+
+#[test]
+fn a_neighbour_that_sends_back_what_it_gets_is_told_to_go_straight_there() {
+    // 0 - 1, 0 - 2 and 1 - 2, which is so dear that 2 reaches 1 over 0.
+    let nodes = (0..3).map(|node| (NodeId(node), Cost(0))).collect();
+    let links = [((0, 1), 1_000), ((0, 2), 1_000), ((1, 2), 9_000)];
+    let links = links.map(|((a, b), cost)| ((NodeId(a), NodeId(b)), Cost(cost)));
+    let graph = Graph::new(&nodes, &links.into_iter().collect());
+    let detour = search_anew(&graph).unwrap();
+    assert_eq!(detour.neighbour, Vertex(2));
+    let one = Waypoint::direct(Vertex(1));
+    assert_eq!(detour.waypoints, [Some(one), None]);
+    assert_eq!(detour.cost, Cost(10_000));
 }
 
 fn search_anew(graph: &Graph) -> Option<Detour> {
@@ -208,25 +223,46 @@ impl Flow {
         next.peek().is_some() && next.all(|next| self.leg(*next, target, failed, survives))
     }
 
+    /// Whether packets cross the link straight to `to`.
+    fn straight(
+        &self,
+        graph: &Graph,
+        (from, to): (Vertex, Vertex),
+        failed: &Failed,
+        survives: Protection,
+    ) -> bool {
+        let is_gone =
+            |at: Vertex| at == failed.node || survives == Protection::Node && at == failed.primary;
+        graph.cost(from, to).is_finite() && !is_gone(from) && !is_gone(to)
+    }
+
     fn survives(
         &self,
         graph: &Graph,
         failed: &Failed,
-        stops: &[Vertex],
+        stops: &[Waypoint<Vertex>],
         protection: Protection,
     ) -> bool {
-        let can_pass = |at: &Vertex| *at == failed.destination || graph.transit(*at).is_finite();
+        let can_pass = |stop: &Waypoint<Vertex>| {
+            stop.node == failed.destination || graph.transit(stop.node).is_finite()
+        };
         stops.iter().all(can_pass)
             && [Protection::Link, protection].into_iter().all(|survives| {
                 let mut legs = stops.windows(2);
-                legs.all(|ends| self.leg(ends[0], ends[1], failed, survives))
+                legs.all(|ends| {
+                    let (from, to) = (ends[0].node, ends[1].node);
+                    match ends[1].direct {
+                        true => self.straight(graph, (from, to), failed, survives),
+                        false => self.leg(from, to, failed, survives),
+                    }
+                })
             })
     }
 
     fn arrives(&self, graph: &Graph, failed: &Failed, detour: &Detour) -> bool {
-        let mut stops = vec![detour.neighbour];
+        let mut stops = vec![Waypoint::new(detour.neighbour)];
         stops.extend(detour.waypoints.iter().flatten());
-        stops.push(failed.destination);
+        stops.push(Waypoint::new(failed.destination));
         self.survives(graph, failed, &stops, detour.protection)
     }
 
@@ -238,13 +274,15 @@ impl Flow {
             .map(|edge| edge.to)
             .collect();
         let starts = starts.into_iter().filter(|start| *start != failed.primary);
-        let mut ways: Vec<Vec<Vertex>> = starts.map(|start| vec![start]).collect();
+        let mut ways: Vec<Vec<_>> = starts.map(|start| vec![Waypoint::new(start)]).collect();
         let mut all = ways.clone();
         for _ in 0..backup::MAX_WAYPOINTS {
             ways = ways
                 .iter()
                 .flat_map(|way| {
-                    graph.vertices().map(move |stop| {
+                    let stops = graph.vertices();
+                    let stops = stops.flat_map(|at| [Waypoint::new(at), Waypoint::direct(at)]);
+                    stops.map(move |stop| {
                         let mut longer = way.clone();
                         longer.push(stop);
                         longer
@@ -256,7 +294,7 @@ impl Flow {
         let found = |protection| {
             all.iter().any(|way| {
                 let mut stops = way.clone();
-                stops.push(failed.destination);
+                stops.push(Waypoint::new(failed.destination));
                 self.survives(graph, failed, &stops, protection)
             })
         };

@@ -3,11 +3,11 @@
 //! ```text
 //! type 1 | version 1 | key id 1 | reserved 1 | counter 8 |
 //! sealed { destination 8 | source 8 | hop limit 1 | class+priority 1 | precedence+weight 1 |
-//!          waypoint count 1 | flow hash 4 | lane 2 | waypoint 2 | waypoint 2 } | tag 16 | payload
+//!          waypoints 1 | flow hash 4 | lane 2 | waypoint 2 | waypoint 2 } | tag 16 | payload
 //! ```
 //! The sealing itself belongs to whoever holds the link keys; this file knows where the bytes are.
 
-use wattle_model::{NodeId, NodeIndex};
+use wattle_model::{NodeId, NodeIndex, Waypoint};
 
 use crate::DecodeError;
 use crate::codec::Reader;
@@ -28,6 +28,10 @@ pub const HEADER_LENGTH: usize = CLEAR_LENGTH + SEALED_LENGTH + TAG_LENGTH;
 pub const MAX_HOPS: u8 = 16;
 /// Fewest payload bytes: a WireGuard keepalive; its last 16 bytes are an authenticator.
 pub const MIN_PAYLOAD: usize = 32;
+/// Bits of the byte that tells of waypoints: how many there are, …
+const COUNT: u8 = 0x03;
+/// … and which of them are reached over the link that leads straight to them.
+const DIRECT: [u8; 2] = [0x10, 0x20];
 
 /// The part of the header that is in the clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,37 +66,39 @@ pub struct Header {
 /// Up to two nodes to be passed on the way, next one first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Waypoints {
-    /// How many of `indexes` count.
+    /// How many of `stops` count.
     count: u8,
-    indexes: [NodeIndex; 2],
+    stops: [Waypoint<NodeIndex>; 2],
 }
+
+const NOWHERE: Waypoint<NodeIndex> = Waypoint::new(NodeIndex(0));
 
 impl Waypoints {
     /// No waypoints.
     pub const NONE: Self = Self {
         count: 0,
-        indexes: [NodeIndex(0); 2],
+        stops: [NOWHERE; 2],
     };
 
     /// One waypoint.
-    pub const fn one(index: NodeIndex) -> Self {
+    pub const fn one(stop: Waypoint<NodeIndex>) -> Self {
         Self {
             count: 1,
-            indexes: [index, NodeIndex(0)],
+            stops: [stop, NOWHERE],
         }
     }
 
     /// Two waypoints, `first` before `second`.
-    pub const fn two(first: NodeIndex, second: NodeIndex) -> Self {
+    pub const fn two(first: Waypoint<NodeIndex>, second: Waypoint<NodeIndex>) -> Self {
         Self {
             count: 2,
-            indexes: [first, second],
+            stops: [first, second],
         }
     }
 
     /// The next waypoint.
-    pub fn next(&self) -> Option<NodeIndex> {
-        (self.count > 0).then_some(self.indexes[0])
+    pub fn next(&self) -> Option<Waypoint<NodeIndex>> {
+        self.as_slice().first().copied()
     }
 
     /// What is left once the next one has been reached.
@@ -100,8 +106,53 @@ impl Waypoints {
     pub fn reached(&self) -> Self {
         Self {
             count: self.count.saturating_sub(1),
-            indexes: [self.indexes[1], NodeIndex(0)],
+            stops: [self.stops[1], NOWHERE],
         }
+    }
+
+    /// These as a detour to the first stop of `rest`. Where there is no room for all, the last ones are left out, and the
+    /// first stop of a detour is to find the way to where it leads.
+    #[must_use]
+    pub fn before(&self, rest: &Self) -> Self {
+        match (self.as_slice(), rest.as_slice()) {
+            ([], _) => *rest,
+            (_, []) => *self,
+            ([only], [to, next, ..]) if only.node == to.node => Self::two(*only, *next),
+            ([.., last], [to, ..]) if last.node == to.node => *self,
+            ([first, ..], [to, ..]) => Self::two(*first, *to),
+        }
+    }
+
+    fn as_slice(&self) -> &[Waypoint<NodeIndex>] {
+        &self.stops[..usize::from(self.count).min(self.stops.len())]
+    }
+
+    fn from_parts(told: u8, indexes: [u16; 2]) -> Result<Self, DecodeError> {
+        let count = told & COUNT;
+        let known = DIRECT.iter().take(usize::from(count));
+        let allowed = known.fold(COUNT, |bits, direct| bits | direct);
+        if usize::from(count) > DIRECT.len() || told & !allowed != 0 {
+            return Err(DecodeError::Range("waypoints"));
+        }
+        let stop = |at: usize| match at < usize::from(count) {
+            true => Waypoint {
+                node: NodeIndex(indexes[at]),
+                direct: told & DIRECT[at] != 0,
+            },
+            false => NOWHERE,
+        };
+        Ok(Self {
+            count,
+            stops: [stop(0), stop(1)],
+        })
+    }
+
+    fn told(&self) -> u8 {
+        let stops = self.as_slice().iter().zip(DIRECT);
+        stops.fold(self.count, |told, (stop, bit)| match stop.direct {
+            true => told | bit,
+            false => told,
+        })
     }
 }
 
@@ -172,14 +223,10 @@ impl Header {
         }
         let class_priority = reader.u8()?;
         let precedence_weight = reader.u8()?;
-        let count = reader.u8()?;
-        if count > 2 {
-            return Err(DecodeError::Range("waypoint count"));
-        }
+        let told = reader.u8()?;
         let flow = reader.u32()?;
         let lane = reader.u16()?;
-        let indexes = [NodeIndex(reader.u16()?), NodeIndex(reader.u16()?)];
-        let waypoints = Waypoints { count, indexes };
+        let waypoints = Waypoints::from_parts(told, [reader.u16()?, reader.u16()?])?;
         Ok(Self {
             destination,
             source,
@@ -201,12 +248,12 @@ impl Header {
             self.hop_limit,
             self.class_priority,
             self.precedence_weight,
-            self.waypoints.count,
+            self.waypoints.told(),
         ]);
         bytes[20..24].copy_from_slice(&self.flow.to_be_bytes());
         bytes[24..26].copy_from_slice(&self.lane.to_be_bytes());
-        bytes[26..28].copy_from_slice(&self.waypoints.indexes[0].0.to_be_bytes());
-        bytes[28..30].copy_from_slice(&self.waypoints.indexes[1].0.to_be_bytes());
+        bytes[26..28].copy_from_slice(&self.waypoints.stops[0].node.0.to_be_bytes());
+        bytes[28..30].copy_from_slice(&self.waypoints.stops[1].node.0.to_be_bytes());
         bytes
     }
 }
@@ -224,7 +271,10 @@ mod tests {
             precedence_weight: 0x34,
             flow: 0xdead_beef,
             lane: 7,
-            waypoints: Waypoints::two(NodeIndex(258), NodeIndex(3)),
+            waypoints: Waypoints::two(
+                Waypoint::new(NodeIndex(258)),
+                Waypoint::direct(NodeIndex(3)),
+            ),
         }
     }
 
@@ -243,16 +293,37 @@ mod tests {
             .collect();
         assert_eq!(
             hex,
-            "00000000000000010000000000000002101234 02deadbeef000701020003".replace(' ', "")
+            "00000000000000010000000000000002101234 22deadbeef000701020003".replace(' ', "")
         );
     }
 
     #[test]
     fn waypoints_are_used_up_in_order() {
         let waypoints = header().waypoints;
-        assert_eq!(waypoints.next(), Some(NodeIndex(258)));
-        assert_eq!(waypoints.reached().next(), Some(NodeIndex(3)));
-        assert_eq!(waypoints.reached().reached().next(), None);
+        assert_eq!(waypoints.next(), Some(Waypoint::new(NodeIndex(258))));
+        let rest = waypoints.reached();
+        assert_eq!(rest.next(), Some(Waypoint::direct(NodeIndex(3))));
+        assert_eq!(rest.reached(), Waypoints::NONE);
+    }
+
+    #[test]
+    fn a_detour_on_the_way_to_a_waypoint_ends_at_it_once() {
+        let [a, b, c, d] = [1, 2, 3, 4].map(|index| Waypoint::new(NodeIndex(index)));
+        let straight = Waypoint::direct(c.node);
+        let (one, two) = (Waypoints::one, Waypoints::two);
+        let table = [
+            (Waypoints::NONE, two(c, d), two(c, d)),
+            (two(a, b), Waypoints::NONE, two(a, b)),
+            (one(a), one(c), two(a, c)),
+            (two(a, b), one(c), two(a, c)),
+            (one(a), two(c, d), two(a, c)),
+            (one(straight), one(c), one(straight)),
+            (one(straight), two(c, d), two(straight, d)),
+            (two(a, straight), two(c, d), two(a, straight)),
+        ];
+        for (detour, rest, expected) in table {
+            assert_eq!(detour.before(&rest), expected, "{detour:?}, {rest:?}");
+        }
     }
 
     #[test]
@@ -264,11 +335,16 @@ mod tests {
             Err(DecodeError::Range("hop limit"))
         );
         let mut bytes = header().to_bytes();
-        bytes[19] = 3;
-        assert_eq!(
-            Header::from_bytes(&bytes),
-            Err(DecodeError::Range("waypoint count"))
-        );
+        // Three of them, bits without a meaning, a link to one that is not there.
+        for told in [0x03, 0x04, 0x42, 0x20, 0x21] {
+            bytes[16] = MAX_HOPS;
+            bytes[19] = told;
+            assert_eq!(
+                Header::from_bytes(&bytes),
+                Err(DecodeError::Range("waypoints")),
+                "{told:#x}"
+            );
+        }
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //! A suspect link is passed over at once, without asking anybody; that is the whole of fast healing on this side.
 
 use wattle_dataplane::DropReason;
-use wattle_model::{Carrier, Endpoint, LinkId, LinkState, NodeIndex};
+use wattle_model::{Carrier, Endpoint, LinkId, LinkState, NodeIndex, Waypoint};
 use wattle_wire::frame::Waypoints;
 
 use crate::table::Slot;
@@ -68,6 +68,23 @@ impl Worker {
             }
         }
         Err(reason)
+    }
+
+    /// The hop to a neighbour over the first of its links that is up, for what may not go over anybody else.
+    pub(crate) fn hop_straight(&self, next: Slot, waypoints: Waypoints) -> Option<Hop> {
+        let peer = &self.table[next];
+        let mut up = peer
+            .ports
+            .iter()
+            .filter(|(_, port)| port.link.state() == LinkState::Up && port.endpoint.is_some());
+        let (carrier, port) = up.next().filter(|_| peer.keys.can_seal())?;
+        Some(Hop {
+            next,
+            carrier,
+            endpoint: port.endpoint?,
+            waypoints,
+            is_detour: false,
+        })
     }
 
     /// Whether a link leads to a relay that does not pass on what is for `target`.
@@ -155,8 +172,8 @@ fn own_share(flow: u32, own: NodeIndex) -> u32 {
     mixed ^ mixed >> 16
 }
 
-fn waypoints(indexes: &[NodeIndex]) -> Waypoints {
-    match indexes {
+fn waypoints(stops: &[Waypoint<NodeIndex>]) -> Waypoints {
+    match stops {
         [] => Waypoints::NONE,
         [one] => Waypoints::one(*one),
         [first, second, ..] => Waypoints::two(*first, *second),

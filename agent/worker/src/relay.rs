@@ -75,10 +75,9 @@ impl Worker {
 
     /// The waypoints that are left when this node is passed.
     fn remaining(&self, waypoints: Waypoints) -> Waypoints {
-        if waypoints.next() == Some(self.own_index) {
-            waypoints.reached()
-        } else {
-            waypoints
+        match waypoints.next() {
+            Some(stop) if stop.node == self.own_index => waypoints.reached(),
+            _ => waypoints,
         }
     }
 
@@ -136,19 +135,24 @@ impl Worker {
         if self.config.transit == Transit::Refuse {
             return Err(DropReason::TransitRefused);
         }
-        let target = match header.waypoints.next() {
-            Some(waypoint) => self.table.by_index(waypoint),
+        let stop = header.waypoints.next();
+        let target = match stop {
+            Some(stop) => self.table.by_index(stop.node),
             None => self.table.by_id(header.destination),
         };
         let target = target.ok_or(DropReason::FrameUnknownNode)?;
-        // Never back to where it came from, unless a waypoint says so.
-        let avoid = header.waypoints.next().is_none().then_some(from);
-        let hop = self.hop(target, header.flow, Envelope::Frame, avoid)?;
-        let waypoints = match (hop.waypoints.next(), header.waypoints.next()) {
-            (None, _) => header.waypoints,
-            (Some(_), None) => hop.waypoints,
-            (Some(detour), Some(waypoint)) => Waypoints::two(detour, waypoint),
+        let straight = match stop {
+            Some(stop) if stop.direct => self.hop_straight(target, Waypoints::NONE),
+            _ => None,
         };
+        // Never back to where it came from, unless a waypoint says so.
+        let may_return = stop.is_some_and(|stop| !stop.direct);
+        let avoid = (!may_return).then_some(from);
+        let hop = match straight {
+            Some(hop) => hop,
+            None => self.hop(target, header.flow, Envelope::Frame, avoid)?,
+        };
+        let waypoints = hop.waypoints.before(&header.waypoints);
         let onward = Onward { hop, waypoints };
         self.run.found_onward(course, onward);
         Ok(onward)

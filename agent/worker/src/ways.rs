@@ -5,7 +5,7 @@
 //! it is asked as long as packets go there; a relay over which no answer comes is left for the other ways that there are.
 
 use wattle_dataplane::{Class, TxBatch};
-use wattle_model::{Instant, LinkState, Micros, NodeId};
+use wattle_model::{Instant, Micros, NodeId};
 use wattle_wire::control::{self, Control};
 use wattle_wire::frame::Waypoints;
 
@@ -251,7 +251,7 @@ impl Worker {
         }
         for question in questions {
             let via = self.table.by_id(question.via);
-            let Some(hop) = via.and_then(|via| self.hop_to(via, question.waypoints)) else {
+            let Some(hop) = via.and_then(|via| self.hop_straight(via, question.waypoints)) else {
                 continue;
             };
             let message = Control::SizeProbe {
@@ -305,23 +305,6 @@ impl Worker {
             at: now,
         };
         self.tell(event);
-    }
-
-    /// The hop to a neighbour over the first of its links that is up.
-    fn hop_to(&self, next: Slot, waypoints: Waypoints) -> Option<Hop> {
-        let peer = &self.table[next];
-        let mut up = peer
-            .ports
-            .iter()
-            .filter(|(_, port)| port.link.state() == LinkState::Up && port.endpoint.is_some());
-        let (carrier, port) = up.next()?;
-        Some(Hop {
-            next,
-            carrier,
-            endpoint: port.endpoint?,
-            waypoints,
-            is_detour: false,
-        })
     }
 
     /// Sends a message to a peer through a relay of our choice.

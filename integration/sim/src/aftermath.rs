@@ -10,6 +10,8 @@ use wattle_model::NodeId;
 use wattle_routing::Routes;
 use wattle_routing::graph::{Graph, Vertex};
 
+use crate::forward::{Detour, before};
+
 /// What broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Failure {
@@ -81,7 +83,7 @@ pub struct Packets<'a> {
 struct Place {
     at: Vertex,
     from: Option<Vertex>,
-    stops: Vec<NodeId>,
+    stops: Detour,
 }
 
 impl<'a> Packets<'a> {
@@ -106,7 +108,7 @@ impl<'a> Packets<'a> {
         self.follow(Place {
             at,
             from: None,
-            stops: Vec::new(),
+            stops: Detour::new(),
         })
     }
 
@@ -114,7 +116,8 @@ impl<'a> Packets<'a> {
         if place.at == self.destination {
             return Fate::Arrive;
         }
-        if place.stops.first() == Some(&self.graph.node(place.at)) {
+        let own = self.graph.node(place.at);
+        if place.stops.first().is_some_and(|stop| stop.node == own) {
             place.stops.remove(0);
         }
         match self.known.get(&place) {
@@ -136,11 +139,9 @@ impl<'a> Packets<'a> {
 
     /// Where flows at this place may go next.
     fn onward(&self, place: &Place) -> Vec<Place> {
-        let target = match place.stops.first() {
-            Some(stop) => *stop,
-            None => self.graph.node(self.destination),
-        };
-        let avoid = place.from.filter(|_| place.stops.is_empty());
+        let stop = place.stops.first();
+        let target = stop.map_or(self.graph.node(self.destination), |stop| stop.node);
+        let avoid = place.from.filter(|_| stop.is_none_or(|stop| stop.direct));
         let works = |to: &Vertex| {
             self.graph.cost(place.at, *to).is_finite() && self.failure.spares(place.at, *to)
         };
@@ -152,11 +153,16 @@ impl<'a> Packets<'a> {
             .filter_map(|next| vertex(next.neighbour))
             .filter(is_fit)
             .collect();
-        let go = |to: Vertex, stops: Vec<NodeId>| Place {
+        let go = |to: Vertex, stops: Detour| Place {
             at: to,
             from: Some(place.at),
             stops,
         };
+        if let Some(stop) = stop.filter(|stop| stop.direct)
+            && let Some(to) = vertex(stop.node).filter(works)
+        {
+            return vec![go(to, place.stops.clone())];
+        }
         if !fit.is_empty() {
             let go = fit.into_iter().map(|to| go(to, place.stops.clone()));
             return go.collect();
@@ -167,12 +173,7 @@ impl<'a> Packets<'a> {
             if backup.waypoints.is_empty() && Some(to) == avoid {
                 return None;
             }
-            let stops = match (backup.waypoints.first(), place.stops.first()) {
-                (None, _) => place.stops.clone(),
-                (Some(_), None) => backup.waypoints.clone(),
-                (Some(detour), Some(stop)) => vec![*detour, *stop],
-            };
-            Some(go(to, stops))
+            Some(go(to, before(&backup.waypoints, &place.stops)))
         });
         let direct = vertex(target).filter(is_fit);
         let direct = direct.map(|to| go(to, place.stops.clone()));

@@ -2,7 +2,7 @@
 //!
 //! A stand-in for the worker: it obeys routes and links' states, and cuts eat its packets. It takes no time.
 
-use wattle_model::{LinkState, NodeId};
+use wattle_model::{LinkState, NodeId, Waypoint};
 use wattle_routing::{Backup, NextHop};
 
 use crate::fleet::{Fleet, NodeNumber};
@@ -21,34 +21,51 @@ pub enum Fate {
 
 /// Most hops of a packet.
 const HOP_LIMIT: usize = 16;
+/// Most waypoints of a relay frame.
+const ROOM: usize = 2;
+
+/// The waypoints of a packet, next one first.
+pub(crate) type Detour = Vec<Waypoint<NodeId>>;
+
+/// A detour to the first stop of `rest`, in the room that a relay frame has.
+pub(crate) fn before(detour: &[Waypoint<NodeId>], rest: &[Waypoint<NodeId>]) -> Detour {
+    let (Some(last), Some(to)) = (detour.last(), rest.first()) else {
+        return [detour, rest].concat();
+    };
+    if last.node == to.node {
+        return detour
+            .iter()
+            .chain(&rest[1..])
+            .take(ROOM)
+            .copied()
+            .collect();
+    }
+    detour.iter().take(ROOM - 1).chain([to]).copied().collect()
+}
 
 impl Fleet {
     /// Sends a packet.
     pub fn packet(&self, from: NodeNumber, to: NodeNumber) -> Fate {
         let mut trail = vec![from];
-        let mut waypoints: Vec<NodeId> = Vec::new();
+        let mut waypoints: Vec<Waypoint<NodeId>> = Vec::new();
         while let Some(&at) = trail.last()
             && at != to
         {
             let came_from = trail.iter().rev().nth(1).copied();
-            if waypoints.first() == Some(&self.nodes[at.0].id) {
+            let own = self.nodes[at.0].id;
+            if waypoints.first().is_some_and(|stop| stop.node == own) {
                 waypoints.remove(0);
             }
-            let target = waypoints.first().copied();
+            let stop = waypoints.first().copied();
             // Never back to where it came from, unless a waypoint says so.
-            let came_from = came_from.filter(|_| target.is_none());
-            let target = target.unwrap_or(self.nodes[to.0].id);
-            let Some((edge, mut detour)) = self.choose(at, target, came_from) else {
+            let came_from = came_from.filter(|_| stop.is_none_or(|stop| stop.direct));
+            let target = stop.map_or(self.nodes[to.0].id, |stop| stop.node);
+            let straight = stop.and_then(|stop| self.straight(at, stop));
+            let chosen = straight.or_else(|| self.choose(at, target, came_from));
+            let Some((edge, detour)) = chosen else {
                 return Fate::Lost(at);
             };
-            // A relay frame has room for two: a detour on the way to a waypoint is a stop before it.
-            if let (Some(_), Some(waypoint)) = (detour.first(), waypoints.first()) {
-                detour.truncate(1);
-                detour.push(*waypoint);
-            }
-            if !detour.is_empty() {
-                waypoints = detour;
-            }
+            waypoints = before(&detour, &waypoints);
             let edge = &self.network.edges[edge.0];
             let direction = usize::from(edge.ends[1] == at);
             if edge.cut[direction] {
@@ -62,12 +79,25 @@ impl Fleet {
         Fate::Arrived(trail)
     }
 
+    /// The link to a waypoint that is to be reached over it.
+    fn straight(&self, at: NodeNumber, stop: Waypoint<NodeId>) -> Option<(EdgeNumber, Detour)> {
+        let process = self.nodes[at.0].process.as_ref().filter(|_| stop.direct)?;
+        let mut links = process.links.iter();
+        links
+            .find(|(edge, link)| {
+                let ends = self.network.edges[edge.0].ends;
+                let leads = ends.iter().any(|end| self.nodes[end.0].id == stop.node);
+                leads && link.state() == LinkState::Up
+            })
+            .map(|(edge, _)| (*edge, Detour::new()))
+    }
+
     fn choose(
         &self,
         at: NodeNumber,
         target: NodeId,
         came_from: Option<NodeNumber>,
-    ) -> Option<(EdgeNumber, Vec<NodeId>)> {
+    ) -> Option<(EdgeNumber, Detour)> {
         let process = self.nodes[at.0].process.as_ref()?;
         let route = process.router.routes().routes.get(&target)?;
         let back = came_from.map(|number| self.nodes[number.0].id);

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_dataplane::{Backup, Forwarding, NextLink, Path};
 use wattle_host::Wanted;
-use wattle_model::{NodeId, Prefix};
+use wattle_model::{NodeId, Prefix, Waypoint};
 use wattle_routing::{Route, Routes, Topology};
 
 use super::Membership;
@@ -34,8 +34,11 @@ fn path(membership: &Membership, route: &Route) -> Path {
         .collect();
     let backup = route.backup.as_ref().and_then(|backup| {
         // A waypoint that has no index (its grant is gone) would lead nowhere.
-        let index = |node: &NodeId| membership.grant(*node).map(|grant| grant.index);
-        let waypoints: Option<Vec<_>> = backup.waypoints.iter().map(index).collect();
+        let named = |stop: &Waypoint<NodeId>| {
+            let grant = membership.grant(stop.node)?;
+            Some(stop.map(|_| grant.index))
+        };
+        let waypoints: Option<Vec<_>> = backup.waypoints.iter().map(named).collect();
         Some(Backup {
             link: backup.link,
             waypoints: waypoints?,

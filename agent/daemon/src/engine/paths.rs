@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use wattle_control::{CostParts, ExplainReport, HopReport, PathReport, PathRole, WayReport};
-use wattle_model::{Carrier, Cost, LinkState, NodeId};
+use wattle_model::{Carrier, Cost, LinkState, NodeId, Waypoint};
 use wattle_routing::graph::Graph;
 use wattle_routing::spf::Tree;
 use wattle_routing::{Explanation, Router, Verdict, Way};
@@ -133,17 +133,29 @@ impl<'a> Map<'a> {
     }
 
     /// The nodes of the way that begins with `neighbour`, this node first.
-    fn nodes(&self, neighbour: NodeId, waypoints: &[NodeId], to: NodeId) -> Option<Vec<NodeId>> {
-        let mut nodes = vec![self.membership.own()];
+    fn nodes(
+        &self,
+        neighbour: NodeId,
+        waypoints: &[Waypoint<NodeId>],
+        to: NodeId,
+    ) -> Option<Vec<NodeId>> {
+        let mut nodes = vec![self.membership.own(), neighbour];
         let mut at = neighbour;
-        for stop in waypoints.iter().copied().chain([to]) {
-            let tree = Tree::of(&self.graph, self.graph.vertex(at)?);
-            let leg = tree.path(self.graph.vertex(stop)?)?;
-            let leg = leg.into_iter().map(|vertex| self.graph.node(vertex));
-            nodes.extend(leg.skip(usize::from(nodes.len() > 1)));
-            at = stop;
+        for stop in waypoints.iter().copied().chain([Waypoint::new(to)]) {
+            let leg = match stop.direct {
+                true => vec![at, stop.node],
+                false => self.shortest(at, stop.node)?,
+            };
+            nodes.extend(leg.into_iter().skip(1));
+            at = stop.node;
         }
         Some(nodes)
+    }
+
+    fn shortest(&self, from: NodeId, to: NodeId) -> Option<Vec<NodeId>> {
+        let tree = Tree::of(&self.graph, self.graph.vertex(from)?);
+        let path = tree.path(self.graph.vertex(to)?)?;
+        Some(path.into_iter().map(|at| self.graph.node(at)).collect())
     }
 
     fn way(&self, role: PathRole, weight_ppm: u32, nodes: &[NodeId]) -> WayReport {

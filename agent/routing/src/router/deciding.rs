@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use wattle_model::{Carrier, Cost, Instant, LinkId, Micros, NodeId};
 
 use super::Router;
-use crate::backup::Search;
+use crate::backup::{EXHAUSTIVE, Search};
 use crate::event::Cause;
 use crate::graph::Change;
 use crate::multipath::{Forest, Trees};
@@ -28,7 +28,8 @@ const CALM: Micros = Micros::from_secs(1);
 /// Differences between two graphs from which trees are brought up to date; more of them are computed anew.
 const MOST_CHANGES: usize = 16;
 /// What the search for backups may look at at once, in nodes and links, and the pause after that: 2 to 4 ms of every 100.
-/// Networks of a hundred nodes are done in one go.
+/// Networks of a hundred nodes are done in one go. In those with more than [`EXHAUSTIVE`] nodes it begins after a pause, so
+/// that nothing is searched for what is about to change again.
 const SEARCH_BUDGET: usize = 200_000;
 const SEARCH_PAUSE: Micros = Micros::from_millis(100);
 
@@ -39,6 +40,8 @@ pub(super) struct Decided {
     search: Option<Search>,
     /// Destinations whose backup may be bettered.
     open: Vec<NodeId>,
+    /// The one that the search came to last: where prices never rest, it goes on from there, not from the start.
+    reached: Option<NodeId>,
     /// When the search goes on.
     pub(super) due: Option<Instant>,
 }
@@ -92,7 +95,13 @@ impl Router {
         self.spared.clear();
         let changes = self.graph.changes_since(&before, MOST_CHANGES);
         let routes = self.decide(changes.as_deref());
-        let routes = self.search_backups(now, routes);
+        let routes = match self.graph.len() <= EXHAUSTIVE {
+            true => self.search_backups(now, routes),
+            false => {
+                self.search_later(now);
+                routes
+            }
+        };
         self.hold_or_take(now, routes, cause, (&before, changes));
     }
 
@@ -118,7 +127,11 @@ impl Router {
             neighbours: &self.neighbours(),
             preferences: &self.preferences,
         };
-        let (routes, open) = routes::compute(&grounds, &self.routes);
+        let (routes, mut open) = routes::compute(&grounds, &self.routes);
+        if let Some(reached) = self.decided.reached {
+            let rest = open.partition_point(|id| *id < reached);
+            open.rotate_left(rest);
+        }
         self.decided.open = open;
         self.decided.search = Some(Search::new(own));
         self.decided.forest = Some(forest);
@@ -130,13 +143,18 @@ impl Router {
         if let Some(search) = &mut self.decided.search {
             let open = &mut self.decided.open;
             let on = (&self.graph, &neighbours);
-            routes::better(&mut routes, open, search, on, SEARCH_BUDGET);
+            let reached = routes::better(&mut routes, open, search, on, SEARCH_BUDGET);
+            self.decided.reached = reached.or(self.decided.reached);
         }
-        self.decided.due = (!self.decided.open.is_empty()).then(|| now + SEARCH_PAUSE);
+        self.search_later(now);
         if self.decided.due.is_none() {
             self.decided.search = None;
         }
         routes
+    }
+
+    fn search_later(&mut self, now: Instant) {
+        self.decided.due = (!self.decided.open.is_empty()).then(|| now + SEARCH_PAUSE);
     }
 
     /// This node's own links are what it knows of them, not what it has told yet.

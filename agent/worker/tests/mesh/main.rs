@@ -16,7 +16,7 @@ use std::sync::Arc;
 
 use wattle_dataplane::vnet::{Gso, NEEDS_CSUM};
 use wattle_dataplane::{Backup, DropReason, Forwarding, NextLink, Path, VnetHeader};
-use wattle_model::{Carrier, Endpoint, LinkState, Micros, NodeIndex, Ppm};
+use wattle_model::{Carrier, Endpoint, LinkState, Micros, NodeIndex, Ppm, Waypoint};
 use wattle_tunnel::{CHANNEL_TYPE, Local, Outcome, Rekey, Session};
 use wattle_wire::frame::FRAME_TYPE;
 use wattle_worker::Event;
@@ -162,7 +162,7 @@ fn a_backup_over_a_waypoint_goes_past_it() {
         link: net.link(0, 1),
         weight: 1,
     }];
-    let waypoints = vec![NodeIndex(1)];
+    let waypoints = vec![Waypoint::new(NodeIndex(1))];
     let path = Path::new(
         next,
         Some(Backup {
@@ -186,6 +186,40 @@ fn a_backup_over_a_waypoint_goes_past_it() {
 }
 
 #[test]
+fn a_waypoint_that_is_to_be_reached_straight_is_not_reached_the_shorter_way() {
+    // 0 - 1, 0 - 2, 1 - 2. While 0 and 1 hear nothing of each other, 2 still sends over 0 what is for 1.
+    let mut net = Net::new(Protection::NULL, 3, &[(0, 1), (0, 2), (1, 2)]);
+    net.run(Micros::from_secs(2));
+    net.route(1, &[(0, 0), (2, 2)]);
+    net.route(2, &[(0, 0), (1, 0)]);
+    let link = net.link(0, 1);
+    let next = vec![NextLink { link, weight: 1 }];
+    let backup = Backup {
+        link: net.link(0, 2),
+        waypoints: vec![Waypoint::direct(NodeIndex(1))],
+    };
+    let path = Path::new(next, Some(backup), 1);
+    net.set_forwarding(0, Forwarding::new([net.prefix(1)], [(net.id(1), path)]));
+    net.cut(0, 1);
+    for _ in 0..40 {
+        net.send(0, &packet(0, 1, b"round"));
+        net.run(Micros::from_millis(10));
+    }
+    let arrived = net.delivered(1).len();
+    assert!(arrived >= 30, "{arrived}");
+    assert!(net.delivered(1).contains(&packet_with(0, 1, 63, b"round")));
+    assert_eq!(net.dropped(2, DropReason::FrameReturned), 0);
+    // Without a link of its own to go over, 2 has only the way back, which is none.
+    net.cut(2, 1);
+    for _ in 0..40 {
+        net.send(0, &packet(0, 1, b"lost"));
+        net.run(Micros::from_millis(10));
+    }
+    assert!(net.dropped(2, DropReason::FrameReturned) >= 15);
+    assert_eq!(net.counters(0).relayed_packets, 0);
+}
+
+#[test]
 fn a_relays_detour_may_begin_where_the_frame_came_from() {
     // 0 - 1 - 2 - 3 - 0. Node 0 sends to 2 over 1; when 1 loses its link to 2, the way around leads back over 0, past 3.
     let mut net = Net::new(Protection::NULL, 4, &[(0, 1), (1, 2), (2, 3), (0, 3)]);
@@ -199,7 +233,7 @@ fn a_relays_detour_may_begin_where_the_frame_came_from() {
     }];
     let backup = Backup {
         link: net.link(1, 0),
-        waypoints: vec![NodeIndex(3)],
+        waypoints: vec![Waypoint::new(NodeIndex(3))],
     };
     let path = Path::new(next, Some(backup), 1);
     let back = Path::single(net.link(1, 0));

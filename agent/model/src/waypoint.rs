@@ -1,0 +1,38 @@
+//! Stops on the way of a packet.
+
+use serde::{Deserialize, Serialize};
+
+/// A node that packets are sent to before their destination.
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+)]
+pub struct Waypoint<N> {
+    /// The node.
+    pub node: N,
+    /// Whether packets come to it over the link from the stop before it, dear as that may be, instead of by the shortest
+    /// path (an adjacency segment, RFC 8402 §3.4).
+    pub direct: bool,
+}
+
+impl<N> Waypoint<N> {
+    /// One that is reached by the shortest path.
+    pub const fn new(node: N) -> Self {
+        Self {
+            node,
+            direct: false,
+        }
+    }
+
+    /// One that is reached over the link that leads straight to it.
+    pub const fn direct(node: N) -> Self {
+        Self { node, direct: true }
+    }
+
+    /// The same stop by another name of its node.
+    pub fn map<M>(self, name: impl FnOnce(N) -> M) -> Waypoint<M> {
+        Waypoint {
+            node: name(self.node),
+            direct: self.direct,
+        }
+    }
+}

@@ -33,7 +33,7 @@ setup_group() {
   case $1 in
     build) echo build-essential cmake pkg-config perl curl ca-certificates git ;;
     run) echo iproute2 nftables iperf3 fping iputils-ping ethtool procps python3 ;;
-    capture) echo tcpdump kcat wireguard-go wireguard-tools jq openssl ;;
+    capture) echo tcpdump kcat wireguard-go wireguard-tools jq openssl python3-jsonschema ;;
     kafka) echo default-jre-headless maven kcat jq graphviz libxml2-utils python3-confluent-kafka python3-networkx ;;
     package) echo dpkg-dev debootstrap systemd ;;
     bench) echo wireguard-go wireguard-tools nebula tinc fastd frr bird2 babeld ;;

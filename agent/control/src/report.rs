@@ -3,13 +3,14 @@
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wattle_model::{Carrier, LinkId, LinkState, NetworkId, NodeId, Prefix, WgKey};
 
 use crate::request::DrainMode;
 
 /// A node by id and name.
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema)]
 pub struct NodeRef {
     /// Its id.
     pub id: NodeId,
@@ -18,7 +19,7 @@ pub struct NodeRef {
 }
 
 /// A network by id and name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NetworkRef {
     /// Its id.
     pub id: NetworkId,
@@ -27,7 +28,7 @@ pub struct NetworkRef {
 }
 
 /// Answer to `status`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusReport {
     /// This node.
     pub node: NodeRef,
@@ -99,27 +100,27 @@ pub struct StatusReport {
 }
 
 /// A drain that holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DrainReport {
     /// How much transit is left.
     pub mode: DrainMode,
-    /// For how long; `None` until it is taken back.
+    /// For how long; absent until it is taken back.
     pub left_s: Option<u64>,
 }
 
 /// A preference that holds.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PreferReport {
     /// The neighbour.
     pub via: NodeRef,
     /// Only packets to this node.
     pub destination: Option<NodeRef>,
-    /// For how long; `None` until it is taken back.
+    /// For how long; absent until it is taken back.
     pub left_s: Option<u64>,
 }
 
 /// The connection to the coordinator.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CoordinatorReport {
     /// Where it is.
     pub url: String,
@@ -133,7 +134,7 @@ pub struct CoordinatorReport {
 }
 
 /// How the connection to the coordinator does.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum CoordinatorState {
     /// In exchange.
@@ -145,7 +146,7 @@ pub enum CoordinatorState {
 }
 
 /// Something an operator should look at.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct HealthLine {
     /// How much it matters.
     pub level: HealthLevel,
@@ -156,7 +157,9 @@ pub struct HealthLine {
 }
 
 /// How much a health line matters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum HealthLevel {
     /// Good to know.
@@ -168,14 +171,14 @@ pub enum HealthLevel {
 }
 
 /// Answer to `peers`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PeersReport {
     /// In order of name.
     pub peers: Vec<PeerReport>,
 }
 
 /// Another node as this one sees it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PeerReport {
     /// The node.
     pub node: NodeRef,
@@ -218,7 +221,7 @@ pub struct PeerReport {
 }
 
 /// How another node is reached.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum PeerState {
     /// Over a link of this node.
@@ -230,14 +233,14 @@ pub enum PeerState {
 }
 
 /// Answer to `links`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LinksReport {
     /// In order of neighbour, then carrier.
     pub links: Vec<LinkReport>,
 }
 
 /// One link of this node.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LinkReport {
     /// Its number.
     pub link: LinkId,
@@ -281,7 +284,7 @@ pub struct LinkReport {
 }
 
 /// A price and what it is made of: the parts add up to the total.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CostParts {
     /// The sum.
     pub total_us: u32,
@@ -303,14 +306,14 @@ pub struct CostParts {
 }
 
 /// Answer to `routes`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RoutesReport {
     /// In order of prefix.
     pub routes: Vec<RouteReport>,
 }
 
 /// One route.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RouteReport {
     /// Where to.
     pub prefix: Prefix,
@@ -332,7 +335,7 @@ pub struct RouteReport {
 }
 
 /// Where a route comes from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RouteSource {
     /// This node's own.
@@ -348,7 +351,7 @@ pub enum RouteSource {
 }
 
 /// One way out for a route.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct NextHopReport {
     /// The neighbour.
     pub via: NodeRef,
@@ -363,7 +366,9 @@ pub struct NextHopReport {
 }
 
 /// What a way is used for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum PathRole {
     /// Carries flows.
@@ -375,7 +380,7 @@ pub enum PathRole {
 }
 
 /// Answer to `topo`: all valid records as a graph.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TopoReport {
     /// In order of name.
     pub nodes: Vec<TopoNode>,
@@ -384,7 +389,7 @@ pub struct TopoReport {
 }
 
 /// A node of the graph.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TopoNode {
     /// The node.
     pub node: NodeRef,
@@ -409,7 +414,7 @@ pub struct TopoNode {
 }
 
 /// A direction of a link of the graph.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct TopoLink {
     /// The end that sends.
     pub from: NodeRef,
@@ -429,7 +434,7 @@ pub struct TopoLink {
 }
 
 /// Answer to `path`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct PathReport {
     /// Where the way ends.
     pub destination: NodeRef,
@@ -443,7 +448,7 @@ pub struct PathReport {
 }
 
 /// The last change of the way to a destination.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ChangeReport {
     /// When.
     pub at_unix_ms: u64,
@@ -458,7 +463,7 @@ pub struct ChangeReport {
 }
 
 /// One way through the mesh.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct WayReport {
     /// What it is used for.
     pub role: PathRole,
@@ -471,7 +476,7 @@ pub struct WayReport {
 }
 
 /// One hop of a way.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct HopReport {
     /// The end that sends.
     pub from: NodeRef,
@@ -488,7 +493,7 @@ pub struct HopReport {
 }
 
 /// Answer to `explain`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ExplainReport {
     /// Where traffic goes.
     pub destination: NodeRef,
@@ -514,7 +519,7 @@ pub struct ExplainReport {
 }
 
 /// One round trip of `ping`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PingReport {
     /// Counted from 1.
     pub sequence: u32,
@@ -530,7 +535,7 @@ pub struct PingReport {
 }
 
 /// Something that happened, as the agent logged it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct EventReport {
     /// Counted from 1 since the agent started; a gap means that the reader was too slow.
     pub sequence: u64,
@@ -552,7 +557,7 @@ pub struct EventReport {
 }
 
 /// Answer to `whoami`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WhoamiReport {
     /// This node.
     pub node: NodeRef,
@@ -574,7 +579,7 @@ pub struct WhoamiReport {
 }
 
 /// What a local user may do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Role {
     /// Look and change.
@@ -584,14 +589,14 @@ pub enum Role {
 }
 
 /// Answer to `metrics`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MetricsReport {
     /// Prometheus text exposition.
     pub text: String,
 }
 
 /// Answer to `version`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VersionReport {
     /// The agent's version.
     pub version: String,

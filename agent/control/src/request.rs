@@ -1,5 +1,6 @@
 //! What a local program may ask the agent.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// A question or an order, as it stands on one line.
@@ -95,7 +96,7 @@ const fn one_second_ms() -> u32 {
 }
 
 /// How much transit a drained node gives.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DrainMode {
     /// Where there is no other way.

@@ -5,6 +5,7 @@ use std::str::FromStr;
 
 use base64::DecodeError;
 use base64::engine::{Engine as _, general_purpose::STANDARD as BASE64};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// Why a textual id was refused.
@@ -29,8 +30,9 @@ pub enum ParseIdError {
 macro_rules! hex_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-        pub struct $name(pub u64);
+        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, JsonSchema)]
+        #[schemars(extend("pattern" = "^[0-9a-f]{16}$"))]
+        pub struct $name(#[schemars(with = "String")] pub u64);
 
         impl $name {
             /// Reads the id from its eight big-endian bytes.
@@ -97,20 +99,44 @@ hex_id! {
 
 /// Position of a node in the network's address plan, unique in the network; names waypoints in two bytes.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct NodeIndex(pub u16);
 
 /// A link of this node: an adjacency over one carrier. Local meaning only.
 #[derive(
-    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
+    Debug,
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    Serialize,
+    Deserialize,
+    JsonSchema,
 )]
 #[serde(transparent)]
 pub struct LinkId(pub u32);
 
 /// What carries a link's datagrams.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Carrier {
     /// WireGuard over UDP over IPv4.
@@ -210,8 +236,8 @@ impl SeqNo {
 }
 
 /// An X25519 public key of WireGuard; printed and read as base64, as `wg` does.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct WgKey(pub [u8; 32]);
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, JsonSchema)]
+pub struct WgKey(#[schemars(with = "String")] pub [u8; 32]);
 
 impl fmt::Display for WgKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -13,6 +13,7 @@ pub mod measurement;
 pub mod notice;
 pub mod plan;
 pub mod rest;
+mod schema;
 pub mod secret;
 pub mod settings;
 pub mod slots;

@@ -4,6 +4,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wattle_model::{NetworkId, NodeId, NodeIndex, NodeName, Prefix, WgKey};
 
@@ -98,7 +99,7 @@ pub struct Topology {
 }
 
 /// Asks for a join token.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenRequest {
     /// The name that the node gets; the node may choose if `null`.
@@ -109,12 +110,12 @@ pub struct TokenRequest {
     pub tags: Vec<NodeName>,
     /// Site that the node gets.
     pub site: Option<NodeName>,
-    /// How long the token is good, in seconds; [`crate::token::DEFAULT_TTL_S`] if `null`.
+    /// How long the token is good, in seconds; the coordinator's default if `null`.
     pub ttl_s: Option<u64>,
 }
 
 /// A new token. The only time that its text is seen.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenCreated {
     /// The line to give to the node.
     pub token: String,
@@ -145,7 +146,7 @@ pub struct LeafRequest {
 pub const PRIVATE_KEY: &str = "THE_KEY_OF_THIS_DEVICE";
 
 /// A leaf that was attached.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LeafCreated {
     /// Its id: the first bytes of the SHA-256 of its WireGuard key.
     pub id: NodeId,

@@ -3,14 +3,16 @@
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wattle_model::UnixTime;
 
 const DAY_MS: u64 = 86_400_000;
 
 /// A wall-clock time that prints as `2026-11-22T22:08:00.000Z`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
-pub struct Timestamp(pub UnixTime);
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, JsonSchema)]
+#[schemars(extend("format" = "date-time"))]
+pub struct Timestamp(#[schemars(with = "String")] pub UnixTime);
 
 /// Why a text is no time.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -8,6 +8,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use base64::engine::{Engine as _, general_purpose::URL_SAFE_NO_PAD};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use wattle_model::{NetworkId, NodeId, NodeName, Prefix};
@@ -185,8 +186,8 @@ pub fn is_host_port(text: &str) -> bool {
     host_fits && text.len() <= 255 && port.parse::<u16>().is_ok_and(|p| p != 0)
 }
 
-/// What a token allows. Empty and `None` mean: nothing was said, the coordinator's defaults hold.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+/// What a token allows. Empty and `null` mean: nothing was said, the coordinator's defaults hold.
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub struct TokenScope {
     /// The name that the node gets.
@@ -200,7 +201,7 @@ pub struct TokenScope {
 }
 
 /// A token as the coordinator remembers it: never the secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenRecord {
     /// Names the token in lists and audit: the first bytes of the hash of its secret, in hexadecimal.
     pub id: String,
@@ -215,7 +216,7 @@ pub struct TokenRecord {
 }
 
 /// The one use of a token.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenUse {
     /// When.
     pub at: Timestamp,

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_api::secret::Secrets;
 
@@ -13,7 +14,7 @@ use crate::plan::Plan;
 use crate::wanted::Wanted;
 
 /// What became of an item.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(tag = "outcome", rename_all = "snake_case")]
 pub enum Outcome {
     /// It is as it should be.
@@ -33,7 +34,7 @@ pub enum Outcome {
 }
 
 /// An item and what became of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, JsonSchema)]
 pub struct Report {
     /// What it is about.
     pub subject: String,

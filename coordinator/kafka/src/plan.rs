@@ -3,6 +3,7 @@
 
 use std::collections::BTreeSet;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::acl::Acl;
@@ -15,7 +16,7 @@ use crate::wanted::{REMOTE, Wanted, WantedTopic, principal};
 const GRANTED: &str = "granted";
 
 /// Everything that differs, in the order in which it is to be changed.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, JsonSchema)]
 pub struct Plan {
     /// What differs.
     pub items: Vec<Item>,

@@ -1,7 +1,7 @@
 //! What programs print: they must do well, and JSON comes line by line.
 
 use std::collections::BTreeMap;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
@@ -23,6 +23,19 @@ pub fn output(command: &mut Command) -> Result<Output> {
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {said}");
     Ok(output)
+}
+
+/// A Python that has these modules, of which Debian has `packages`: the first on the path, or the distribution's own.
+pub fn python(modules: &str, packages: &str) -> Result<&'static str> {
+    let able = |python: &&str| {
+        let mut check = Command::new(python);
+        check.args(["-c", &format!("import {modules}")]);
+        let status = check.stderr(Stdio::null()).status();
+        status.is_ok_and(|status| status.success())
+    };
+    let mut known = ["python3", "/usr/bin/python3"].into_iter();
+    let found = known.find(able);
+    found.with_context(|| format!("no python3 has {modules} (Debian: {packages})"))
 }
 
 /// The JSON objects that a program that must do well prints, one a line.

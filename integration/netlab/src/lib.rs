@@ -16,6 +16,7 @@ mod metrics;
 mod nat;
 pub mod probe;
 mod process;
+pub mod published;
 pub mod transfer;
 mod wire;
 

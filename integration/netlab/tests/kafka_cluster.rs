@@ -22,9 +22,9 @@ use rdkafka::client::DefaultClientContext;
 use serde_json::Value;
 use wattle_api::stream::{HEADER_SEQ, partition_of};
 use wattle_mirror::{Mirror, State};
-use wattle_netlab::eventually;
 use wattle_netlab::kafka::cluster::{Cluster, Shape};
 use wattle_netlab::mesh::binary;
+use wattle_netlab::{eventually, published};
 
 use crate::document::{Document, SITE, tls_table, users};
 use crate::outbox::{ListOutbox, start_with, wait_until};
@@ -125,8 +125,12 @@ fn old_segments_move_to_remote_storage_and_are_read_back_from_there() {
          \"remote.storage.enable\" = \"true\"\n\"local.retention.ms\" = \"1000\"\n\"segment.bytes\" = \"1048576\"\n\
          \"retention.ms\" = \"3600000\"\n\"file.delete.delay.ms\" = \"500\"\n\"compression.type\" = \"uncompressed\"\n",
     );
-    document.run("apply", &["--yes"], 0);
-    document.run("drift", &[], 0);
+    let mut printed = document.run("drift", &["--json"], 8);
+    printed += &document.run("apply", &["--yes", "--json"], 0);
+    printed += &document.run("drift", &["--json"], 0);
+    let named = published::judge(&printed).unwrap();
+    let of_kafka = ["error", "kafka_apply", "kafka_plan"].map(|name| format!("wattle.{name}/v1"));
+    assert_eq!(named, of_kafka.into());
 
     // Five segments of noise, which nothing can make small.
     let sent: Vec<String> = (0..5_000)
@@ -300,6 +304,8 @@ fn a_change_by_hand_is_told_and_set_back(cluster: &Cluster, document: &Document)
         .find(|difference| difference["field"] == "retention.ms");
     assert_eq!(changed.unwrap()["found"], "1000000000000", "{plan}");
     assert!(!drift.contains("\"flush.ms\""), "{plan}");
+    let left = document.run("apply", &["--yes", "--json"], 8);
+    published::judge(&(drift + &left)).unwrap();
     // It would be kept for shorter than today, so that has to be allowed.
     let left = document.run("apply", &["--yes"], 8);
     assert!(left.contains("left: needs --allow-shrink"), "{left}");

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use wattle_netlab::answer::{entities, json_lines, output, wattle_topology};
+use wattle_netlab::answer::{self, entities, json_lines, output, wattle_topology};
 use wattle_netlab::kafka::{Access, Broker};
 use wattle_netlab::mesh::binary;
 
@@ -23,9 +23,6 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The network's topics.
 const PREFIX: &str = "wattle.lab";
-
-/// What a consumer in Python wants; Debian has both as packages.
-const PYTHON: &str = "import confluent_kafka, networkx";
 
 #[test]
 #[ignore = "needs a Kafka broker: run by tools/test kafka"]
@@ -395,17 +392,13 @@ impl Drop for Coordinator {
     }
 }
 
-/// A Python that can read Kafka: the first on the path, or the distribution's own.
+/// What a consumer in Python wants.
 fn python() -> &'static str {
-    let able = |python: &&str| {
-        let mut check = Command::new(python);
-        let status = check.args(["-c", PYTHON]).stderr(Stdio::null()).status();
-        status.is_ok_and(|status| status.success())
-    };
-    let found = ["python3", "/usr/bin/python3"]
-        .into_iter()
-        .find(|python| able(python));
-    found.expect("a python3 with confluent_kafka and networkx (Debian: python3-confluent-kafka, python3-networkx)")
+    answer::python(
+        "confluent_kafka, networkx",
+        "python3-confluent-kafka, python3-networkx",
+    )
+    .unwrap()
 }
 
 fn eventually(what: &str, mut holds: impl FnMut() -> bool) {

@@ -6,6 +6,7 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -18,6 +19,7 @@ use wattle_mirror::{Config, Mirror, StoreOutbox};
 use wattle_model::{Carrier, NetworkId, NodeId, NodeIndex, NodeName};
 use wattle_netlab::answer::{entities, json_lines, wattle_topology};
 use wattle_netlab::kafka::{Access, Broker};
+use wattle_netlab::published;
 use wattle_store::{Change, Store};
 use wattle_topology::{Graph, Item, Moment, Source};
 
@@ -26,6 +28,9 @@ const EVENTS: u64 = 20_000;
 
 /// Times at which the network is compared.
 const TIMES: usize = 20;
+
+/// Lines of an answer that are judged by its schema: an event is like the others.
+const PER_ANSWER: usize = 100;
 
 /// How long the network at a time may take, a new process included: five times the target, which a bench measures.
 const AT_WITHIN: Duration = Duration::from_secs(15);
@@ -74,9 +79,13 @@ fn the_network_at_twenty_random_times_is_what_was_written() {
 /// `at`, `diff`, `stats`, `replay`, `verify` and `tail` over the same story.
 fn the_command_line_tells_the_same(broker: &Broker, story: &[Told], dice: &mut Dice) {
     let source = ["--json", "--kafka", &broker.bootstrap()].map(str::to_owned);
+    let printed = RefCell::new(String::new());
     let wattle = |arguments: &[&str]| {
         let mut command = wattle_topology(&source, arguments).unwrap();
-        json_lines(&mut command).unwrap()
+        let lines = json_lines(&mut command).unwrap();
+        let first = lines.iter().take(PER_ANSWER).map(Value::to_string);
+        *printed.borrow_mut() += &first.map(|line| line + "\n").collect::<String>();
+        lines
     };
     let (first, last) = (story[0].ts, story.last().unwrap().ts);
     let earlier = first + dice.below((last - first) / 2);
@@ -158,6 +167,11 @@ fn the_command_line_tells_the_same(broker: &Broker, story: &[Told], dice: &mut D
     ]);
     let seen: Vec<u64> = seqs(&tailed).collect();
     assert_eq!(seen, of_site(story, &site).take(200).collect::<Vec<_>>());
+
+    let named = published::judge(&printed.into_inner()).unwrap();
+    let answers = ["", "_diff", "_event", "_stats", "_verification"];
+    let answers = answers.map(|answer| format!("wattle.topology{answer}/v1"));
+    assert_eq!(named, answers.into());
 }
 
 fn seqs(lines: &[Value]) -> impl Iterator<Item = u64> {

@@ -3,11 +3,12 @@
 use std::io;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_control::{ClientError, ErrorCode};
 
 /// Exit codes; never renumbered. Success is 0.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 #[repr(u8)]
 pub(crate) enum Exit {
@@ -30,7 +31,7 @@ pub(crate) enum Exit {
 }
 
 /// Why a verb did not do what it was asked.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 pub(crate) struct Failure {
     /// Decides the exit code.
     #[serde(rename = "code")]

@@ -3,19 +3,26 @@
 use std::io::{self, IsTerminal as _, Write};
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_api::Timestamp;
 use wattle_control::NodeRef;
 
 use crate::failure::{Failure, Outcome};
+use crate::verb::answers::{self, Answer};
 
-/// What `--json` prints: one object per answer, one per line for streams.
-#[derive(Debug, Serialize)]
-struct Envelope<'a, T> {
+/// What `wattle --json` prints: one object per answer, one per line for streams.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Envelope<'a, T> {
+    /// Name and version of this schema.
     schema: String,
+    /// When it was printed.
     generated_at: Timestamp,
+    /// The node whose agent answered; `null` where none was asked.
     node: Option<&'a str>,
+    /// The answer.
     data: &'a T,
+    /// What to know beside the answer, a sentence each.
     warnings: &'a [String],
 }
 
@@ -92,14 +99,17 @@ impl Output {
     /// Shows one answer: `data` in its envelope, or the text that `show` makes of it.
     pub(crate) fn answer<T: Serialize>(
         &mut self,
-        verb: &str,
+        answer: Answer<T>,
         data: &T,
         show: impl FnOnce(&T) -> String,
     ) -> Outcome {
-        match self.form {
-            Form::Json => self.envelope(verb, data),
-            Form::Text { .. } => self.text(&show(data)),
+        if !self.is_json() {
+            return self.text(&show(data));
         }
+        let envelope = self.envelope(answer, data);
+        let line = serde_json::to_string(&envelope).map_err(io::Error::from)?;
+        self.warnings.clear();
+        self.text(&line)
     }
 
     /// Writes text as it is, with a line feed at its end.
@@ -111,30 +121,21 @@ impl Output {
         Ok(self.sink.flush()?)
     }
 
-    fn envelope<T: Serialize>(&mut self, verb: &str, data: &T) -> Outcome {
-        let envelope = Envelope {
-            schema: format!("wattle.{verb}/v1"),
+    fn envelope<'a, T>(&'a self, answer: Answer<T>, data: &'a T) -> Envelope<'a, T> {
+        Envelope {
+            schema: answer.schema(),
             generated_at: (self.clock)(),
             node: self.node.as_deref(),
             data,
             warnings: &self.warnings,
-        };
-        let line = serde_json::to_string(&envelope).map_err(io::Error::from)?;
-        self.warnings.clear();
-        self.text(&line)
+        }
     }
 
     /// Shows a failure on standard error.
     pub(crate) fn failure(&mut self, failure: &Failure) {
         let text = match self.form {
             Form::Json => {
-                let envelope = Envelope {
-                    schema: "wattle.error/v1".to_owned(),
-                    generated_at: (self.clock)(),
-                    node: self.node.as_deref(),
-                    data: failure,
-                    warnings: &self.warnings,
-                };
+                let envelope = self.envelope(answers::ERROR, failure);
                 serde_json::to_string(&envelope).unwrap_or_default()
             }
             Form::Text { .. } => failure_text(failure),
@@ -169,6 +170,8 @@ pub(crate) fn wall_clock() -> Timestamp {
 pub(crate) mod tests {
     use std::sync::{Arc, Mutex};
 
+    use wattle_control::MetricsReport;
+
     use super::*;
     use crate::failure::Exit;
 
@@ -180,16 +183,19 @@ pub(crate) mod tests {
             name: "r1".into(),
         });
         output.warn("clock is off");
-        output.answer("peers", &[1, 2], |_| unreachable!()).unwrap();
-        output.answer("peers", &[3], |_| unreachable!()).unwrap();
+        for text in ["a", "b"] {
+            output
+                .answer(answers::METRICS, &metrics(text), |_| unreachable!())
+                .unwrap();
+        }
         assert_eq!(
             written(),
             concat!(
-                r#"{"schema":"wattle.peers/v1","generated_at":"2026-11-22T22:08:00.000Z","#,
-                r#""node":"r1","data":[1,2],"warnings":["clock is off"]}"#,
+                r#"{"schema":"wattle.metrics/v1","generated_at":"2026-11-22T22:08:00.000Z","#,
+                r#""node":"r1","data":{"text":"a"},"warnings":["clock is off"]}"#,
                 "\n",
-                r#"{"schema":"wattle.peers/v1","generated_at":"2026-11-22T22:08:00.000Z","#,
-                r#""node":"r1","data":[3],"warnings":[]}"#,
+                r#"{"schema":"wattle.metrics/v1","generated_at":"2026-11-22T22:08:00.000Z","#,
+                r#""node":"r1","data":{"text":"b"},"warnings":[]}"#,
                 "\n"
             )
         );
@@ -199,9 +205,9 @@ pub(crate) mod tests {
     fn people_see_text_without_an_envelope() {
         let (mut output, written) = captured(false);
         output
-            .answer("peers", &[1, 2], |data| format!("{} peers", data.len()))
+            .answer(answers::METRICS, &metrics("a"), |data| data.text.clone())
             .unwrap();
-        assert_eq!(written(), "2 peers\n");
+        assert_eq!(written(), "a\n");
     }
 
     #[test]
@@ -216,6 +222,11 @@ pub(crate) mod tests {
             failure_text(&failure),
             "wattle: no node `x`\n  why:  not in\n        the set\n  next: wattle peers"
         );
+    }
+
+    fn metrics(text: &str) -> MetricsReport {
+        let text = text.to_owned();
+        MetricsReport { text }
     }
 
     /// An output whose text can be read, with a clock that stands.

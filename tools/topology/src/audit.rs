@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wattle_api::Timestamp;
 use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ, ProgressRecord};
@@ -27,7 +28,7 @@ const SNAPSHOTS_MS: u64 = 24 * 3_600_000;
 const EXAMPLES: usize = 10;
 
 /// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Verification {
     /// The first event that must be there.
     pub first_seq: u64,

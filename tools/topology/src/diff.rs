@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use wattle_api::Timestamp;
@@ -13,7 +14,7 @@ use crate::graph::Graph;
 pub const SCHEMA: &str = "wattle.topology.diff/v1";
 
 /// The differences between two moments.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Diff {
     /// The newest event of the earlier moment.
     pub from_seq: u64,
@@ -30,7 +31,9 @@ pub struct Diff {
 }
 
 /// What became of an entity.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(rename_all = "snake_case")]
 pub enum Fate {
     /// It was not there at the earlier moment.
@@ -42,7 +45,7 @@ pub enum Fate {
 }
 
 /// One entity that is different.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Change {
     /// Which one.
     pub key: EntityKey,
@@ -64,7 +67,7 @@ pub struct Change {
 }
 
 /// One entity that changed and changed back.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Transient {
     /// Which one.
     pub key: EntityKey,
@@ -76,7 +79,7 @@ pub struct Transient {
 }
 
 /// The events that made a difference.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct Because {
     /// How many there were.
     pub events: u64,
@@ -99,7 +102,7 @@ impl Because {
 }
 
 /// A field with another value.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct FieldChange {
     /// Its name in the JSON of the entity.
     pub field: String,

@@ -80,7 +80,9 @@ pub use crate::diff::{
 pub use crate::error::TopologyError;
 pub use crate::graph::{Graph, is_usable};
 pub use crate::moment::{Moment, MomentError};
-pub use crate::picture::{Format, PictureError, Place, Places, Scene};
+pub use crate::picture::{
+    DiffDocument, Document, Format, GraphDocument, PictureError, Place, Places, Scene,
+};
 pub use crate::rewind::{Forward, Rewind};
 pub use crate::route::{Hop, Route};
 pub use crate::site::SiteTail;

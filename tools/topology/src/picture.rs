@@ -3,6 +3,7 @@
 //! A [`Scene`] is what is drawn: the network at one moment, what to mark, and where the sites are. Each form has a file.
 
 mod cypher;
+mod document;
 mod dot;
 mod escape;
 mod geojson;
@@ -24,6 +25,7 @@ use wattle_model::NodeName;
 use crate::diff::{Diff, Fate};
 use crate::graph::{Graph, is_usable};
 
+pub use crate::picture::document::{DiffDocument, Document, GraphDocument};
 pub use crate::picture::table::{aligned, matrix};
 
 /// Name and version of the JSON document.
@@ -172,7 +174,7 @@ impl Scene {
     pub fn draw(&self, format: Format) -> Result<String, PictureError> {
         Ok(match format {
             Format::Table => table::draw(self),
-            Format::Json => self.document().to_string() + "\n",
+            Format::Json => json!(self.document()).to_string() + "\n",
             Format::Dot => dot::draw(self),
             Format::Mermaid => mermaid::draw(self),
             Format::Svg => svg::draw(self),
@@ -184,15 +186,10 @@ impl Scene {
     }
 
     /// The graph, or what is different, as one JSON document.
-    pub fn document(&self) -> serde_json::Value {
-        match &self.diff {
-            None => document(&self.graph),
-            Some(diff) => {
-                let mut document = json!(diff);
-                document["schema"] = json!(crate::diff::SCHEMA);
-                document
-            }
-        }
+    pub fn document(&self) -> Document<'_> {
+        self.diff
+            .as_ref()
+            .map_or_else(|| Document::of(&self.graph), Document::of_diff)
     }
 
     fn fate(&self, key: EntityKey) -> Option<Fate> {
@@ -203,18 +200,6 @@ impl Scene {
     fn word(&self, key: EntityKey) -> Option<&'static str> {
         self.fate(key).map(word)
     }
-}
-
-/// The graph as one JSON document.
-pub fn document(graph: &Graph) -> serde_json::Value {
-    json!({
-        "schema": SCHEMA,
-        "seq": graph.seq(),
-        "ts": graph.ts(),
-        "nodes": graph.nodes().collect::<Vec<_>>(),
-        "links": graph.links().collect::<Vec<_>>(),
-        "prefixes": graph.prefixes().collect::<Vec<_>>(),
-    })
 }
 
 const fn word(fate: Fate) -> &'static str {
@@ -336,10 +321,10 @@ pub(crate) mod tests {
 
     #[test]
     fn json_names_its_schema_that_of_a_diff_too() {
-        let document = scene().document();
+        let document = json!(scene().document());
         assert_eq!(document["schema"], SCHEMA);
         assert_eq!(document["links"].as_array().map(Vec::len), Some(6));
-        let document = changed().document();
+        let document = json!(changed().document());
         assert_eq!(document["schema"], crate::diff::SCHEMA);
         assert_eq!(document["changes"].as_array().map(Vec::len), Some(6));
         let back: Diff = serde_json::from_value(document).unwrap();

@@ -4,6 +4,7 @@
 use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wattle_api::topology::LinkEntity;
 use wattle_model::{Carrier, NodeId};
@@ -11,7 +12,7 @@ use wattle_model::{Carrier, NodeId};
 use crate::graph::Graph;
 
 /// A path and its price.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Route {
     /// Where it begins.
     pub from: NodeId,
@@ -24,7 +25,7 @@ pub struct Route {
 }
 
 /// One link of a path.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Hop {
     /// The near end.
     pub from: NodeId,

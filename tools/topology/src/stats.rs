@@ -3,6 +3,7 @@
 
 use std::collections::BTreeMap;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wattle_api::Timestamp;
 use wattle_api::topology::{Cause, Entity, EntityKey, EntityKind, Op, TopologyEvent};
@@ -15,7 +16,7 @@ const HOUR_MS: u64 = 3_600_000;
 const WORST: usize = 10;
 
 /// What happened.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Stats {
     /// Where counting began.
     pub from: Timestamp,
@@ -50,7 +51,7 @@ pub struct Stats {
 }
 
 /// Events of one hour.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Hour {
     /// When it began.
     pub begins: Timestamp,
@@ -59,7 +60,7 @@ pub struct Hour {
 }
 
 /// How one entity fared.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Share {
     /// Which one.
     pub key: EntityKey,

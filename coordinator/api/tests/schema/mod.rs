@@ -66,14 +66,23 @@ fn check_object(root: &Value, schema: &Value, value: &Value) -> Result<(), Strin
 }
 
 fn target<'a>(root: &'a Value, schema: &Value) -> Option<&'a Value> {
-    let reference = schema["$ref"].as_str()?;
-    Some(
-        root.pointer(&reference[1..])
-            .expect("a $ref has its target"),
-    )
+    let pointer = schema["$ref"].as_str()?.strip_prefix('#')?;
+    Some(root.pointer(pointer).expect("a $ref has its target"))
 }
 
-/// Every field that a schema names: its path and `type required` or `type optional`.
+/// Another file that a schema refers to, whose fields have lines of their own.
+fn elsewhere(schema: &Value) -> Option<&str> {
+    let reference = schema["$ref"].as_str()?;
+    reference.starts_with("urn:").then_some(reference)
+}
+
+fn choices(schema: &Value) -> impl Iterator<Item = &Value> {
+    let lists = [&schema["oneOf"], &schema["anyOf"]].into_iter();
+    lists.filter_map(Value::as_array).flatten()
+}
+
+/// Every field that a schema names: its path and `type required` or `type optional`; and `path=word` for the words that
+/// stand alone where they are listed with `const`.
 pub(crate) fn fields(schema: &Value) -> Vec<(String, String)> {
     let mut found = Vec::new();
     walk(schema, schema, "", &mut found);
@@ -97,7 +106,10 @@ fn walk(root: &Value, schema: &Value, path: &str, found: &mut Vec<(String, Strin
     if let Some(target) = target(root, schema) {
         return walk(root, target, path, found);
     }
-    for choice in schema["oneOf"].as_array().into_iter().flatten() {
+    if let Some(word) = schema["const"].as_str() {
+        found.push((format!("{path}={word}"), "word".to_owned()));
+    }
+    for choice in choices(schema) {
         walk(root, choice, path, found);
     }
     if !schema["items"].is_null() {
@@ -117,9 +129,11 @@ fn types(root: &Value, schema: &Value) -> String {
     if let Some(target) = target(root, schema) {
         return types(root, target);
     }
-    let choices = schema["oneOf"].as_array().into_iter().flatten();
-    let mut words: BTreeSet<String> = choices.map(|choice| types(root, choice)).collect();
-    words.extend(schema["type"].as_str().map(str::to_owned));
+    let mut words: BTreeSet<String> = choices(schema).map(|choice| types(root, choice)).collect();
+    let named = schema["type"].as_array().into_iter().flatten();
+    let named = named.chain([&schema["type"]]).filter_map(Value::as_str);
+    let others = [schema, &schema["items"]].into_iter().filter_map(elsewhere);
+    words.extend(named.chain(others).map(str::to_owned));
     words.into_iter().collect::<Vec<_>>().join("|")
 }
 

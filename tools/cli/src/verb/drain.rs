@@ -4,6 +4,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_control::{Client, DrainMode, Request};
 
@@ -11,16 +12,22 @@ use crate::agent;
 use crate::args::{DrainArgs, UndrainArgs};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
+use crate::verb::answers;
 
 /// Between two looks at the transit, and for how long there must be none.
 const LOOK: Duration = Duration::from_millis(200);
 const QUIET: Duration = Duration::from_secs(1);
 
-#[derive(Debug, Serialize)]
-struct Drained {
+/// How this node gives transit.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Drained {
+    /// How much transit is left; `null` for all of it.
     mode: Option<DrainMode>,
+    /// For how many seconds; `null` until it is taken back.
     for_s: Option<u64>,
+    /// Whether the transit has ended; `null` where that was not waited for.
     transit_is_gone: Option<bool>,
+    /// Whether nothing was changed, by `--dry-run`.
     dry_run: bool,
 }
 
@@ -45,7 +52,7 @@ pub(crate) fn run(socket: &Path, args: &DrainArgs, output: &mut Output) -> Outco
             drained.transit_is_gone = Some(true);
         }
     }
-    output.answer("drain", &drained, show)
+    output.answer(answers::DRAIN, &drained, show)
 }
 
 /// Ends the drain.
@@ -60,7 +67,7 @@ pub(crate) fn undo(socket: &Path, args: &UndrainArgs, output: &mut Output) -> Ou
         transit_is_gone: None,
         dry_run: args.dry_run,
     };
-    output.answer("undrain", &undrained, show)
+    output.answer(answers::UNDRAIN, &undrained, show)
 }
 
 fn wait(client: &mut Client, patience: Duration) -> Outcome {

@@ -10,6 +10,7 @@ use crate::agent::{self, PATIENCE};
 use crate::failure::Outcome;
 use crate::human::clean;
 use crate::output::Output;
+use crate::verb::answers;
 use crate::verb::path::why;
 
 /// Shows the kept events and, if wanted, those to come.
@@ -23,7 +24,7 @@ pub(crate) fn run(socket: &Path, follow: bool, output: &mut Output) -> Outcome {
                 output.warn(format!("{missed} events were not kept"));
             }
             last = Some(event.sequence);
-            output.answer("event", &event, line)?;
+            output.answer(answers::EVENT, &event, line)?;
         }
     }
     Ok(())

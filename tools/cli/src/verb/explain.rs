@@ -8,13 +8,14 @@ use crate::agent;
 use crate::failure::Outcome;
 use crate::human::{clean, micros, millis};
 use crate::output::Output;
+use crate::verb::answers;
 use crate::verb::links::sum;
 use crate::verb::path::{change, names, way};
 
 /// Shows why traffic to a destination goes the way it goes.
 pub(crate) fn run(socket: &Path, destination: String, output: &mut Output) -> Outcome {
     let report = agent::connect(socket, output)?.explain(destination)?;
-    output.answer("explain", &*report, show)
+    output.answer(answers::EXPLAIN, &*report, show)
 }
 
 fn show(report: &ExplainReport) -> String {

@@ -8,6 +8,7 @@ use std::process::Command;
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wattle_api::plan::AddressPlan;
 use wattle_api::rest::{TokenCreated, TokenRequest};
@@ -18,6 +19,7 @@ use crate::args::{CoordinatorArgs, InitArgs, JoinArgs};
 use crate::coordinator::{Coordinator, DEFAULT_STATE, address, block_on};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
+use crate::verb::answers;
 use crate::verb::join;
 use crate::verb::tokens::warn_of_loopback;
 
@@ -31,14 +33,19 @@ const FEWEST_NODES: usize = 2;
 const NETWORK_FILE: &str = "network.json";
 
 /// What was made.
-#[derive(Debug, Serialize)]
-struct Initialised {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Initialised {
+    /// The network's name.
     network: String,
+    /// The coordinator's state directory.
     state: PathBuf,
+    /// Whether the coordinator was started.
     started: bool,
+    /// Whether this host is a node of the network.
     joined: bool,
     /// For the next host; absent while no coordinator runs.
     token: Option<String>,
+    /// Whether nothing was changed, by `--dry-run`.
     dry_run: bool,
 }
 
@@ -58,7 +65,7 @@ pub(crate) fn run(args: &InitArgs, output: &mut Output) -> Outcome {
         dry_run: args.dry_run,
     };
     if args.dry_run {
-        return output.answer("init", &initialised, |initialised| {
+        return output.answer(answers::INIT, &initialised, |initialised| {
             intention(initialised, args, existing.is_some())
         });
     }
@@ -76,7 +83,7 @@ pub(crate) fn run(args: &InitArgs, output: &mut Output) -> Outcome {
         warn_of_loopback(&token, output);
         initialised.token = Some(token);
     }
-    output.answer("init", &initialised, show)
+    output.answer(answers::INIT, &initialised, show)
 }
 
 /// Whether it is the state that the packaged service serves.

@@ -4,6 +4,7 @@ use std::io::Read as _;
 use std::path::Path;
 use std::process::Command;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_agent::config::CONFIG_FILE;
 use wattle_agent::coordinator::{ConnectionError, JoinError, JoinRequest, Joined};
@@ -16,14 +17,20 @@ use crate::coordinator::block_on;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
 use crate::settings::{self, Settings};
+use crate::verb::answers;
 
 /// What the host has become.
-#[derive(Debug, Serialize)]
-struct Membership {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Membership {
+    /// The network.
     network: wattle_control::NetworkRef,
+    /// Its name in the network.
     name: NodeName,
+    /// How many other nodes the network has.
     others: usize,
+    /// Its state directory.
     state: std::path::PathBuf,
+    /// Whether its agent was started.
     started: bool,
 }
 
@@ -55,7 +62,7 @@ pub(crate) fn run(args: &JoinArgs, output: &mut Output) -> Outcome {
     drop(state);
     let started = !args.no_start && args.state == Path::new(DEFAULT_STATE) && start_agent(output);
     let membership = describe(joined, &args.state, started);
-    output.answer("join", &membership, show)?;
+    output.answer(answers::JOIN, &membership, show)?;
     if !started {
         output.note(&format!(
             "start it: wattled --state {}",
@@ -85,13 +92,19 @@ fn store_settings(state: &StateDir, settings: &Settings, output: &mut Output) ->
 }
 
 /// What a join would be.
-#[derive(Debug, Serialize)]
-struct Intended {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Intended {
+    /// The network's id.
     network: wattle_model::NetworkId,
+    /// Where the coordinator is asked: `host:port`.
     coordinators: Vec<String>,
+    /// The name to ask for; `null` leaves it to the coordinator.
     name: Option<NodeName>,
+    /// What the node would announce.
     announce: Vec<wattle_model::Prefix>,
+    /// Its state directory.
     state: std::path::PathBuf,
+    /// Always true.
     dry_run: bool,
 }
 
@@ -108,7 +121,7 @@ fn would_join(args: &JoinArgs, token: &JoinToken, output: &mut Output) -> Outcom
         state: args.state.clone(),
         dry_run: true,
     };
-    output.answer("join_dry_run", &intended, |intended| {
+    output.answer(answers::JOIN_DRY_RUN, &intended, |intended| {
         format!(
             "would join the network {} at {}, with state in {}; the coordinator was not asked, nothing was changed",
             intended.network,

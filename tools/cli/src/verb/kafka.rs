@@ -7,6 +7,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_api::stream::Kafka;
 use wattle_kafka::document::Document;
@@ -19,6 +20,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::human::clean;
 use crate::output::Output;
 use crate::table::{Columns, Mood, Side};
+use crate::verb::answers;
 
 /// How long brokers may take to show what was changed; milliseconds if they are well.
 const SETTLE: Duration = Duration::from_secs(10);
@@ -105,7 +107,7 @@ fn show(plan: &Plan, output: &mut Output) -> Outcome {
         output.note(&format!("# {}", clean(note)));
     }
     let coloured = output.is_coloured();
-    output.answer("kafka_plan", plan, |plan| table(plan, coloured))
+    output.answer(answers::KAFKA_PLAN, plan, |plan| table(plan, coloured))
 }
 
 fn table(plan: &Plan, coloured: bool) -> String {
@@ -193,7 +195,7 @@ fn apply(args: &KafkaApplyArgs, output: &mut Output) -> Outcome {
         ));
     }
     if json {
-        output.answer("kafka_apply", &reports, |_| String::new())?;
+        output.answer(answers::KAFKA_APPLY, &reports, |_| String::new())?;
     }
     verdict(&reports)
 }
@@ -287,7 +289,7 @@ fn write(args: &RenderArgs, output: &mut Output) -> Outcome {
             path: args.output.join(&file.path).display().to_string(),
         })
         .collect();
-    output.answer("kafka_render", &written, |written| {
+    output.answer(answers::KAFKA_RENDER, &written, |written| {
         written
             .iter()
             .fold(String::new(), |text, file| text + &file.path + "\n")
@@ -295,8 +297,9 @@ fn write(args: &RenderArgs, output: &mut Output) -> Outcome {
 }
 
 /// A file that was written.
-#[derive(Serialize)]
-struct Written {
+#[derive(Serialize, JsonSchema)]
+pub(crate) struct Written {
+    /// Where it is.
     path: String,
 }
 

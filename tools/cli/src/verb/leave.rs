@@ -4,6 +4,7 @@ use std::path::Path;
 use std::thread::sleep;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_agent::state::{Network, StateDir, StateError};
 use wattle_control::{Client, ClientError, CoordinatorState};
@@ -12,14 +13,19 @@ use crate::agent::PATIENCE;
 use crate::args::LeaveArgs;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
+use crate::verb::answers;
 
 /// What the operator does in the node's place.
 const NOBODY_TOLD: &str = "so nobody is told: wattle nodes remove NAME, on the coordinator's host";
 
-#[derive(Debug, Serialize)]
-struct Left {
+/// What was left.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Left {
+    /// The network; `null` where none was joined.
     network: Option<String>,
+    /// Whether the coordinator was at hand to tell the others.
     told_the_others: bool,
+    /// Whether nothing was changed, by `--dry-run`.
     dry_run: bool,
 }
 
@@ -30,7 +36,7 @@ pub(crate) fn run(socket: &Path, args: &LeaveArgs, output: &mut Output) -> Outco
         Err(ClientError::Unreachable { .. }) => without_agent(args, output)?,
         Err(other) => return Err(other.into()),
     };
-    output.answer("leave", &left, show)
+    output.answer(answers::LEAVE, &left, show)
 }
 
 /// The coordinator tells the others; an agent that does not have it at hand leaves without a word.

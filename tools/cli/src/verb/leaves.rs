@@ -5,6 +5,7 @@ use std::io::{ErrorKind, Write as _};
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_agent::state::Keys;
 use wattle_api::rest::{LeafCreated, LeafRequest, PRIVATE_KEY};
@@ -14,11 +15,14 @@ use crate::args::{LeafArgs, LeavesVerb};
 use crate::coordinator::{Coordinator, block_on};
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
+use crate::verb::answers;
 
 /// A device that was attached.
-#[derive(Debug, Serialize)]
-struct Attached {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Attached {
+    /// Its name.
     name: NodeName,
+    /// The node that hosts it.
     host: NodeName,
     #[serde(flatten)]
     leaf: LeafCreated,
@@ -67,7 +71,7 @@ fn add(args: LeafArgs, output: &mut Output) -> Outcome {
         leaf,
         file: args.output.clone(),
     };
-    output.answer("leaf", &attached, show)
+    output.answer(answers::LEAF, &attached, show)
 }
 
 /// A public key and its private key, which is kept nowhere here.

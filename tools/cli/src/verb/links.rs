@@ -10,6 +10,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::human::{bytes, clean, micros, millis, or_unknown, percent};
 use crate::output::Output;
 use crate::table::{Columns, Mood, Side};
+use crate::verb::answers;
 
 const HEADINGS: [(&str, Side); 12] = [
     ("LINK", Side::Right),
@@ -30,7 +31,7 @@ const HEADINGS: [(&str, Side); 12] = [
 pub(crate) fn run(socket: &Path, neighbour: Option<String>, output: &mut Output) -> Outcome {
     let report = agent::connect(socket, output)?.links(neighbour)?;
     let coloured = output.is_coloured();
-    output.answer("links", &report, |report| table(report, coloured))
+    output.answer(answers::LINKS, &report, |report| table(report, coloured))
 }
 
 /// Shows all that is known of the links to one neighbour.
@@ -45,7 +46,7 @@ pub(crate) fn show(socket: &Path, neighbour: &str, output: &mut Output) -> Outco
             "wattle links",
         ));
     }
-    output.answer("links", &report, |report| {
+    output.answer(answers::LINKS, &report, |report| {
         report
             .links
             .iter()

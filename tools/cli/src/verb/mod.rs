@@ -1,5 +1,6 @@
 //! The verbs. Each takes its arguments and writes to the output; most only ask and show.
 
+pub(crate) mod answers;
 mod drain;
 mod events;
 mod explain;

@@ -7,6 +7,7 @@ use std::io::Write as _;
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_agent::config::{CONFIG_FILE, Config};
 use wattle_agent::state::{Keys, Network, StateDir, StateError};
@@ -21,26 +22,36 @@ use crate::human::list;
 use crate::output::{Output, wall_clock};
 use crate::plan::{LeafPlan, NodePlan, Plan};
 use crate::table::{Columns, Side};
+use crate::verb::answers;
 
 /// Grants of a network without a coordinator, which could renew them, end with the year 9999.
 const NEVER: UnixTime = UnixTime(253_402_300_799_000);
 
 /// What was made.
-#[derive(Debug, Serialize)]
-struct Created {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Created {
+    /// Where it is.
     directory: PathBuf,
+    /// The network.
     network: wattle_control::NetworkRef,
+    /// Where its IPv4 addresses come from.
     ipv4: Option<Prefix>,
+    /// Where its IPv6 addresses come from.
     ipv6: Option<Prefix>,
+    /// Its nodes.
     nodes: Vec<CreatedNode>,
+    /// Its stock WireGuard devices.
     leaves: Vec<CreatedNode>,
 }
 
-#[derive(Debug, Serialize)]
+/// A node or device that was made.
+#[derive(Debug, Serialize, JsonSchema)]
 struct CreatedNode {
     #[serde(flatten)]
     node: wattle_control::NodeRef,
+    /// Its addresses inside the network.
     addresses: Vec<std::net::IpAddr>,
+    /// Its state directory, or the settings of a device.
     path: PathBuf,
 }
 
@@ -55,7 +66,7 @@ pub(crate) fn create(directory: &Path, nodes: &Path, output: &mut Output) -> Out
     let workshop = Workshop::beside(directory)?;
     let created = Maker::new(&plan, workshop.path.clone(), directory).make()?;
     workshop.finish(directory)?;
-    output.answer("network", &created, show)?;
+    output.answer(answers::NETWORK, &created, show)?;
     hint(output, directory, &created);
     Ok(())
 }

@@ -1,5 +1,6 @@
 //! `wattle nodes`: the members that the coordinator knows.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_api::rest::Node;
 use wattle_model::NodeId;
@@ -10,6 +11,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::human::{clean, list, or_unknown};
 use crate::output::Output;
 use crate::table::{Columns, Mood, Side};
+use crate::verb::answers;
 
 const HEADINGS: [(&str, Side); 8] = [
     ("NAME", Side::Left),
@@ -33,7 +35,7 @@ pub(crate) fn run(verb: NodesVerb, output: &mut Output) -> Outcome {
                     .await
             })?;
             let coloured = output.is_coloured();
-            output.answer("nodes", &nodes, |nodes| table(nodes, coloured))
+            output.answer(answers::NODES, &nodes, |nodes| table(nodes, coloured))
         }
         NodesVerb::Remove {
             node,
@@ -41,16 +43,19 @@ pub(crate) fn run(verb: NodesVerb, output: &mut Output) -> Outcome {
             coordinator,
         } => {
             let removed = block_on(remove(&node, dry_run, &coordinator))?;
-            output.answer("node_removed", &removed, show_removed)
+            output.answer(answers::NODE_REMOVED, &removed, show_removed)
         }
     }
 }
 
 /// A node that was removed, or would be.
-#[derive(Debug, Serialize)]
-struct Removed {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Removed {
+    /// Its id.
     id: NodeId,
+    /// Its name.
     name: String,
+    /// Whether nothing was changed, by `--dry-run`.
     dry_run: bool,
 }
 

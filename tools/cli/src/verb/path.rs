@@ -9,12 +9,13 @@ use crate::agent;
 use crate::failure::Outcome;
 use crate::human::{clean, micros, or_unknown, percent};
 use crate::output::Output;
+use crate::verb::answers;
 use crate::verb::links::sum;
 
 /// Shows the way to a destination.
 pub(crate) fn run(socket: &Path, destination: String, output: &mut Output) -> Outcome {
     let report = agent::connect(socket, output)?.path(destination)?;
-    output.answer("path", &report, show)
+    output.answer(answers::PATH, &report, show)
 }
 
 fn show(report: &PathReport) -> String {

@@ -9,6 +9,7 @@ use crate::failure::Outcome;
 use crate::human::{UNKNOWN, bytes, micros, millis, or_unknown, percent};
 use crate::output::Output;
 use crate::table::{Columns, Mood, Side};
+use crate::verb::answers;
 
 const HEADINGS: [(&str, Side); 12] = [
     ("NAME", Side::Left),
@@ -29,7 +30,7 @@ const HEADINGS: [(&str, Side); 12] = [
 pub(crate) fn run(socket: &Path, output: &mut Output) -> Outcome {
     let report = agent::connect(socket, output)?.peers()?;
     let coloured = output.is_coloured();
-    output.answer("peers", &report, |report| table(report, coloured))
+    output.answer(answers::PEERS, &report, |report| table(report, coloured))
 }
 
 fn table(report: &PeersReport, coloured: bool) -> String {

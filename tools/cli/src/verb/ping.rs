@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_control::{PingReport, Reply, Request};
 
@@ -11,14 +12,20 @@ use crate::args::PingArgs;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::human::{clean, micros, or_unknown, percent};
 use crate::output::Output;
+use crate::verb::answers;
 
 /// The round trips of one call, summed up.
-#[derive(Debug, Default, PartialEq, Eq, Serialize)]
-struct Summary {
+#[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
+pub(crate) struct Summary {
+    /// Round trips tried.
     sent: u32,
+    /// Those that came back.
     received: u32,
+    /// The shortest.
     min_rtt_us: Option<u64>,
+    /// Their mean.
     mean_rtt_us: Option<u64>,
+    /// The longest.
     max_rtt_us: Option<u64>,
 }
 
@@ -35,12 +42,12 @@ pub(crate) fn run(socket: &Path, args: &PingArgs, output: &mut Output) -> Outcom
     let mut round_trips = Vec::new();
     for reply in client.stream(&request, Some(patience + PATIENCE))? {
         if let Reply::Ping(report) = reply? {
-            output.answer("ping", &report, line)?;
+            output.answer(answers::PING, &report, line)?;
             round_trips.push(report.rtt_us);
         }
     }
     let summary = summarise(&round_trips);
-    output.answer("ping_summary", &summary, summary_line)?;
+    output.answer(answers::PING_SUMMARY, &summary, summary_line)?;
     if summary.received > 0 {
         return Ok(());
     }

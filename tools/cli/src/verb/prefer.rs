@@ -2,6 +2,7 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_control::Request;
 
@@ -10,12 +11,18 @@ use crate::args::PreferArgs;
 use crate::failure::Outcome;
 use crate::human::clean;
 use crate::output::Output;
+use crate::verb::answers;
 
-#[derive(Debug, Serialize)]
-struct Preferred {
+/// What is preferred.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Preferred {
+    /// The neighbour, as it was given; `null` takes the preference back.
     via: Option<String>,
+    /// Only packets to this node, as it was given.
     destination: Option<String>,
+    /// For how many seconds; `null` until it is taken back.
     for_s: Option<u64>,
+    /// Whether nothing was changed, by `--dry-run`.
     dry_run: bool,
 }
 
@@ -35,7 +42,7 @@ pub(crate) fn run(socket: &Path, args: PreferArgs, output: &mut Output) -> Outco
             for_s: preferred.for_s,
         })?;
     }
-    output.answer("prefer", &preferred, show)
+    output.answer(answers::PREFER, &preferred, show)
 }
 
 fn show(preferred: &Preferred) -> String {

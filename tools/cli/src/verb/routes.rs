@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_control::{NextHopReport, PathRole, RouteReport, RouteSource, RouteView, RoutesReport};
 use wattle_model::Prefix;
@@ -12,13 +13,18 @@ use crate::args::RoutesArgs;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::human::{clean, micros, percent};
 use crate::output::Output;
+use crate::verb::answers;
 
 /// A prefix and where it is, when it is not everywhere.
-#[derive(Debug, PartialEq, Eq, Serialize)]
-struct Difference {
+#[derive(Debug, PartialEq, Eq, Serialize, JsonSchema)]
+pub(crate) struct Difference {
+    /// The prefix.
     prefix: Prefix,
+    /// Whether routing decided it.
     in_rib: bool,
+    /// Whether packets follow it.
     in_fib: bool,
+    /// Whether the kernel sends it to the device.
     in_kernel: bool,
 }
 
@@ -33,7 +39,7 @@ pub(crate) fn run(socket: &Path, args: &RoutesArgs, output: &mut Output) -> Outc
         _ => RouteView::Rib,
     };
     let report = agent::connect(socket, output)?.routes(view)?;
-    output.answer("routes", &report, show)
+    output.answer(answers::ROUTES, &report, show)
 }
 
 fn diff(socket: &Path, output: &mut Output) -> Outcome {
@@ -45,7 +51,9 @@ fn diff(socket: &Path, output: &mut Output) -> Outcome {
         ask(RouteView::Kernel)?,
     );
     let differences = differences(&rib, &fib, &kernel);
-    output.answer("routes_diff", &differences, |found| show_differences(found))?;
+    output.answer(answers::ROUTES_DIFF, &differences, |found| {
+        show_differences(found)
+    })?;
     if differences.is_empty() {
         return Ok(());
     }

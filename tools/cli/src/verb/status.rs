@@ -13,6 +13,7 @@ use crate::args::{Check, StatusArgs};
 use crate::failure::{Exit, Failure, Outcome, gave_up};
 use crate::human::{clean, list, micros, millis, or_unknown, percent};
 use crate::output::Output;
+use crate::verb::answers;
 
 /// Between two looks while waiting: small against a second, costs the agent nothing.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -22,11 +23,11 @@ pub(crate) fn run(socket: &Path, args: &StatusArgs, output: &mut Output) -> Outc
     match (args.check, args.wait) {
         (None, _) => {
             let report = agent::connect(socket, output)?.status()?;
-            output.answer("status", &*report, screen)
+            output.answer(answers::STATUS, &*report, screen)
         }
         (Some(check), None) => {
             let report = agent::connect(socket, output)?.status()?;
-            output.answer("status", &*report, |report| verdict(check, report))?;
+            output.answer(answers::STATUS, &*report, |report| verdict(check, report))?;
             passes(check, &report)
         }
         (Some(check), Some(seconds)) => wait(socket, check, Duration::from_secs(seconds), output),
@@ -39,7 +40,7 @@ fn wait(socket: &Path, check: Check, patience: Duration, output: &mut Output) ->
         let looked = agent::connect(socket, output).and_then(|mut client| Ok(client.status()?));
         match &looked {
             Ok(report) if passes(check, report).is_ok() => {
-                return output.answer("status", &**report, |report| verdict(check, report));
+                return output.answer(answers::STATUS, &**report, |report| verdict(check, report));
             }
             Err(failure) if failure.exit == Exit::Permission => return looked.map(drop),
             Ok(_) | Err(_) => {}

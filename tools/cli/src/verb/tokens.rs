@@ -1,5 +1,6 @@
 //! `wattle tokens`: invitations to the network.
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_api::Timestamp;
 use wattle_api::rest::{Network, TokenCreated, TokenRequest};
@@ -11,6 +12,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::human::{UNKNOWN, clean, list, or_unknown};
 use crate::output::{Output, wall_clock};
 use crate::table::{Columns, Side};
+use crate::verb::answers;
 
 const HEADINGS: [(&str, Side); 7] = [
     ("TOKEN", Side::Left),
@@ -52,7 +54,7 @@ pub(crate) fn run(verb: TokensVerb, output: &mut Output) -> Outcome {
             })?;
             warn_of_loopback(&created.token, output);
             output.note(&format!("good once, until {}", created.record.expires_at));
-            output.answer("token", &created, |created| {
+            output.answer(answers::TOKEN, &created, |created| {
                 format!("wattle join {}", created.token)
             })
         }
@@ -64,7 +66,7 @@ pub(crate) fn run(verb: TokensVerb, output: &mut Output) -> Outcome {
                     .await
             })?;
             let now = wall_clock();
-            output.answer("tokens", &tokens, |tokens| table(tokens, now))
+            output.answer(answers::TOKENS, &tokens, |tokens| table(tokens, now))
         }
         TokensVerb::Revoke {
             id,
@@ -72,7 +74,7 @@ pub(crate) fn run(verb: TokensVerb, output: &mut Output) -> Outcome {
             coordinator,
         } => {
             let revoked = block_on(revoke(&id, dry_run, &coordinator))?;
-            output.answer("token_revoked", &revoked, show_revoked)
+            output.answer(answers::TOKEN_REVOKED, &revoked, show_revoked)
         }
     }
 }
@@ -95,7 +97,7 @@ fn would_create(
         let mut coordinator = Coordinator::connect(coordinator).await?;
         coordinator.get("/network").await
     })?;
-    output.answer("token_dry_run", request, |request| {
+    output.answer(answers::TOKEN_DRY_RUN, request, |request| {
         let name = request.name.as_ref().map(|name| format!(" as {name}"));
         format!(
             "would make a token that lets one host join {}{} within {} s; nothing was changed",
@@ -107,9 +109,11 @@ fn would_create(
 }
 
 /// A token that was withdrawn, or would be.
-#[derive(Debug, Serialize)]
-struct Revoked {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Revoked {
+    /// Its id.
     id: String,
+    /// Whether nothing was changed, by `--dry-run`.
     dry_run: bool,
 }
 

@@ -9,6 +9,7 @@ use crate::failure::Outcome;
 use crate::human::{list, micros, or_unknown, percent};
 use crate::output::Output;
 use crate::table::{Columns, Mood, Side};
+use crate::verb::answers;
 use crate::{agent, graph};
 
 const NODES: [(&str, Side); 6] = [
@@ -37,7 +38,7 @@ pub(crate) fn run(socket: &Path, format: TopoFormat, output: &mut Output) -> Out
     }
     let report = agent::connect(socket, output)?.topo()?;
     let coloured = output.is_coloured();
-    output.answer("topo", &report, |report| match format {
+    output.answer(answers::TOPO, &report, |report| match format {
         TopoFormat::Table | TopoFormat::Json => tables(report, coloured),
         TopoFormat::Dot => graph::dot(report),
         TopoFormat::Mermaid => graph::mermaid(report),

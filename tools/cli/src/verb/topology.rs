@@ -9,6 +9,9 @@ mod tail;
 mod verify;
 mod view;
 
+pub(super) use tail::{Mark, Told};
+pub(super) use view::Way;
+
 use crate::args::TopologyVerb;
 use crate::coordinator::block_on;
 use crate::failure::Outcome;

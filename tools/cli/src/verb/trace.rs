@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_control::{ChangeReport, NodeRef, PathReport, PathRole, PingReport, Reply, Request};
 
@@ -11,29 +12,37 @@ use crate::args::TraceArgs;
 use crate::failure::Outcome;
 use crate::human::{clean, micros, or_unknown};
 use crate::output::Output;
+use crate::verb::answers;
 use crate::verb::path::change;
 
 /// Between two round trips.
 const INTERVAL_MS: u32 = 50;
 
-#[derive(Debug, Serialize)]
-struct Trace {
+/// The way, measured.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Trace {
+    /// Where the way ends.
     destination: NodeRef,
+    /// The nodes on it, in order.
     hops: Vec<Traced>,
     /// What changed the way last.
     changed: Option<ChangeReport>,
 }
 
 /// A node on the way, and the best of the round trips to it.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, JsonSchema)]
 struct Traced {
+    /// The node.
     node: NodeRef,
     /// What the way up to here costs, as computed.
     cost_us: u32,
     /// What the round trip up to here is, by the links' measurements.
     expected_rtt_us: Option<u64>,
+    /// Round trips tried.
     sent: u32,
+    /// Those that came back.
     received: u32,
+    /// The shortest of them.
     min_rtt_us: Option<u64>,
     /// The relays that the last reply came over.
     relays: Vec<NodeRef>,
@@ -59,7 +68,7 @@ pub(crate) fn run(socket: &Path, args: &TraceArgs, output: &mut Output) -> Outco
             }
         }
     }
-    output.answer("trace", &trace, show)
+    output.answer(answers::TRACE, &trace, show)
 }
 
 /// The nodes on the way that most packets take.

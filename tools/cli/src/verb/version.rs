@@ -2,15 +2,20 @@
 
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::Serialize;
 
 use crate::agent::PATIENCE;
 use crate::failure::Outcome;
 use crate::output::Output;
+use crate::verb::answers;
 
-#[derive(Debug, Serialize)]
-struct Versions {
+/// The versions.
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Versions {
+    /// This program's.
     cli: &'static str,
+    /// The agent's; `null` while none runs.
     agent: Option<String>,
 }
 
@@ -29,7 +34,7 @@ pub(crate) fn run(socket: &Path, output: &mut Output) -> Outcome {
     {
         output.warn("the agent has another version: systemctl restart wattled");
     }
-    output.answer("version", &versions, |versions| {
+    output.answer(answers::VERSION, &versions, |versions| {
         let agent = versions.agent.as_deref().unwrap_or("not running");
         format!("wattle {}\nwattled {agent}\n", versions.cli)
     })

@@ -9,17 +9,18 @@ use crate::agent;
 use crate::failure::Outcome;
 use crate::human::{clean, list};
 use crate::output::Output;
+use crate::verb::answers;
 
 /// Shows who the node is and what the caller may do.
 pub(crate) fn run(socket: &Path, output: &mut Output) -> Outcome {
     let report = agent::connect(socket, output)?.whoami()?;
-    output.answer("whoami", &report, show)
+    output.answer(answers::WHOAMI, &report, show)
 }
 
 /// Prints the agent's metrics.
 pub(crate) fn metrics(socket: &Path, output: &mut Output) -> Outcome {
     let report = agent::connect(socket, output)?.metrics()?;
-    output.answer("metrics", &report, |report| report.text.clone())
+    output.answer(answers::METRICS, &report, |report| report.text.clone())
 }
 
 fn show(report: &WhoamiReport) -> String {

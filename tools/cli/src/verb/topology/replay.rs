@@ -16,6 +16,7 @@ use crate::args::StreamArgs;
 use crate::failure::Outcome;
 use crate::human::millis;
 use crate::output::{Output, wall_clock};
+use crate::verb::answers;
 
 /// The longest pause between two events.
 const LONGEST: Duration = Duration::from_secs(2);
@@ -140,7 +141,7 @@ impl Film {
     ) -> Outcome {
         self.events += 1;
         if output.is_json() {
-            return output.answer("topology_event", event, line);
+            return output.answer(answers::TOPOLOGY_EVENT, event, line);
         }
         let told = named(event, name);
         if !self.drawn {

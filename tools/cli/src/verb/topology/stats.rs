@@ -10,6 +10,7 @@ use crate::args::StreamArgs;
 use crate::failure::Outcome;
 use crate::human::clean;
 use crate::output::{Output, wall_clock};
+use crate::verb::answers;
 
 pub(super) async fn run(given: (&str, &str), source: &StreamArgs, output: &mut Output) -> Outcome {
     let (from, to) = span(given)?;
@@ -22,7 +23,7 @@ pub(super) async fn run(given: (&str, &str), source: &StreamArgs, output: &mut O
         counter.take(&event);
     }
     let stats = counter.finish(to.time().unwrap_or_else(wall_clock));
-    output.answer("topology_stats", &stats, text)
+    output.answer(answers::TOPOLOGY_STATS, &stats, text)
 }
 
 fn text(stats: &Stats) -> String {

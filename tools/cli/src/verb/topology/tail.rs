@@ -3,6 +3,7 @@
 
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
+use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_api::Timestamp;
 use wattle_api::rest::Page;
@@ -18,18 +19,22 @@ use crate::args::TailArgs;
 use crate::coordinator::Coordinator;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
+use crate::verb::answers;
 
 /// An entity of a snapshot, as programs read it.
-#[derive(Debug, Serialize)]
-struct Told<'a> {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Told<'a> {
+    /// The newest event that the snapshot holds, or that of the entity.
     seq: u64,
+    /// Its key.
     key: EntityKey,
+    /// The entity.
     entity: &'a Entity,
 }
 
 /// A mark before or after a snapshot.
-#[derive(Debug, Serialize)]
-struct Mark {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Mark {
     /// `snapshot-begin` or `snapshot-end`.
     mark: &'static str,
     /// The newest event that the snapshot holds, at its end.
@@ -185,7 +190,7 @@ impl Printer<'_> {
             return Ok(());
         }
         self.left -= 1;
-        self.output.answer("topology_event", event, line)
+        self.output.answer(answers::TOPOLOGY_EVENT, event, line)
     }
 
     fn begin(&mut self) -> Outcome {
@@ -194,7 +199,7 @@ impl Printer<'_> {
             seq: None,
             entities: None,
         };
-        self.output.answer("topology_mark", &mark, |_| {
+        self.output.answer(answers::TOPOLOGY_MARK, &mark, |_| {
             "-- a snapshot begins: everything there is".to_owned()
         })
     }
@@ -206,8 +211,9 @@ impl Printer<'_> {
         }
         self.told += 1;
         let told = Told { seq, key, entity };
-        self.output
-            .answer("topology_entity", &told, |told| format!("is  {}", told.key))
+        self.output.answer(answers::TOPOLOGY_ENTITY, &told, |told| {
+            format!("is  {}", told.key)
+        })
     }
 
     fn end(&mut self, seq: u64) -> Outcome {
@@ -217,7 +223,7 @@ impl Printer<'_> {
             entities: Some(self.told),
         };
         let told = self.told;
-        self.output.answer("topology_mark", &mark, |_| {
+        self.output.answer(answers::TOPOLOGY_MARK, &mark, |_| {
             format!(
                 "-- the snapshot is complete: {told} entities, as of event {seq}; changes follow"
             )

@@ -6,6 +6,7 @@ use super::source::{failure, kafka};
 use crate::args::StreamArgs;
 use crate::failure::{Exit, Failure, Outcome};
 use crate::output::Output;
+use crate::verb::answers;
 
 pub(super) async fn run(source: &StreamArgs, output: &mut Output) -> Outcome {
     let Some(kafka) = kafka(source)? else {
@@ -19,7 +20,7 @@ pub(super) async fn run(source: &StreamArgs, output: &mut Output) -> Outcome {
     };
     let source = Source::find(kafka).await.map_err(failure)?;
     let found = wattle_topology::verify(&source).await.map_err(failure)?;
-    output.answer("topology_verification", &found, verdict)?;
+    output.answer(answers::TOPOLOGY_VERIFICATION, &found, verdict)?;
     if found.is_whole() {
         return Ok(());
     }

@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wattle_api::Timestamp;
 use wattle_api::settings::{Complaint, text_of};
 use wattle_api::topology::NodeEntity;
 use wattle_model::NodeName;
-use wattle_topology::{Differ, Format, Graph, PictureError, Place, Places, Route, Scene};
+use wattle_topology::{Differ, Document, Format, Graph, PictureError, Place, Places, Route, Scene};
 
 use super::past::{Past, moment, span};
 use crate::args::{MapArgs, StreamArgs};
@@ -17,10 +18,11 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::human::{micros, percent};
 use crate::output::Output;
 use crate::table::{Columns, Side};
+use crate::verb::answers;
 
 pub(super) async fn show(source: &StreamArgs, map: &MapArgs, output: &mut Output) -> Outcome {
     let graph = Past::open(source).await?.now().await?;
-    draw("topology", Scene::of(graph), map, output)
+    draw(Scene::of(graph), map, output)
 }
 
 pub(super) async fn at(
@@ -31,7 +33,7 @@ pub(super) async fn at(
 ) -> Outcome {
     let moment = moment(when)?;
     let graph = Past::open(source).await?.at(moment).await?;
-    draw("topology", Scene::of(graph), map, output)
+    draw(Scene::of(graph), map, output)
 }
 
 pub(super) async fn diff(
@@ -50,10 +52,10 @@ pub(super) async fn diff(
         differ.take(&event);
     }
     let (_, later, diff) = differ.finish(to.time());
-    draw("topology_diff", Scene::of_diff(later, diff), map, output)
+    draw(Scene::of_diff(later, diff), map, output)
 }
 
-fn draw(verb: &str, scene: Scene, map: &MapArgs, output: &mut Output) -> Outcome {
+fn draw(scene: Scene, map: &MapArgs, output: &mut Output) -> Outcome {
     let scene = match &map.sites {
         Some(file) => scene.with_places(places(file)?),
         None => scene,
@@ -62,7 +64,10 @@ fn draw(verb: &str, scene: Scene, map: &MapArgs, output: &mut Output) -> Outcome
         output.switch_to_json();
     }
     if output.is_json() {
-        return output.answer(verb, &scene.document(), |_| String::new());
+        return match scene.document() {
+            Document::Graph(graph) => output.answer(answers::TOPOLOGY, &graph, |_| String::new()),
+            Document::Diff(diff) => output.answer(answers::TOPOLOGY_DIFF, &diff, |_| String::new()),
+        };
     }
     output.text(&scene.draw(map.format).map_err(undrawable)?)
 }
@@ -104,8 +109,8 @@ fn places(path: &Path) -> Outcome<Places> {
 }
 
 /// A way, as programs read it.
-#[derive(Debug, Serialize)]
-struct Answer {
+#[derive(Debug, Serialize, JsonSchema)]
+pub(crate) struct Way {
     /// The newest event of the topology that it was computed over.
     seq: u64,
     /// The moment of that topology.
@@ -138,18 +143,18 @@ pub(super) async fn path(
             "wattle topology show lists the links and their states",
         ));
     };
-    let answer = Answer {
+    let answer = Way {
         seq: graph.seq(),
         at: graph.ts(),
         route,
     };
     let coloured = output.is_coloured();
-    output.answer("topology_path", &answer, |answer| {
+    output.answer(answers::TOPOLOGY_PATH, &answer, |answer| {
         hops(answer, from.name.as_str(), coloured)
     })
 }
 
-fn hops(answer: &Answer, from: &str, coloured: bool) -> String {
+fn hops(answer: &Way, from: &str, coloured: bool) -> String {
     let mut table = Columns::new(
         coloured,
         &[

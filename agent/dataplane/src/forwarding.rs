@@ -11,8 +11,6 @@ use crate::fib::PrefixMap;
 
 /// Shares of a path are parts of this many buckets of the flow hash.
 pub const BUCKETS: usize = 256;
-/// Most waypoints of a backup: what a relay frame has room for.
-pub const MAX_WAYPOINTS: usize = 2;
 
 /// Prefix to destination node, destination node to links.
 #[derive(Debug, Clone, Default)]
@@ -36,7 +34,7 @@ pub struct NextLink {
 pub struct Backup {
     /// The link.
     pub link: LinkId,
-    /// Nodes to be passed first, next one first; at most [`MAX_WAYPOINTS`] count.
+    /// Nodes to be passed first, next one first; at most [`MAX_WAYPOINTS`](wattle_model::MAX_WAYPOINTS) count.
     pub waypoints: Vec<Waypoint<NodeIndex>>,
 }
 

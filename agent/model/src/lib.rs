@@ -10,7 +10,7 @@ mod link;
 mod name;
 mod prefix;
 mod time;
-mod waypoint;
+pub mod waypoint;
 
 pub use checksum::Checksum;
 pub use cost::{Cost, Micros, Ppm};
@@ -22,4 +22,4 @@ pub use link::{LinkState, Measurement};
 pub use name::{NameError, NodeName};
 pub use prefix::{Prefix, PrefixError};
 pub use time::{Instant, UnixTime};
-pub use waypoint::Waypoint;
+pub use waypoint::{MAX_WAYPOINTS, Waypoint};

@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+/// Most waypoints of a packet: what a relay frame has room for.
+pub const MAX_WAYPOINTS: usize = 2;
+
 /// A node that packets are sent to before their destination.
 #[derive(
     Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize,
@@ -35,4 +38,18 @@ impl<N> Waypoint<N> {
             direct: self.direct,
         }
     }
+}
+
+/// The waypoints of a packet on `detour` to the first stop of `rest`. Where there is no room for all, the last ones are left
+/// out, and the first stop of the detour is to find the way to where it leads.
+pub fn before<'a, N: Copy + PartialEq>(
+    detour: &'a [Waypoint<N>],
+    rest: &'a [Waypoint<N>],
+) -> impl Iterator<Item = Waypoint<N>> + 'a {
+    let (first, then) = match (detour, rest) {
+        ([], _) | (_, []) => (detour, rest),
+        ([.., last], [to, after @ ..]) if last.node == to.node => (detour, after),
+        _ => (&detour[..detour.len().min(MAX_WAYPOINTS - 1)], &rest[..1]),
+    };
+    first.iter().chain(then).take(MAX_WAYPOINTS).copied()
 }

@@ -10,15 +10,13 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use wattle_model::{Cost, Waypoint};
+use wattle_model::{Cost, MAX_WAYPOINTS, Waypoint};
 
 use crate::course::{Clear, Course};
 use crate::graph::{Graph, Vertex};
 use crate::multipath::{Candidate, Trees};
 use crate::spf::Tree;
 
-/// Most waypoints of a detour: what a relay frame has room for.
-pub const MAX_WAYPOINTS: usize = 2;
 /// Up to so many nodes every one of them is tried as a waypoint; in larger networks those on the way that packets will take
 /// when the failure is known (where RFC 9855 looks for them, too), at most so many.
 pub(crate) const EXHAUSTIVE: usize = 256;

@@ -63,7 +63,7 @@ pub struct Backup {
     /// The link to it.
     pub link: LinkId,
     /// Nodes that the packets are sent to before the destination, next one first; at most
-    /// [`MAX_WAYPOINTS`](crate::backup::MAX_WAYPOINTS).
+    /// [`MAX_WAYPOINTS`](wattle_model::MAX_WAYPOINTS).
     pub waypoints: Vec<Waypoint<NodeId>>,
     /// What the backup survives.
     pub protection: Protection,

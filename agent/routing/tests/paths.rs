@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
-use wattle_model::{Cost, NodeId, Waypoint};
+use wattle_model::{Cost, MAX_WAYPOINTS, NodeId, Waypoint};
 use wattle_routing::Protection;
 use wattle_routing::backup::{self, Detour, Search};
 use wattle_routing::course::Course;
@@ -276,7 +276,7 @@ impl Flow {
         let starts = starts.into_iter().filter(|start| *start != failed.primary);
         let mut ways: Vec<Vec<_>> = starts.map(|start| vec![Waypoint::new(start)]).collect();
         let mut all = ways.clone();
-        for _ in 0..backup::MAX_WAYPOINTS {
+        for _ in 0..MAX_WAYPOINTS {
             ways = ways
                 .iter()
                 .flat_map(|way| {

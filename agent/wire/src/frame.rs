@@ -7,7 +7,7 @@
 //! ```
 //! The sealing itself belongs to whoever holds the link keys; this file knows where the bytes are.
 
-use wattle_model::{NodeId, NodeIndex, Waypoint};
+use wattle_model::{MAX_WAYPOINTS, NodeId, NodeIndex, Waypoint, waypoint};
 
 use crate::DecodeError;
 use crate::codec::Reader;
@@ -31,7 +31,7 @@ pub const MIN_PAYLOAD: usize = 32;
 /// Bits of the byte that tells of waypoints: how many there are, …
 const COUNT: u8 = 0x03;
 /// … and which of them are reached over the link that leads straight to them.
-const DIRECT: [u8; 2] = [0x10, 0x20];
+const DIRECT: [u8; MAX_WAYPOINTS] = [0x10, 0x20];
 
 /// The part of the header that is in the clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +68,7 @@ pub struct Header {
 pub struct Waypoints {
     /// How many of `stops` count.
     count: u8,
-    stops: [Waypoint<NodeIndex>; 2],
+    stops: [Waypoint<NodeIndex>; MAX_WAYPOINTS],
 }
 
 const NOWHERE: Waypoint<NodeIndex> = Waypoint::new(NodeIndex(0));
@@ -77,7 +77,7 @@ impl Waypoints {
     /// No waypoints.
     pub const NONE: Self = Self {
         count: 0,
-        stops: [NOWHERE; 2],
+        stops: [NOWHERE; MAX_WAYPOINTS],
     };
 
     /// One waypoint.
@@ -110,16 +110,14 @@ impl Waypoints {
         }
     }
 
-    /// These as a detour to the first stop of `rest`. Where there is no room for all, the last ones are left out, and the
-    /// first stop of a detour is to find the way to where it leads.
+    /// These as a detour to the first stop of `rest`, by the rule of [`waypoint::before`].
     #[must_use]
     pub fn before(&self, rest: &Self) -> Self {
-        match (self.as_slice(), rest.as_slice()) {
-            ([], _) => *rest,
-            (_, []) => *self,
-            ([only], [to, next, ..]) if only.node == to.node => Self::two(*only, *next),
-            ([.., last], [to, ..]) if last.node == to.node => *self,
-            ([first, ..], [to, ..]) => Self::two(*first, *to),
+        let mut stops = waypoint::before(self.as_slice(), rest.as_slice());
+        match (stops.next(), stops.next()) {
+            (Some(first), Some(second)) => Self::two(first, second),
+            (Some(only), None) => Self::one(only),
+            (None, _) => Self::NONE,
         }
     }
 

@@ -7,10 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wattle_model::NodeId;
+use wattle_model::waypoint::before;
 use wattle_routing::Routes;
 use wattle_routing::graph::{Graph, Vertex};
 
-use crate::forward::{Detour, before};
+use crate::forward::Detour;
 
 /// What broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -173,7 +174,7 @@ impl<'a> Packets<'a> {
             if backup.waypoints.is_empty() && Some(to) == avoid {
                 return None;
             }
-            Some(go(to, before(&backup.waypoints, &place.stops)))
+            Some(go(to, before(&backup.waypoints, &place.stops).collect()))
         });
         let direct = vertex(target).filter(is_fit);
         let direct = direct.map(|to| go(to, place.stops.clone()));

@@ -2,6 +2,7 @@
 //!
 //! A stand-in for the worker: it obeys routes and links' states, and cuts eat its packets. It takes no time.
 
+use wattle_model::waypoint::before;
 use wattle_model::{LinkState, NodeId, Waypoint};
 use wattle_routing::{Backup, NextHop};
 
@@ -21,27 +22,9 @@ pub enum Fate {
 
 /// Most hops of a packet.
 const HOP_LIMIT: usize = 16;
-/// Most waypoints of a relay frame.
-const ROOM: usize = 2;
 
 /// The waypoints of a packet, next one first.
 pub(crate) type Detour = Vec<Waypoint<NodeId>>;
-
-/// A detour to the first stop of `rest`, in the room that a relay frame has.
-pub(crate) fn before(detour: &[Waypoint<NodeId>], rest: &[Waypoint<NodeId>]) -> Detour {
-    let (Some(last), Some(to)) = (detour.last(), rest.first()) else {
-        return [detour, rest].concat();
-    };
-    if last.node == to.node {
-        return detour
-            .iter()
-            .chain(&rest[1..])
-            .take(ROOM)
-            .copied()
-            .collect();
-    }
-    detour.iter().take(ROOM - 1).chain([to]).copied().collect()
-}
 
 impl Fleet {
     /// Sends a packet.
@@ -65,7 +48,7 @@ impl Fleet {
             let Some((edge, detour)) = chosen else {
                 return Fate::Lost(at);
             };
-            waypoints = before(&detour, &waypoints);
+            waypoints = before(&detour, &waypoints).collect();
             let edge = &self.network.edges[edge.0];
             let direction = usize::from(edge.ends[1] == at);
             if edge.cut[direction] {

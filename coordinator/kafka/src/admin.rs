@@ -23,6 +23,12 @@ use crate::wanted::{Wanted, WantedTopic};
 /// Bytes of salt for a password.
 const SALT: usize = 24;
 
+/// How long a change may take until every broker knows of it.
+const SPREADING: Duration = Duration::from_secs(10);
+
+/// Between two questions about something that is under way.
+const PAUSE: Duration = Duration::from_millis(200);
+
 /// A cluster that can be asked and changed.
 pub struct Admin<'a, S> {
     kafka: &'a Kafka,
@@ -43,8 +49,7 @@ impl<'a, S: Secrets> Admin<'a, S> {
 
     /// What the cluster has, as far as `wanted` speaks of it.
     pub fn observe(&mut self, wanted: &Wanted) -> Result<Observed, ClusterError> {
-        let mut observed = self.on(|connection| questions::metadata(connection, wanted))?;
-        self.on(|connection| questions::settings(connection, &mut observed.topics))?;
+        let mut observed = self.topics(wanted)?;
         if wanted.topics.values().any(WantedTopic::is_tiered) {
             observed.tiered = self.can_tier(observed.brokers.keys().copied().collect())?;
         }
@@ -59,6 +64,22 @@ impl<'a, S: Secrets> Admin<'a, S> {
             observed.other_passwords = self.try_passwords(wanted, &observed)?;
         }
         Ok(observed)
+    }
+
+    /// The brokers, and the topics with their settings. A topic that is just being deleted may still be listed while its
+    /// settings are gone: both are asked for anew.
+    fn topics(&mut self, wanted: &Wanted) -> Result<Observed, ClusterError> {
+        let end = Instant::now() + SPREADING;
+        loop {
+            let mut observed = self.on(|connection| questions::metadata(connection, wanted))?;
+            match self.on(|connection| questions::settings(connection, &mut observed.topics)) {
+                Ok(()) => return Ok(observed),
+                Err(error) if error.is_unknown_topic() && Instant::now() < end => {
+                    std::thread::sleep(PAUSE);
+                }
+                Err(error) => return Err(error),
+            }
+        }
     }
 
     /// Makes one change.
@@ -119,7 +140,7 @@ impl<'a, S: Secrets> Admin<'a, S> {
             if Instant::now() >= end {
                 return Ok(false);
             }
-            std::thread::sleep(Duration::from_millis(200));
+            std::thread::sleep(PAUSE);
         }
         Ok(true)
     }

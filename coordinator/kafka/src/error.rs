@@ -90,6 +90,17 @@ impl ClusterError {
         )
     }
 
+    /// Whether a topic was asked about that is not there.
+    pub(crate) const fn is_unknown_topic(&self) -> bool {
+        matches!(
+            self,
+            Self::Refused {
+                code: ResponseError::UnknownTopicOrPartition,
+                ..
+            }
+        )
+    }
+
     /// Whether the cluster keeps no rights.
     pub(crate) const fn is_without_rights(&self) -> bool {
         matches!(

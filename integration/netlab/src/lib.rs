@@ -34,6 +34,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, bail};
 
+/// How long a test waits for a state that is no promise: seconds on a machine of its own, more where others take processors.
+pub const PATIENCE: Duration = Duration::from_secs(60);
+
 /// Asks `question` again until it says yes; fails with `what` after `patience`.
 pub fn eventually(
     what: &str,

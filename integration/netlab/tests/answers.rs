@@ -4,14 +4,11 @@ use std::collections::BTreeSet;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
-use std::time::Duration;
 
 use anyhow::{Context as _, Result, ensure};
 use serde_json::Value;
 use wattle_netlab::mesh::binary;
-use wattle_netlab::{Coordinator, Host, Lab, Mesh, published, story};
-
-const PATIENCE: Duration = Duration::from_secs(20);
+use wattle_netlab::{Coordinator, Host, Lab, Mesh, PATIENCE, published, story};
 
 /// The answers of verbs that need a Kafka cluster; `kafka_cluster.rs` and `kafka_reading.rs` have them.
 const OF_KAFKA: [&str; 3] = [

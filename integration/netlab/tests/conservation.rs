@@ -7,9 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use wattle_netlab::mesh::{INTERFACE, PORT};
-use wattle_netlab::{Host, Mesh, Metrics, eventually, story, transfer};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use wattle_netlab::{Host, Mesh, Metrics, PATIENCE, eventually, story, transfer};
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]

@@ -6,10 +6,9 @@ use std::time::Duration;
 use anyhow::Result;
 use nix::sys::signal::Signal;
 use wattle_netlab::probe::Echo;
-use wattle_netlab::{Host, Lab, Mesh, Segment, eventually, story};
+use wattle_netlab::{Host, Lab, Mesh, PATIENCE, Segment, eventually, story};
 
 const STREAM: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_secs(15);
 /// That a stream goes on at all; `tools/bench routing` measures how soon.
 const HEALED_MS: f64 = 2_000.0;
 
@@ -74,9 +73,7 @@ fn a_partition_heals() {
         })?;
         assert!(a.reaches(mesh.address(&b)?), "this side goes on");
         lab.heal(&b, &c)?;
-        eventually("both sides are one", Duration::from_secs(10), || {
-            Ok(a.reaches(far))
-        })?;
+        eventually("both sides are one", PATIENCE, || Ok(a.reaches(far)))?;
         Ok(())
     });
 }
@@ -173,7 +170,7 @@ fn new_keys_every_two_minutes_lose_nothing() {
 
 /// Waits until a node of the triangle has its links to both others up, over every carrier.
 fn all_links_up(mesh: &Mesh, host: &Host) -> Result<Duration> {
-    eventually("six links up", Duration::from_secs(30), || {
+    eventually("six links up", PATIENCE, || {
         Ok(mesh.data(host, &["status"])?["links_up"] == 6)
     })
 }

@@ -5,13 +5,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use wattle_netlab::probe::{Echo, Report, Running};
-use wattle_netlab::{Host, Mesh, Process, eventually, story};
+use wattle_netlab::{Host, Mesh, PATIENCE, Process, eventually, story};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 /// Between the datagrams of a numbered flow.
 const STREAM: Duration = Duration::from_millis(4);
 /// Numbered flows, of which each worker is to have some.
-const FLOWS: usize = 8;
+const FLOWS: usize = 12;
 /// The UDP port of every agent's second worker.
 const LANE_PORT: u16 = 51_821;
 /// That a stream goes on at all; `tools/bench routing` measures how soon.
@@ -135,7 +134,8 @@ fn flows_on_lanes_get_around_a_cut_as_fast_as_others() {
             lab.link(one, other)?;
         }
         let mesh = lab.mesh("lane-cut", &[a, b, c]);
-        let mesh = mesh.setting("workers = 2").start()?;
+        // Lanes run beside plain links alone, and which link is the best after such a load takes a while to settle.
+        let mesh = mesh.setting("workers = 2\nquic_port = \"off\"").start()?;
         mesh.wait_all_reach_all(PATIENCE)?;
         grow(&mesh, a, b)?;
         let (streams, _echo) = flows(&mesh, a, b)?;

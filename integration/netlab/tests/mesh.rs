@@ -7,13 +7,10 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, ensure};
 use wattle_netlab::capture::{Capture, occurrences};
 use wattle_netlab::mesh::{INTERFACE, PORT, binary};
-use wattle_netlab::{Coordinator, Host, Lab, Mesh, Nat, Shape, eventually, story};
+use wattle_netlab::{Coordinator, Host, Lab, Mesh, Nat, PATIENCE, Shape, eventually, story};
 
 /// What voice needs.
 const STREAM: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_secs(15);
-/// A new mesh weighs its links anew for some seconds.
-const SETTLING: Duration = Duration::from_secs(60);
 /// That a stream goes on at all; `tools/bench routing` measures how soon.
 const HEALED_MS: f64 = 2_000.0;
 
@@ -59,7 +56,7 @@ fn a_ring_relays_for_those_without_a_link_and_survives_a_cut() {
         }
         let mesh = lab.mesh("ring", &[&a, &b, &c, &d, &e]).start()?;
         mesh.wait_all_reach_all(PATIENCE)?;
-        mesh.wait_settled(SETTLING)?;
+        mesh.wait_settled(PATIENCE)?;
 
         // One relay between or two, as measured costs say: so many less of the 64 hops that a packet begins with.
         let (there, _echo) = echo(&mesh, &c)?;
@@ -76,7 +73,7 @@ fn a_ring_relays_for_those_without_a_link_and_survives_a_cut() {
             Ok(stream.stop()?.usual_ttl() == Some(64))
         };
         // On a busy machine a way over e can measure better than the direct one for a while.
-        eventually("the direct way is taken", SETTLING, || direct(100))?;
+        eventually("the direct way is taken", PATIENCE, || direct(100))?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(100);
         lab.cut(&a, &b)?;
@@ -88,7 +85,7 @@ fn a_ring_relays_for_those_without_a_link_and_survives_a_cut() {
         assert!(report.outage_ms <= HEALED_MS, "{report:?}");
 
         lab.heal(&a, &b)?;
-        eventually("the direct way is taken again", SETTLING, || direct(20))?;
+        eventually("the direct way is taken again", PATIENCE, || direct(20))?;
         Ok(())
     });
 }
@@ -102,7 +99,7 @@ fn a_lossy_link_is_left_within_three_seconds() {
             lab.link(one, other)?;
         }
         let mesh = lab.mesh("lossy", &[&a, &b, &c]).start()?;
-        mesh.wait_settled(SETTLING)?;
+        mesh.wait_settled(PATIENCE)?;
         let (there, _echo) = echo(&mesh, &b)?;
         let stays = "the direct way is taken and kept";
         eventually(stays, Duration::from_secs(30), || {
@@ -228,7 +225,7 @@ fn a_stock_wireguard_device_reaches_a_node_two_relays_away_and_is_reached() {
                 .with_context(|| format!("by {}", node.name()))?;
         }
         assert!(d.reaches(address), "from two relays away");
-        mesh.wait_settled(SETTLING)?;
+        mesh.wait_settled(PATIENCE)?;
         let (there, _echo) = echo(&mesh, &d)?;
         let stream = phone.probe(there, STREAM)?;
         stream.wait_for(100);
@@ -427,7 +424,7 @@ fn a_relay_that_dies_is_left_for_another() {
             lab.link(relay, &b)?;
         }
         let mut mesh = lab.mesh("relay", &[&a, &one, &other, &b]).start()?;
-        mesh.wait_settled(SETTLING)?;
+        mesh.wait_settled(PATIENCE)?;
         let (there, _echo) = echo(&mesh, &b)?;
         for round in 0..2 {
             let stream = a.probe(there, STREAM)?;

@@ -3,12 +3,10 @@
 
 use std::fs::OpenOptions;
 use std::io::Write;
-use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use wattle_netlab::{Host, Mesh, eventually, story, transfer};
+use wattle_netlab::{Host, Mesh, PATIENCE, eventually, story, transfer};
 
-const PATIENCE: Duration = Duration::from_secs(20);
 const STREAM: usize = 3_000_000;
 /// Offloads that another one needs go with it.
 const IMPLIED: [(&str, &[&str]); 5] = [

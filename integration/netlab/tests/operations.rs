@@ -5,10 +5,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use wattle_netlab::probe::Echo;
-use wattle_netlab::{Host, Lab, Mesh, eventually, story};
+use wattle_netlab::{Host, Lab, Mesh, PATIENCE, eventually, story};
 
 const STREAM: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]

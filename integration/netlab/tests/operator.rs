@@ -1,13 +1,10 @@
 //! What operators are told by a real agent, and what they may do.
 
 use std::process::Output;
-use std::time::Duration;
 
 use anyhow::Result;
 use wattle_netlab::mesh::binary;
-use wattle_netlab::{eventually, story};
-
-const PATIENCE: Duration = Duration::from_secs(15);
+use wattle_netlab::{PATIENCE, eventually, story};
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]

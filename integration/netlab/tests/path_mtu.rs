@@ -3,9 +3,7 @@
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use wattle_netlab::{Host, Mesh, eventually, story, transfer};
-
-const PATIENCE: Duration = Duration::from_secs(30);
+use wattle_netlab::{Host, Mesh, PATIENCE, eventually, story, transfer};
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]

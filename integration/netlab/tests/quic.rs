@@ -8,12 +8,9 @@ use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use wattle_netlab::mesh::INTERFACE;
 use wattle_netlab::probe::Echo;
-use wattle_netlab::{Host, Lab, Mesh, eventually, story};
+use wattle_netlab::{Host, Lab, Mesh, PATIENCE, eventually, story};
 
 const STREAM: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_secs(15);
-/// A new mesh weighs its links anew for some seconds, and a link that was down is trusted again after a probation.
-const SETTLING: Duration = Duration::from_secs(60);
 /// What may be missed of a stream when a network begins to block.
 const CROSSED_MS: f64 = 3_000.0;
 
@@ -38,7 +35,7 @@ fn both_carriers_have_links_of_their_own_and_plain_datagrams_are_preferred() {
             eventually("links over three carriers", PATIENCE, || {
                 Ok(links_up(&mesh, host)? == ["quic", "udp4", "udp6"])
             })?;
-            eventually("plain is used", SETTLING, || {
+            eventually("plain is used", PATIENCE, || {
                 Ok(carrier_to(&mesh, host, other)?.starts_with("udp"))
             })?;
             let quic = link(&mesh, host, "quic")?;
@@ -51,7 +48,7 @@ fn both_carriers_have_links_of_their_own_and_plain_datagrams_are_preferred() {
                 "{quic}"
             );
         }
-        mesh.wait_settled(SETTLING)?;
+        mesh.wait_settled(PATIENCE)?;
         let sent = metric(&a, "wattle_quic_sent_packets_total")?;
         let (there, _echo) = echo(&mesh, &b)?;
         let stream = a.probe(there, STREAM)?;
@@ -88,7 +85,7 @@ fn blocked_while_running(name: &str, rules: &str) {
         eventually("three links", PATIENCE, || {
             Ok(links_up(&mesh, &b)?.len() == 3)
         })?;
-        eventually("plain is used", SETTLING, || {
+        eventually("plain is used", PATIENCE, || {
             Ok(carrier_to(&mesh, &a, &b)?.starts_with("udp"))
         })?;
         let (there, _echo) = echo(&mesh, &b)?;
@@ -104,7 +101,7 @@ fn blocked_while_running(name: &str, rules: &str) {
 
         let stream = a.probe(there, STREAM)?;
         unblock(&[&a, &b])?;
-        let took = eventually("plain is used again", SETTLING, || {
+        let took = eventually("plain is used again", PATIENCE, || {
             Ok(carrier_to(&mesh, &a, &b)?.starts_with("udp"))
         })?;
         let report = stream.stop()?;
@@ -135,7 +132,7 @@ fn a_network_that_never_let_anything_else_pass_is_crossed_when_the_agents_start(
             eprintln!("crossed after {took:?}");
             assert_eq!(links_up(&mesh, &a)?, ["quic"]);
             unblock(&[&a, &b])?;
-            eventually("plain is used", SETTLING, || {
+            eventually("plain is used", PATIENCE, || {
                 Ok(carrier_to(&mesh, &a, &b)?.starts_with("udp"))
             })?;
             Ok(())
@@ -356,7 +353,7 @@ fn large_packets_cross_small_paths_and_relays_in_pieces() {
                 near.of(host)?.interface
             ))?;
         }
-        eventually("full packets over a path that shrank", SETTLING, || {
+        eventually("full packets over a path that shrank", PATIENCE, || {
             Ok(whole(next))
         })?;
         Ok(())

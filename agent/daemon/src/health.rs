@@ -1,8 +1,8 @@
 //! How well this host is, as far as transit through it is concerned.
 //!
-//! CPU: the share of time in which the data thread runs or waits for a CPU, by the kernel's own accounting
-//! (`Documentation/scheduler/sched-stats.rst`): a busy machine whose data thread is served at once is well. Memory: the
-//! share of time in which everything waits for it (`Documentation/accounting/psi.rst`). What it costs is routing's business.
+//! CPU: the share of time in which the data thread runs or waits for a CPU, and how long it waits each time, by the
+//! kernel's own accounting (`Documentation/scheduler/sched-stats.rst`): a busy machine whose data thread is served at once
+//! is well, and one that lets a thread with little to do wait is not. Memory: the share of time in which everything waits for it (`Documentation/accounting/psi.rst`). What it costs is routing's business.
 
 use std::fs;
 use std::io;
@@ -13,8 +13,13 @@ use wattle_model::Prefix;
 
 /// Reported load is a multiple of this, so that noise does not become news.
 const STEP: f64 = 10.0;
-/// Weight of the newest look in the moving average: with a look every second, about three seconds count.
-const NEWEST: f64 = 0.35;
+/// Weight of the newest look, one every second: what is worse counts soon, before packets get lost, …
+const NEWEST_WORSE: f64 = 0.7;
+/// … and what is better after some seconds.
+const NEWEST_BETTER: f64 = 0.2;
+/// Who waits so long for a CPU each time is half loaded, and to nine tenths at nine times as long: what transit costs then
+/// is about what packets wait.
+const HALF_LOADED_NS: f64 = 1_000_000.0;
 
 /// Where the kernel tells how much waits for memory.
 const PRESSURE_FILE: &str = "/proc/pressure/memory";
@@ -23,7 +28,7 @@ const PRESSURE_FILE: &str = "/proc/pressure/memory";
 #[derive(Debug, Default)]
 pub(crate) struct LoadWatch {
     last: Option<Look>,
-    busy: f64,
+    cpu: f64,
     memory: MemoryWatch,
 }
 
@@ -33,28 +38,53 @@ struct MemoryWatch {
     complained: bool,
 }
 
-/// The data thread's time on and in wait for a CPU, as of some moment.
+/// The data thread's account as of some moment.
 #[derive(Debug, Clone, Copy)]
 struct Look {
     at: Instant,
-    wanted_ns: u64,
+    thread: Account,
+}
+
+/// What the kernel counts of a thread, since it began.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Account {
+    ran_ns: u64,
+    waited_ns: u64,
+    /// How often it was given a CPU.
+    turns: u64,
+}
+
+impl Account {
+    /// The load in percent since `before`, which was `passed_ns` ago.
+    fn load(self, before: Self, passed_ns: f64) -> f64 {
+        let ran = self.ran_ns.saturating_sub(before.ran_ns) as f64;
+        let waited = self.waited_ns.saturating_sub(before.waited_ns) as f64;
+        let turns = self.turns.saturating_sub(before.turns).max(1) as f64;
+        let wait = waited / turns;
+        let busy = ((ran + waited) / passed_ns.max(1.0)).min(1.0);
+        busy.max(wait / (wait + HALF_LOADED_NS)) * 100.0
+    }
 }
 
 impl LoadWatch {
     /// The load in percent: the worst of CPU, of the packet queue, which is so full in percent, and of memory.
     pub(crate) fn percent(&mut self, queue: u8) -> u8 {
-        let look = data_thread_time().map(|wanted_ns| Look {
+        let look = data_thread().map(|thread| Look {
             at: Instant::now(),
-            wanted_ns,
+            thread,
         });
         if let (Some(last), Some(look)) = (self.last, look) {
-            let wanted = look.wanted_ns.saturating_sub(last.wanted_ns) as f64;
-            let passed = look.at.duration_since(last.at).as_nanos().max(1) as f64;
-            self.busy += NEWEST * ((wanted / passed).min(1.0) * 100.0 - self.busy);
+            let passed = look.at.duration_since(last.at).as_nanos() as f64;
+            let change = look.thread.load(last.thread, passed) - self.cpu;
+            let weight = match change > 0.0 {
+                true => NEWEST_WORSE,
+                false => NEWEST_BETTER,
+            };
+            self.cpu += weight * change;
         }
         self.last = look;
         let memory = self.memory.percent(Path::new(PRESSURE_FILE));
-        rounded(self.busy.max(memory).max(queue.into()))
+        rounded(self.cpu.max(memory).max(queue.into()))
     }
 }
 
@@ -89,8 +119,8 @@ fn rounded(percent: f64) -> u8 {
     ((percent.clamp(0.0, 100.0) / STEP).round() * STEP) as u8
 }
 
-/// Nanoseconds that the data thread ran or waited to run; `None` where the kernel does not count them.
-fn data_thread_time() -> Option<u64> {
+/// The account of the data thread; `None` where the kernel keeps none.
+fn data_thread() -> Option<Account> {
     let mut tasks = fs::read_dir("/proc/self/task")
         .ok()?
         .flatten()
@@ -102,9 +132,14 @@ fn data_thread_time() -> Option<u64> {
     parse_schedstat(&fs::read_to_string(tasks.find(is_data)?.join("schedstat")).ok()?)
 }
 
-fn parse_schedstat(text: &str) -> Option<u64> {
+fn parse_schedstat(text: &str) -> Option<Account> {
     let mut fields = text.split_whitespace().map(str::parse::<u64>);
-    Some(fields.next()?.ok()?.saturating_add(fields.next()?.ok()?))
+    let mut next = || fields.next()?.ok();
+    Some(Account {
+        ran_ns: next()?,
+        waited_ns: next()?,
+        turns: next()?,
+    })
 }
 
 fn memory_pressure(file: &Path) -> io::Result<f64> {
@@ -126,11 +161,42 @@ mod tests {
 
     #[test]
     fn the_kernels_figures_are_read() {
-        assert_eq!(parse_schedstat("700 50 3\n"), Some(750));
-        assert_eq!(parse_schedstat("x"), None);
+        let account = Account {
+            ran_ns: 700,
+            waited_ns: 50,
+            turns: 3,
+        };
+        assert_eq!(parse_schedstat("700 50 3\n"), Some(account));
+        assert_eq!(parse_schedstat("700 50\n"), None);
         let text = "some avg10=90.00 avg60=42.50 total=1\nfull avg10=7.00 avg60=0.00 total=0\n";
         assert_eq!(parse_pressure(text), Some(7.0));
         assert_eq!(parse_pressure(""), None);
+    }
+
+    /// Output: the load after a second in which the thread ran, waited (both in ms) and was given a CPU so often.
+    fn load(ran: u64, waited: u64, turns: u64) -> u64 {
+        let account = |ran, waited, turns| Account {
+            ran_ns: ran * 1_000_000,
+            waited_ns: waited * 1_000_000,
+            turns,
+        };
+        let before = account(70, 80, 90);
+        account(ran + 70, waited + 80, turns + 90)
+            .load(before, 1e9)
+            .round() as u64
+    }
+
+    #[test]
+    fn a_thread_that_has_work_all_the_time_or_waits_long_each_time_is_loaded() {
+        for (what, ran, waited, turns, percent) in [
+            ("idle", 0, 0, 0, 0),
+            ("served at once", 100, 1, 1_000, 10),
+            ("all that one CPU gives", 950, 20, 5_000, 97),
+            ("a few turns, each in a queue", 10, 300, 100, 75),
+            ("hardly ever given a CPU", 2, 900, 10, 99),
+        ] {
+            assert_eq!(load(ran, waited, turns), percent, "{what}");
+        }
     }
 
     #[test]

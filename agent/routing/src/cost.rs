@@ -7,8 +7,9 @@
 use serde::{Deserialize, Serialize};
 use wattle_model::{Carrier, Cost, Measurement, Micros, Ppm};
 
-/// Price of a hop that takes no time, so that fewer hops win ties.
-const BASE: u64 = 50;
+/// Price of a hop that takes no time, so that fewer hops win: what a relay takes for a packet on a busy machine, and as much
+/// as the first measurement of a short link may be off.
+pub const BASE: Micros = Micros(250);
 /// What QUIC costs beside plain datagrams: sealing twice, waiting for a second thread, and twice what queueing can cost a
 /// plain link, since the load that makes a plain link wait would weigh more on QUIC over the same network, and …
 const QUIC_SURCHARGE: u64 = 10_000;
@@ -58,7 +59,7 @@ impl CostParts {
             }
         };
         Self {
-            base: Micros(BASE),
+            base: BASE,
             propagation: Micros(minimum / 2),
             queueing: Micros(queueing.min(minimum / 4 + QUEUEING_CAP)),
             jitter: Micros(measurement.jitter.0.saturating_mul(2)),
@@ -148,7 +149,7 @@ mod tests {
 
     #[test]
     fn a_quiet_link_costs_half_its_round_trip() {
-        assert_eq!(parts(&measured(10_000, 10_000, 0, 0)).total(), Cost(5_050));
+        assert_eq!(parts(&measured(10_000, 10_000, 0, 0)).total(), Cost(5_250));
     }
 
     #[test]

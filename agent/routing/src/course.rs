@@ -1,6 +1,6 @@
 //! Where packets for one target may go from every node: the choices of others, as far as this node can know them.
 //!
-//! A node sends packets to any neighbour that is nearer to the target and that `multipath::may_use` allows: which of them
+//! A node sends packets to any neighbour that is nearer to the target and that `multipath::choices` allows: which of them
 //! depends on what it chose before and on the flow. A detour is safe only if none of these choices leads it back into the hole,
 //! so all of them are followed.
 
@@ -69,14 +69,9 @@ impl Course {
             let candidate = Candidate::over(graph, edge, &self.tree, target, downstream);
             (downstream && candidate.cost.is_finite()).then_some(candidate)
         }));
-        let Some(best) = nearer.iter().min() else {
-            return;
-        };
-        for candidate in &*nearer {
-            if multipath::may_use(candidate, best, target) {
-                self.choices.push(candidate.neighbour);
-            }
-        }
+        let choices = multipath::choices(nearer, target);
+        self.choices
+            .extend(choices.map(|candidate| candidate.neighbour));
     }
 
     /// Shortest paths from the target.

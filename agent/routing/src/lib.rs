@@ -33,7 +33,7 @@ mod topology;
 mod verifier;
 
 pub use backup::Protection;
-pub use cost::{CostParts, Health};
+pub use cost::{BASE, CostParts, Health};
 pub use event::{Cause, Event, Happening};
 pub use explain::{Explanation, Hop, Path, Verdict, Way};
 pub use router::{Config, Counters, Input, Link, Output, Router};

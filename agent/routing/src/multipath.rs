@@ -133,7 +133,8 @@ impl<'a> Trees<'a> {
 
 /// Chooses the next hops out of `candidates` (best first): the first one returned is the preferred one.
 ///
-/// A destination that is a neighbour gets everything itself: relaying what can go directly buys nothing.
+/// A destination that is a neighbour gets everything itself: relaying what can go directly buys nothing. For the same
+/// reason no flow takes more links than the preferred way has.
 pub fn choose(
     candidates: &[Candidate],
     destination: Vertex,
@@ -155,19 +156,32 @@ pub fn choose(
         candidates
             .iter()
             .filter(|other| other.neighbour != preferred.neighbour && other.downstream)
-            .filter(|other| shares_with(other, best))
+            .filter(|other| shares_with(other, best) && other.hops <= preferred.hops)
             .take(MAX_NEXT_HOPS - 1),
     );
     chosen
 }
 
-/// Whether a node may send packets to this neighbour, whatever it chose before, if `best` is the best one. Both are nearer
-/// to the destination than the node.
-pub(crate) fn may_use(candidate: &Candidate, best: &Candidate, destination: Vertex) -> bool {
-    match best.neighbour == destination {
-        true => candidate.neighbour == destination,
-        false => shares_with(candidate, best) || !is_worth_changing(candidate, best),
-    }
+/// Those of `nearer`, all nearer to the destination than the node, to whom it may send packets, whatever it chose before.
+pub(crate) fn choices(
+    nearer: &[Candidate],
+    destination: Vertex,
+) -> impl Iterator<Item = &Candidate> {
+    let best = nearer.iter().min();
+    let may_be_preferred = move |candidate: &Candidate| {
+        best.is_some_and(|best| match best.neighbour == destination {
+            true => candidate.neighbour == destination,
+            false => !is_worth_changing(candidate, best),
+        })
+    };
+    let preferred = nearer.iter().filter(move |one| may_be_preferred(one));
+    let most = preferred.map(|one| one.hops).max().unwrap_or_default();
+    nearer.iter().filter(move |candidate| {
+        let may_share = best.is_some_and(|best| {
+            best.neighbour != destination && shares_with(candidate, best) && candidate.hops <= most
+        });
+        may_be_preferred(candidate) || may_share
+    })
 }
 
 /// The most that a way may cost more than the best one and still be used, when no way costs more than twice `longest`.
@@ -244,6 +258,16 @@ mod tests {
     #[test]
     fn flows_are_shared_among_near_equals_only() {
         assert_eq!(shared(&[1_000, 1_300, 1_301]), 2);
+    }
+
+    #[test]
+    fn a_way_with_more_links_has_no_share_and_one_with_fewer_has() {
+        let of = |first, second| {
+            let mut candidates = [candidate(1, 1_000), candidate(2, 1_100)];
+            (candidates[0].hops, candidates[1].hops) = (first, second);
+            choose(&candidates, Vertex(99), None).len()
+        };
+        assert_eq!((of(2, 3), of(2, 2), of(3, 2)), (1, 2, 2));
     }
 
     #[test]

@@ -6,10 +6,9 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use wattle_netlab::probe::{Echo, Report};
-use wattle_netlab::{Host, Lab, Mesh, Shape, eventually, story};
+use wattle_netlab::{Host, Lab, Mesh, PATIENCE, Shape, eventually, story};
 
 const STREAM: Duration = Duration::from_millis(10);
-const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]
@@ -222,6 +221,57 @@ fn a_relay_whose_process_is_frozen_is_gone_around_at_once() {
             report.lost <= 40,
             "coming back loses next to nothing: {report:?}"
         );
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_relay_whose_processor_is_taken_is_relieved_of_transit_before_it_loses_packets() {
+    story("hog", |lab| {
+        let (mut mesh, [a, b, near, far]) = two_relays(lab, "hog", &[])?;
+        let cores = std::thread::available_parallelism()?.get();
+        anyhow::ensure!(cores > 1, "the relay needs a processor of its own");
+        let last = (cores - 1).to_string();
+        let others = format!("0-{}", cores - 2);
+        for host in [&a, &b, &far, &near] {
+            let on = if host.name() == "near" {
+                &last
+            } else {
+                &others
+            };
+            let pid = mesh.process(host)?.pid().to_string();
+            host.run("taskset", ["-acp", on, &pid])?;
+        }
+        let (there, _echo) = echo(&mesh, &b)?;
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(150);
+        let mut hogs = Vec::new();
+        for number in 0..4 {
+            let mut hog = near.command("taskset");
+            hog.args([
+                "-c",
+                &last,
+                "nice",
+                "-n",
+                "-10",
+                "sh",
+                "-c",
+                "while :; do :; done",
+            ]);
+            hogs.push(near.spawn(&format!("hog{number}"), hog)?);
+        }
+        let took = eventually("transit goes over the other relay", PATIENCE, || {
+            let ways = [way(&mesh, &a, "b")?, way(&mesh, &b, "a")?];
+            Ok(ways
+                .iter()
+                .all(|way| way.get(1).is_some_and(|relay| relay == "far")))
+        })?;
+        let report = stream.stop()?;
+        eprintln!("relieved after {took:?}: {report:?}");
+        assert_eq!(report.lost, 0, "{report:?}");
+        assert_eq!(told(&mesh, &near, "link_down")?, 0, "it is alive");
+        drop(hogs);
         Ok(())
     });
 }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 use wattle_model::{Cost, Micros, NodeId};
+use wattle_routing::BASE;
 use wattle_routing::graph::Graph;
 
 use crate::fleet::NodeNumber;
@@ -15,8 +16,6 @@ use crate::topology::Plan;
 
 /// Light in fibre, and cables that do not lie straight: 200 km a millisecond, half as far again.
 const MICROS_PER_KM: f64 = 7.5;
-/// What a link costs besides its length, as routing prices it.
-const BASE: u32 = 50;
 
 /// One network.
 #[derive(Debug, Clone, PartialEq)]
@@ -171,9 +170,9 @@ impl Chart {
     pub fn graph(&self) -> Graph {
         let nodes = (0..self.nodes.len() as u64).map(|node| (NodeId(node), Cost(0)));
         let links = self.links.iter().map(|((a, b), span)| {
-            let cost = u32::try_from(span.0).unwrap_or(u32::MAX / 2);
+            let cost = u32::try_from(BASE.0 + span.0).unwrap_or(u32::MAX / 2);
             let ends = (NodeId(*a as u64), NodeId(*b as u64));
-            (ends, Cost(BASE + cost))
+            (ends, Cost(cost))
         });
         Graph::new(&nodes.collect(), &links.collect())
     }

@@ -25,6 +25,8 @@ pub(crate) struct Membership {
     removals: BTreeMap<NodeId, Record>,
     /// This node's neighbours by the rule for large networks; `None` while all members are.
     chosen: Option<BTreeSet<NodeId>>,
+    /// Those who are neighbours besides, because there is much to carry.
+    on_demand: BTreeSet<NodeId>,
 }
 
 /// Where an operator's word for a destination leads.
@@ -46,6 +48,7 @@ impl Membership {
             set,
             removals: BTreeMap::new(),
             chosen: None,
+            on_demand: BTreeSet::new(),
         }
     }
 
@@ -133,15 +136,44 @@ impl Membership {
         }
     }
 
-    /// Whether this node and `peer` are to have links: neither is kept from the other, and one of them names the other or
-    /// the rule for large networks makes them neighbours.
+    /// Whether this node and `peer` are to have links: neither is kept from the other, and one of them names the other, the
+    /// rule for large networks makes them neighbours, or they have much to say to each other.
     pub(crate) fn is_adjacent(&self, peer: NodeId) -> bool {
+        match self.adjacency(peer) {
+            Adjacency::Kept => false,
+            Adjacency::Given => true,
+            Adjacency::OnDemand => self.on_demand.contains(&peer),
+        }
+    }
+
+    /// Whether this node and `peer` may have links and are no neighbours by themselves.
+    pub(crate) fn may_link_on_demand(&self, peer: NodeId) -> bool {
+        let is_node = |grant: &Grant| grant.leaf_of().is_none();
+        self.grant(peer).is_some_and(is_node) && self.adjacency(peer) == Adjacency::OnDemand
+    }
+
+    /// Who is a neighbour besides from here on.
+    pub(crate) fn set_on_demand(&mut self, peers: BTreeSet<NodeId>) {
+        self.on_demand = peers;
+    }
+
+    /// How many are.
+    pub(crate) fn on_demand(&self) -> usize {
+        let peers = self.on_demand.iter();
+        peers.filter(|peer| self.may_link_on_demand(**peer)).count()
+    }
+
+    fn adjacency(&self, peer: NodeId) -> Adjacency {
         let words = [self.word(self.own, peer), self.word(peer, self.own)];
         let by_rule = self
             .chosen
             .as_ref()
             .is_none_or(|chosen| chosen.contains(&peer));
-        !words.contains(&Word::Refuses) && (by_rule || words.contains(&Word::Names))
+        match () {
+            () if words.contains(&Word::Refuses) => Adjacency::Kept,
+            () if by_rule || words.contains(&Word::Names) => Adjacency::Given,
+            () => Adjacency::OnDemand,
+        }
     }
 
     /// Everybody whose link state counts, with the keys that sign it.
@@ -286,6 +318,17 @@ impl Membership {
             leaf_of: grant.leaf_of(),
         }
     }
+}
+
+/// What two nodes are to each other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Adjacency {
+    /// Kept from each other.
+    Kept,
+    /// Neighbours.
+    Given,
+    /// Neighbours if they have much to say to each other.
+    OnDemand,
 }
 
 /// What a node's entry says of another node as its neighbour.
@@ -448,6 +491,43 @@ mod tests {
             .find(|peer| **peer != a && !of_a.contains(peer));
         let far = network.set.peers[far.unwrap()].grant.grant().name.clone();
         assert!(!neighbours(far.as_str()).contains(&a), "both ends agree");
+    }
+
+    /// Who may be no neighbour is none whatever there is to carry.
+    #[test]
+    fn links_on_demand_are_for_those_alone_whom_nothing_keeps_apart() {
+        let mut network = Lab::new();
+        for index in 20..60 {
+            let identity = SecretKey::from_seed(&[index; 32]).public();
+            network.add(
+                identity.node_id(),
+                Holder::Agent { identity },
+                &format!("n{index}"),
+                index,
+            );
+        }
+        let (a, c) = (network.id("a"), network.id("c"));
+        network.set.peers.get_mut(&c).unwrap().neighbours = Some(Vec::new());
+        let mut at_a = network.membership("a");
+        at_a.accept(&network.signed(1)).unwrap();
+        let others: BTreeSet<_> = at_a.others().map(Peer::node).collect();
+        let before: BTreeSet<_> = others
+            .iter()
+            .filter(|peer| at_a.is_adjacent(**peer))
+            .collect();
+        let before: BTreeSet<NodeId> = before.into_iter().copied().collect();
+        at_a.set_on_demand(others.clone());
+        let after: BTreeSet<NodeId> = others
+            .iter()
+            .copied()
+            .filter(|peer| at_a.is_adjacent(*peer))
+            .collect();
+        let mut everybody_else = others;
+        everybody_else.remove(&c);
+        assert_eq!(after, everybody_else);
+        assert!(before.is_subset(&after) && before.len() <= 9 && !before.contains(&a));
+        assert_eq!(at_a.on_demand(), after.len() - before.len());
+        assert!(!at_a.may_link_on_demand(c) && !at_a.may_link_on_demand(network.id("phone")));
     }
 
     #[test]

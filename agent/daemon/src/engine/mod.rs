@@ -12,11 +12,13 @@
 //! | uplink | engine | coordinator task | bounded both ways; said anew after reconnecting, and after a drop once there is room |
 
 mod coordination;
+mod demand;
 mod event_log;
 mod forwarding;
 mod membership;
 mod operations;
 mod paths;
+mod pulse;
 mod quic;
 mod reports;
 mod telemetry;
@@ -48,14 +50,14 @@ use crate::state::{Keys, Network, StateDir};
 use crate::worker_handle::{WorkerHandle, WorkerReport};
 
 use coordination::CoordinatorView;
+use demand::Demand;
 use event_log::{EventLog, Happening};
 pub(crate) use membership::{Destination, Membership};
 use operations::Operations;
+use pulse::{PULSE, WorkerPulse};
 
 /// Between two looks at the host's health and at grants that end.
 const CHORES: Duration = Duration::from_secs(5);
-/// Between two looks at how well this node is.
-const PULSE: Duration = Duration::from_secs(1);
 /// Worker events taken at once: as many as may wait, so that a busy engine does for all of them what it does for one.
 const EVENTS_AT_ONCE: usize = crate::data_thread::EVENT_QUEUE;
 /// Addresses at which peers see us, kept at most.
@@ -134,6 +136,7 @@ pub(crate) struct Engine {
     started: Instant,
     log: EventLog,
     load: LoadWatch,
+    demand: Demand,
     operations: Operations,
     coordinator: CoordinatorView,
     /// Records accepted since the coordinator was last told.
@@ -191,6 +194,7 @@ impl Engine {
             started: now,
             log: EventLog::new(),
             load: LoadWatch::default(),
+            demand: Demand::default(),
             operations: Operations::new(now),
             coordinator: CoordinatorView::new(),
             fresh_records: Vec::new(),
@@ -226,7 +230,7 @@ impl Engine {
         chores.set_missed_tick_behavior(MissedTickBehavior::Delay);
         let mut pulse = interval(PULSE);
         pulse.set_missed_tick_behavior(MissedTickBehavior::Delay);
-        let fullness = watch_queue(self.worker.clone());
+        let mut worker = pulse::watch(self.worker.clone());
         self.operate();
         let mut watchdog = interval(watchdog_interval().unwrap_or(CHORES));
         let mut events = Vec::new();
@@ -249,7 +253,11 @@ impl Engine {
                     self.want();
                 }
                 _ = chores.tick() => self.chores(),
-                _ = pulse.tick() => self.operations.load = self.load.percent(*fullness.borrow()),
+                _ = pulse.tick() => self.operations.load = self.load.percent(worker.borrow().queue),
+                Ok(()) = worker.changed() => {
+                    let pulse = Arc::clone(&worker.borrow_and_update());
+                    self.look_at_demand(&pulse);
+                }
                 _ = watchdog.tick() => inputs.notifier.alive(),
                 _ = terminate.recv() => self.begin_to_stop(),
                 _ = interrupt.recv() => self.begin_to_stop(),
@@ -317,6 +325,21 @@ impl Engine {
             }
         }
         self.router.handle_all(inputs.inputs, self.clock.now());
+    }
+
+    /// Whether somebody is to be a neighbour because there is much to carry.
+    fn look_at_demand(&mut self, pulse: &WorkerPulse) {
+        let carried = pulse.carried.iter().copied();
+        let membership = &self.setting.membership;
+        let may_link = |peer| membership.may_link_on_demand(peer);
+        if let Some(wanted) = self.demand.look(self.clock.now(), carried, may_link) {
+            tracing::info!(links = wanted.len(), "Links on demand changed");
+            self.setting.membership.set_on_demand(wanted);
+            let wall = self.clock.wall();
+            self.worker
+                .order(Command::SetPeers(self.membership().worker_peers(wall)));
+            self.quic_neighbours();
+        }
     }
 
     /// A relay does not pass on what is for a destination, or does so again: the data thread goes around it by itself.
@@ -569,21 +592,6 @@ async fn hear(uplink: Option<&mut Uplink>) -> FromCoordinator {
         Some(uplink) => uplink.hear().await,
         None => std::future::pending().await,
     }
-}
-
-/// How full the data thread's queue is, in percent: asked beside the engine, which must not wait for a busy data thread.
-fn watch_queue(worker: WorkerHandle) -> watch::Receiver<u8> {
-    let (tell, told) = watch::channel(0);
-    tokio::spawn(async move {
-        while !tell.is_closed() {
-            tokio::time::sleep(PULSE).await;
-            if let Some(report) = worker.status().await {
-                let percent = report.worker.held_bytes * 100 / wattle_dataplane::QUEUE_BYTES as u64;
-                tell.send_replace(percent.min(100) as u8);
-            }
-        }
-    });
-    told
 }
 
 fn random_u64() -> u64 {

@@ -191,6 +191,11 @@ impl Engine {
             "How often the agent has started.",
             self.setting.epoch.into(),
         );
+        to.gauge(
+            "wattle_engine_links_on_demand",
+            "Nodes that are neighbours because there is much to carry.",
+            self.membership().on_demand() as u64,
+        );
         for (name, help, value) in [
             (
                 "worker_events",

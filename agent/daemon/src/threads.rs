@@ -19,6 +19,7 @@ use crate::offloads::Offloads;
 use crate::seat::Seat;
 use crate::startup::StartError;
 use crate::worker_handle::WorkerHandle;
+use crate::workers::Workers;
 
 /// What the kernel gave.
 pub(crate) struct Belongings {
@@ -62,8 +63,14 @@ impl Belongings {
                 belongings.open_further(config, allowed, worker)?;
             }
         }
-        if let Some(trouble) = &belongings.trouble {
-            tracing::warn!("{trouble}");
+        match (&belongings.trouble, config.workers) {
+            (Some(trouble), Workers::Number(_)) => tracing::warn!("{trouble}"),
+            // Nobody asked for a number.
+            (Some(_), Workers::Auto) => {
+                let trouble = belongings.trouble.take().unwrap_or_default();
+                tracing::info!("{trouble}");
+            }
+            (None, _) => {}
         }
         Ok(belongings)
     }

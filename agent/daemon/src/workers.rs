@@ -6,18 +6,13 @@ use serde::de::{Deserializer, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 
 /// How many threads may carry packets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Workers {
-    /// As the machine has cores for.
+    /// As the machine has cores and the process privileges for.
+    #[default]
     Auto,
     /// So many: 1, 2, 4 or 8.
     Number(u8),
-}
-
-impl Default for Workers {
-    fn default() -> Self {
-        Self::Number(1)
-    }
 }
 
 impl Workers {

@@ -208,9 +208,11 @@ def outage(ring, stream, results, figure, links):
 
 
 def watched(ring, stream, since_ns, until_ns):
-    """After how many seconds both directions left the first way, how often the path changed."""
+    """After how many seconds both directions left the first way for good, how often the path changed."""
     paths = [(at, ttls) for at, ttls in stream.ttls(since_ns) if at < until_ns]
-    moved = next((at for at, ttls in paths if ttls[0] != 63 and ttls[1] != 63), None)
+    # A probe or two may go around on suspicion before the network decides.
+    stayed = max((number for number, (_, ttls) in enumerate(paths) if 63 in ttls), default=-1)
+    moved = paths[stayed + 1][0] if stayed + 1 < len(paths) else None
     # Both directions move one after the other: within a tenth of a second that is one change.
     changes, last, changed_at = 0, PRIMARY, 0
     for at, ttls in paths:

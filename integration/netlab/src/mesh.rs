@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::metrics::Metrics;
-use crate::{Coordinator, Host, Lab, Process, eventually};
+use crate::{Coordinator, Host, Lab, PATIENCE, Process, eventually};
 
 /// The UDP port of every agent.
 pub const PORT: u16 = 51_820;
@@ -179,7 +179,7 @@ impl MeshBuilder {
     pub fn start(self) -> Result<Mesh> {
         let mut mesh = self.create()?;
         mesh.start_all()?;
-        mesh.wait_converged(Duration::from_secs(20))?;
+        mesh.wait_converged(PATIENCE)?;
         Ok(mesh)
     }
 
@@ -193,7 +193,7 @@ impl MeshBuilder {
         for Node { host, .. } in self.nodes {
             mesh.join(&host, coordinator)?;
         }
-        mesh.wait_converged(Duration::from_secs(60))?;
+        mesh.wait_converged(PATIENCE)?;
         Ok(mesh)
     }
 
@@ -289,7 +289,7 @@ impl Mesh {
         self.agents.insert(host.name().to_owned(), unknown);
         self.start(host)?;
         let mut status = serde_json::Value::Null;
-        eventually("the agent answers", Duration::from_secs(15), || {
+        eventually("the agent answers", PATIENCE, || {
             status = self.data(host, &["status"])?;
             Ok(true)
         })?;

@@ -2,7 +2,8 @@
 //!
 //! CPU: the share of time in which the data thread runs or waits for a CPU, and how long it waits each time, by the
 //! kernel's own accounting (`Documentation/scheduler/sched-stats.rst`): a busy machine whose data thread is served at once
-//! is well, and one that lets a thread with little to do wait is not. Memory: the share of time in which everything waits for it (`Documentation/accounting/psi.rst`). What it costs is routing's business.
+//! is well, and one that lets a thread with little to do wait is not. Memory: the share of time in which everything waits
+//! for it (`Documentation/accounting/psi.rst`). What it costs is routing's business.
 
 use std::fs;
 use std::io;

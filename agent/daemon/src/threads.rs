@@ -63,14 +63,15 @@ impl Belongings {
                 belongings.open_further(config, allowed, worker)?;
             }
         }
-        match (&belongings.trouble, config.workers) {
-            (Some(trouble), Workers::Number(_)) => tracing::warn!("{trouble}"),
-            // Nobody asked for a number.
-            (Some(_), Workers::Auto) => {
-                let trouble = belongings.trouble.take().unwrap_or_default();
-                tracing::info!("{trouble}");
+        if let Some(trouble) = &belongings.trouble {
+            match config.workers {
+                Workers::Number(_) => tracing::warn!("{trouble}"),
+                // Nobody asked for a number: this is no trouble.
+                Workers::Auto => {
+                    tracing::info!("{trouble}");
+                    belongings.trouble = None;
+                }
             }
-            (None, _) => {}
         }
         Ok(belongings)
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use wattle_netlab::{Host, Mesh, PATIENCE, eventually, story};
 
-/// One more than may all be neighbours, and a pair.
+/// Two more than may all be neighbours.
 const NODES: usize = 34;
 const STREAM: Duration = Duration::from_millis(5);
 

@@ -169,10 +169,12 @@ impl Membership {
             .chosen
             .as_ref()
             .is_none_or(|chosen| chosen.contains(&peer));
-        match () {
-            () if words.contains(&Word::Refuses) => Adjacency::Kept,
-            () if by_rule || words.contains(&Word::Names) => Adjacency::Given,
-            () => Adjacency::OnDemand,
+        if words.contains(&Word::Refuses) {
+            Adjacency::Kept
+        } else if by_rule || words.contains(&Word::Names) {
+            Adjacency::Given
+        } else {
+            Adjacency::OnDemand
         }
     }
 
@@ -462,16 +464,7 @@ mod tests {
     /// Input: forty nodes, a named b beside the rule. Output: a's and b's neighbours, by each of them.
     #[test]
     fn in_a_large_network_few_are_neighbours_by_rule_and_whoever_is_named() {
-        let mut network = Lab::new();
-        for index in 20..60 {
-            let identity = SecretKey::from_seed(&[index; 32]).public();
-            network.add(
-                identity.node_id(),
-                Holder::Agent { identity },
-                &format!("n{index}"),
-                index,
-            );
-        }
+        let mut network = Lab::large();
         let (a, c) = (network.id("a"), network.id("c"));
         let everybody: Vec<_> = network.set.peers.keys().copied().collect();
         network.set.peers.get_mut(&c).unwrap().neighbours = Some(vec![a]);
@@ -496,32 +489,19 @@ mod tests {
     /// Who may be no neighbour is none whatever there is to carry.
     #[test]
     fn links_on_demand_are_for_those_alone_whom_nothing_keeps_apart() {
-        let mut network = Lab::new();
-        for index in 20..60 {
-            let identity = SecretKey::from_seed(&[index; 32]).public();
-            network.add(
-                identity.node_id(),
-                Holder::Agent { identity },
-                &format!("n{index}"),
-                index,
-            );
-        }
+        let mut network = Lab::large();
         let (a, c) = (network.id("a"), network.id("c"));
         network.set.peers.get_mut(&c).unwrap().neighbours = Some(Vec::new());
         let mut at_a = network.membership("a");
         at_a.accept(&network.signed(1)).unwrap();
         let others: BTreeSet<_> = at_a.others().map(Peer::node).collect();
-        let before: BTreeSet<_> = others
-            .iter()
-            .filter(|peer| at_a.is_adjacent(**peer))
-            .collect();
-        let before: BTreeSet<NodeId> = before.into_iter().copied().collect();
+        let neighbours = |at_a: &Membership| -> BTreeSet<NodeId> {
+            let others = others.iter().copied();
+            others.filter(|peer| at_a.is_adjacent(*peer)).collect()
+        };
+        let before = neighbours(&at_a);
         at_a.set_on_demand(others.clone());
-        let after: BTreeSet<NodeId> = others
-            .iter()
-            .copied()
-            .filter(|peer| at_a.is_adjacent(*peer))
-            .collect();
+        let after = neighbours(&at_a);
         let mut everybody_else = others;
         everybody_else.remove(&c);
         assert_eq!(after, everybody_else);
@@ -574,13 +554,7 @@ mod tests {
                 root,
             };
             for (index, name) in ["a", "b", "c"].into_iter().enumerate() {
-                let identity = SecretKey::from_seed(&[index as u8 + 1; 32]).public();
-                lab.add(
-                    identity.node_id(),
-                    Holder::Agent { identity },
-                    name,
-                    index as u8 + 1,
-                );
+                lab.add_agent(name, index as u8 + 1);
             }
             let phone = leaf_id(WgKey([9; 32]));
             lab.add(phone, Holder::Leaf { host: lab.id("b") }, "phone", 9);
@@ -588,6 +562,20 @@ mod tests {
             let c = lab.id("c");
             lab.set.peers.get_mut(&c).unwrap().neighbours = only_b;
             lab
+        }
+
+        /// Forty agents more than [`Self::new`] has.
+        fn large() -> Self {
+            let mut lab = Self::new();
+            for index in 20..60 {
+                lab.add_agent(&format!("n{index}"), index);
+            }
+            lab
+        }
+
+        fn add_agent(&mut self, name: &str, index: u8) {
+            let identity = SecretKey::from_seed(&[index; 32]).public();
+            self.add(identity.node_id(), Holder::Agent { identity }, name, index);
         }
 
         fn add(&mut self, node: NodeId, holder: Holder, name: &str, index: u8) {

@@ -38,7 +38,7 @@ use wattle_host::{Clock, Monitor, Netlink, Wanted, interface_name};
 use wattle_model::{Carrier, Instant, LinkId, NodeId, Prefix};
 use wattle_routing::{Input, Output, Router};
 use wattle_wire::record::{Record, RecordKind};
-use wattle_worker::{Command, Event};
+use wattle_worker::{Command, Event, Peers};
 
 use crate::config::Config;
 use crate::coordinator::{FromCoordinator, Uplink};
@@ -335,10 +335,7 @@ impl Engine {
         if let Some(wanted) = self.demand.look(self.clock.now(), carried, may_link) {
             tracing::info!(links = wanted.len(), "Links on demand changed");
             self.setting.membership.set_on_demand(wanted);
-            let wall = self.clock.wall();
-            self.worker
-                .order(Command::SetPeers(self.membership().worker_peers(wall)));
-            self.quic_neighbours();
+            self.tell_peers(self.membership().worker_peers(self.clock.wall()));
         }
     }
 
@@ -431,9 +428,7 @@ impl Engine {
 
     /// Whoever is in or out, and what they own: everybody who cares is told.
     fn members_changed(&mut self) {
-        let (now, wall) = (self.clock.now(), self.clock.wall());
-        self.worker
-            .order(Command::SetPeers(self.membership().worker_peers(wall)));
+        let now = self.clock.now();
         self.router
             .handle(Input::Members(self.membership().routing_members()), now);
         let (announced, refused) = self
@@ -443,11 +438,17 @@ impl Engine {
             tracing::warn!(%prefix, "This prefix is configured but not granted; it is not announced");
         }
         self.refused_prefixes = refused;
-        self.quic_neighbours();
+        self.tell_peers(self.membership().worker_peers(self.clock.wall()));
         self.router
             .handle(Input::Prefixes(announced.into_iter().collect()), now);
         self.forward();
         self.want();
+    }
+
+    /// Tells the data thread and the QUIC carrier whom they may talk to.
+    fn tell_peers(&self, peers: Arc<Peers>) {
+        self.worker.order(Command::SetPeers(peers));
+        self.quic_neighbours();
     }
 
     // --- from the host ---------------------------------------------------------------------------
@@ -481,8 +482,7 @@ impl Engine {
         let valid = peers.peers.len();
         if valid + 1 < self.membership().members().count() {
             // Grants ended: their holders must not be talked to any longer.
-            self.worker.order(Command::SetPeers(peers));
-            self.quic_neighbours();
+            self.tell_peers(peers);
         }
     }
 

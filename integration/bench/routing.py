@@ -17,7 +17,7 @@ import time
 
 import bed
 import routers
-from lab.net import Lab, LabError, wait_until
+from lab.net import Lab, LabError, cut_at_once, wait_until
 from lab.probe import STEP_NS, Stream
 from progress import Progress
 from results import Figure, Results, Target, say
@@ -78,7 +78,8 @@ class Ring:
         def whole():
             for name, host in self.hosts.items():
                 others = [self.address(other) for other in self.hosts if other != name]
-                if len(host.reaches(others, 300)) < len(others):
+                # The addresses of links are not routed by all of them.
+                if len(host.reaches(others, 300, self.address(name))) < len(others):
                     return False
             return True
         wait_until(whole, seconds, "not everybody reaches everybody", step=0.25)
@@ -191,8 +192,7 @@ def outage(ring, stream, results, figure, links):
     ring.wait_for_primary(stream)
     time.sleep(0.3 + random.random())
     cut_at = time.monotonic_ns()
-    for link in links:
-        ring.lab.between(*link).cut()
+    cut_at_once([ring.lab.between(*link) for link in links])
     time.sleep(1.2)
     ring.wait_for_recovery(stream)
     result = stream.outage(cut_at, time.monotonic_ns() - 300_000_000)

@@ -181,9 +181,10 @@ class Host:
         links = json.loads(self.ip("-s", "-j", "link").stdout)
         return {link["ifname"]: link["stats64"]["tx"][what] for link in links}
 
-    def reaches(self, addresses, timeout_ms=500):
-        """Tells which addresses answer a ping."""
-        answer = self.run(["fping", "-r0", f"-t{timeout_ms}", "-i2", "-a", *addresses], check=False)
+    def reaches(self, addresses, timeout_ms=500, source=None):
+        """Tells which addresses answer a ping, one from the address `source` if it is given."""
+        origin = ["-S", source] if source else []
+        answer = self.run(["fping", "-r0", f"-t{timeout_ms}", "-i2", "-a", *origin, *addresses], check=False)
         return set(answer.stdout.split())
 
 
@@ -205,7 +206,7 @@ class Link:
         return next(address for host, _, address in self.ends if host.name == name)
 
     def cut(self):
-        self._rule("drop")
+        cut_at_once([self])
 
     def lose(self, percent):
         self._rule(f"numgen random mod 1000 < {int(percent * 10)} drop")
@@ -220,9 +221,31 @@ class Link:
 
     def _rule(self, rule):
         for host, interface, _ in self.ends:
-            text = (f"table netdev lab {{ chain {interface} {{ type filter hook egress device \"{interface}\" "
-                    f"priority 0; policy accept; {rule}; }}; }}\n")
-            host.run(["nft", "-f", "-"], input=text)
+            host.run(["nft", "-f", "-"], input=egress(interface, rule))
+
+
+def egress(interface, rule):
+    return (f"table netdev lab {{ chain {interface} {{ type filter hook egress device \"{interface}\" "
+            f"priority 0; policy accept; {rule}; }}; }}\n")
+
+
+def cut_at_once(links):
+    """Makes several links silent in the same few milliseconds: one after the other, the first would be noticed before the last is cut."""
+    hosts = {}
+    for link in links:
+        for host, interface, _ in link.ends:
+            hosts.setdefault(host.namespace, []).append(egress(interface, "drop"))
+    waiting = [(subprocess.Popen(["ip", "netns", "exec", namespace, "nft", "-f", "-"], stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True), "".join(rules))
+               for namespace, rules in hosts.items()]
+    time.sleep(0.1)  # until all of them wait for their rules
+    for process, rules in waiting:
+        process.stdin.write(rules)
+        process.stdin.close()
+    for process, _ in waiting:
+        complaint = process.stderr.read()
+        process.stderr.close()
+        if process.wait():
+            raise LabError(f"nft: {complaint.strip()}")
 
 
 class Wire(Link):

@@ -286,7 +286,11 @@ pub struct LinkReport {
 /// A price and what it is made of: the parts add up to the total.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize, JsonSchema)]
 pub struct CostParts {
-    /// The sum.
+    /// The tier that operators gave it, summed over the links of a way; of two ways the one with less is better whatever it
+    /// takes. Absent if it is 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub tier: u32,
+    /// The sum of what follows.
     pub total_us: u32,
     /// What every hop costs.
     pub base_us: u32,
@@ -305,6 +309,11 @@ pub struct CostParts {
     pub policy_us: u32,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_first(tier: &u32) -> bool {
+    *tier == 0
+}
+
 /// Answer to `routes`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct RoutesReport {
@@ -321,6 +330,9 @@ pub struct RouteReport {
     pub node: Option<NodeRef>,
     /// Where the route comes from.
     pub source: RouteSource,
+    /// Tiers of the best way's links together; absent if they are 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub tier: u32,
     /// Price of the best way.
     pub cost_us: Option<u32>,
     /// The ways; empty for a local prefix.
@@ -422,6 +434,9 @@ pub struct TopoLink {
     pub to: NodeRef,
     /// What carries it.
     pub carrier: Carrier,
+    /// Its tier, the higher of both ends' claims; absent if it is 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub tier: u32,
     /// Its price, the worse of both ends' claims; absent when it may not be used.
     pub cost_us: Option<u32>,
     /// Round-trip time as `from` says.
@@ -469,6 +484,9 @@ pub struct WayReport {
     pub role: PathRole,
     /// Share of the flows; 0 for a backup.
     pub weight_ppm: u32,
+    /// Tiers of its links together; absent if they are 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub tier: u32,
     /// Its price.
     pub cost_us: u32,
     /// Its hops in order.

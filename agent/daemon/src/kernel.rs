@@ -68,6 +68,7 @@ impl Table {
                     prefix,
                     node: None,
                     source: RouteSource::Kernel,
+                    tier: 0,
                     cost_us: None,
                     next_hops: Vec::new(),
                     device: Some(self.device.clone()),

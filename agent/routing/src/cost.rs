@@ -80,7 +80,7 @@ impl CostParts {
         ]
         .iter()
         .fold(0_u64, |sum, part| sum.saturating_add(part.0));
-        Cost(sum.min(u64::from(u32::MAX - 1)) as u32)
+        Cost(sum).min(Cost::MOST)
     }
 }
 
@@ -97,9 +97,8 @@ pub fn quantise(cost: Cost) -> Cost {
     if !cost.is_finite() || octave < 3 {
         return cost;
     }
-    let step = 1_u32 << (octave - 3);
-    let rounded = cost.0.saturating_add(step / 2) / step * step;
-    Cost(rounded.min(u32::MAX - 1))
+    let step = 1 << (octave - 3);
+    Cost((cost.0 + step / 2) / step * step).min(Cost::MOST)
 }
 
 /// How well a node is: what it knows of itself, said to all in its node record.
@@ -122,11 +121,7 @@ impl Health {
         let (low, high) = LOAD_KNEE;
         let above = u64::from(self.load).clamp(low, high) - low;
         let unwell = UNWELL * above * above / ((high - low) * (high - low));
-        Cost(
-            unwell
-                .saturating_add(self.bias.0)
-                .min(u64::from(u32::MAX - 1)) as u32,
-        )
+        Cost(unwell.saturating_add(self.bias.0)).min(Cost::MOST)
     }
 }
 

@@ -24,7 +24,7 @@ const BURST_URGENT: u64 = 8;
 /// … and after that once in this time.
 const REFILL: Micros = Micros::from_secs(15);
 /// Smallest change worth telling.
-const WORSE_BY: u32 = 1_000;
+const WORSE_BY: u64 = 1_000;
 
 /// Whether a worse price may wait for a second window.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -149,8 +149,9 @@ impl Damper {
     }
 
     fn change(&self) -> Option<Change> {
-        let (advertised, wanted) = (u64::from(self.advertised.0), u64::from(self.wanted.0));
-        if wanted * 4 >= advertised * 5 && wanted >= advertised + u64::from(WORSE_BY) {
+        let (advertised, wanted) = (self.advertised.to_tell(), self.wanted.to_tell());
+        let (advertised, wanted) = (u64::from(advertised), u64::from(wanted));
+        if wanted * 4 >= advertised * 5 && wanted >= advertised + WORSE_BY {
             return Some(Change::Worse);
         }
         (wanted * 5 <= advertised * 4 && quantise(self.wanted) != self.advertised)
@@ -163,7 +164,7 @@ mod tests {
     use super::*;
 
     fn cost(millis: u64) -> Cost {
-        Cost(millis as u32 * 1_000)
+        Cost(millis * 1_000)
     }
 
     fn at(millis: u64) -> Instant {
@@ -224,7 +225,7 @@ mod tests {
         let told = |growth: fn(u64) -> u64| {
             let mut damper = Damper::new(at(0), cost(10));
             let mut tells =
-                |step| damper.wants(at(step * 100), Cost(growth(step) as u32), Urgency::Normal);
+                |step| damper.wants(at(step * 100), Cost(growth(step)), Urgency::Normal);
             (0..600).filter(|step| tells(*step)).count()
         };
         let creeping = told(|step| 10_000 + 300 * step);

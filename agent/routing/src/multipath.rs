@@ -4,7 +4,7 @@
 //! choice that a node makes among them closes a loop, whatever the others choose. That is what makes both
 //! sharing and holding on to the current next hop safe.
 
-use wattle_model::Cost;
+use wattle_model::{Cost, Micros};
 
 use crate::graph::{Change, Edge, Graph, Vertex};
 use crate::spf::Tree;
@@ -17,7 +17,7 @@ const MAX_NEXT_HOPS: usize = 8;
 /// distance but loss or a full queue, and half of the flows would suffer for it.
 const SHARE_WITHIN: u64 = 5_000;
 /// A route is kept unless another is better by this much: noise below it is not worth a reordering.
-const HOLD_ABSOLUTE: u32 = 500;
+const HOLD_ABSOLUTE: u64 = 500;
 
 /// One neighbour as a way to one destination. The order of the fields is the order of preference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -185,32 +185,35 @@ pub(crate) fn choices(
 }
 
 /// The most that a way may cost more than the best one and still be used, when no way costs more than twice `longest`.
-pub(crate) fn slack(longest: Cost) -> u32 {
-    let longest = 2 * u64::from(longest.0);
+pub(crate) fn slack(longest: Micros) -> Micros {
+    let longest = 2 * longest.0;
     let shared = (longest * 3 / 10).min(SHARE_WITHIN);
-    let held = u64::from(HOLD_ABSOLUTE).max(longest / 19);
-    u32::try_from(shared.max(held)).unwrap_or(u32::MAX)
+    let held = HOLD_ABSOLUTE.max(longest / 19);
+    Micros(shared.max(held))
 }
 
 fn shares_with(other: &Candidate, best: &Candidate) -> bool {
-    let best = u64::from(best.cost.0);
-    u64::from(other.cost.0) <= (best * 13 / 10).min(best + SHARE_WITHIN)
+    let shortest = best.cost.micros();
+    let longest = (shortest * 13 / 10).min(shortest + SHARE_WITHIN);
+    other.cost.tiers() == best.cost.tiers() && other.cost.micros() <= longest
 }
 
-/// At least 5 % and half a millisecond better, or no dearer with fewer hops: a shorter path frees relays.
+/// In a better tier, or at least 5 % and half a millisecond better, or no dearer with fewer hops: a shorter path frees relays.
 fn is_worth_changing(kept: &Candidate, best: &Candidate) -> bool {
-    let gain = kept.cost.0.saturating_sub(best.cost.0);
-    let clearly = gain >= HOLD_ABSOLUTE && u64::from(gain) * 20 >= u64::from(kept.cost.0);
-    clearly || best.hops < kept.hops
+    let kept_for = kept.cost.micros();
+    let gain = kept_for.saturating_sub(best.cost.micros());
+    let clearly = gain >= HOLD_ABSOLUTE && gain * 20 >= kept_for;
+    kept.cost.tiers() != best.cost.tiers() || clearly || best.hops < kept.hops
 }
 
 /// Shares of [`BUCKETS`], inversely to the square of the cost, none of them zero (largest remainders).
 pub fn weights(chosen: &[Candidate]) -> Vec<u16> {
-    let Some(best) = chosen.iter().map(|candidate| candidate.cost.0).min() else {
+    let times = chosen.iter().map(|candidate| candidate.cost.micros());
+    let Some(best) = times.min() else {
         return Vec::new();
     };
     let merit = |candidate: &Candidate| {
-        let ratio = (u64::from(best) << 16) / u64::from(candidate.cost.0.max(1));
+        let ratio = (best << 16) / candidate.cost.micros().max(1);
         (ratio * ratio).max(1)
     };
     let total: u64 = chosen.iter().map(merit).sum();
@@ -238,7 +241,7 @@ pub fn weights(chosen: &[Candidate]) -> Vec<u16> {
 mod tests {
     use super::*;
 
-    fn candidate(neighbour: u32, cost: u32) -> Candidate {
+    fn candidate(neighbour: u32, cost: u64) -> Candidate {
         Candidate {
             cost: Cost(cost),
             hops: 2,
@@ -247,7 +250,7 @@ mod tests {
         }
     }
 
-    fn shared(costs: &[u32]) -> usize {
+    fn shared(costs: &[u64]) -> usize {
         let candidates: Vec<_> = (1..)
             .zip(costs)
             .map(|(id, cost)| candidate(id, *cost))

@@ -81,7 +81,7 @@ impl Waiting {
     fn towards(
         graph: &Graph,
         tree: &Tree,
-        slack: u32,
+        slack: Micros,
         news: News,
         concerned: impl Fn(Vertex) -> bool,
     ) -> Self {
@@ -105,10 +105,10 @@ impl Waiting {
                 }
                 // Bad news comes to the relay first, then to the sender, whom it waits for.
                 let on_the_way = match news {
-                    News::Bad => edge.cost.0,
+                    News::Bad => edge.cost.micros(),
                     News::Good => 0,
                 };
-                let until = waiting.of(*first).0 + STEP.0 + u64::from(on_the_way);
+                let until = waiting.of(*first).0 + STEP.0 + on_the_way;
                 if let Some(second) = &mut waiting.0[edge.to.0 as usize] {
                     *second = Micros(until).max(*second);
                 }
@@ -131,17 +131,17 @@ fn nearest_first(graph: &Graph, tree: &Tree) -> Vec<Vertex> {
 }
 
 /// What a way may cost more than the best and still be shared or held, in a network of this size.
-fn slack(graph: &Graph, tree: &Tree) -> u32 {
+fn slack(graph: &Graph, tree: &Tree) -> Micros {
     let costs = graph.vertices().map(|vertex| tree.cost(vertex));
-    let longest = costs.filter(|cost| cost.is_finite()).max();
-    multipath::slack(longest.unwrap_or_default())
+    let times = costs.filter(|cost| cost.is_finite()).map(Cost::micros);
+    multipath::slack(Micros(times.max().unwrap_or_default()))
 }
 
 /// Whether `sender` may pass packets for the root, or for what is behind it, to `relay`.
 fn may_send(
     graph: &Graph,
     tree: &Tree,
-    slack: u32,
+    slack: Micros,
     sender: Vertex,
     relay: Vertex,
     link: Cost,
@@ -150,7 +150,7 @@ fn may_send(
         return false;
     }
     let way = link.plus(graph.transit(relay)).plus(tree.cost(relay));
-    way.is_finite() && way.0 <= tree.cost(sender).0.saturating_add(slack)
+    way.is_finite() && way <= tree.cost(sender).plus(Cost(slack.0))
 }
 
 #[cfg(test)]

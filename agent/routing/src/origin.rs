@@ -23,7 +23,7 @@ const VALIDITY_MOST: Micros = Micros::from_secs(23 * 3_600);
 /// How far the counter jumps at most over a number of a former life: small against the 32 bits of an epoch.
 const JUMP: u64 = 1 << 20;
 /// Links and prefixes that fit one record.
-const LINKS_PER_PART: usize = 35;
+const LINKS_PER_PART: usize = 34;
 const PREFIXES_PER_PART: usize = 45;
 /// Records of one kind and origin; others are refused, so a member cannot fill everybody's memory.
 pub(crate) const MAX_PARTS: u8 = 16;
@@ -291,7 +291,7 @@ mod tests {
         LinkEntry {
             neighbour: NodeId(neighbour),
             carrier: Carrier::Udp6,
-            cost: Cost(u32::MAX),
+            cost: Cost::MOST.in_tier(u8::MAX),
             rtt: Micros(u64::MAX),
             jitter: Micros(u64::MAX),
             loss: Ppm(u32::MAX),
@@ -328,7 +328,7 @@ mod tests {
                 other => panic!("{other:?}"),
             })
             .collect();
-        assert_eq!(sizes, [(1, 5), (2, 0)]);
+        assert_eq!(sizes, [(1, 6), (2, 0)]);
     }
 
     #[test]
@@ -343,16 +343,16 @@ mod tests {
             };
             records.iter().map(part).collect()
         };
-        assert_eq!(written(&links), [(0, 35), (1, 35), (2, 30)]);
+        assert_eq!(written(&links), [(0, 34), (1, 34), (2, 32)]);
         links[50].cost = Cost(1);
         for link in &mut links {
             link.rtt = Micros(5);
         }
-        assert_eq!(written(&links), [(1, 35)]);
+        assert_eq!(written(&links), [(1, 34)]);
         links.remove(10);
-        assert_eq!(written(&links), [(0, 34)]);
+        assert_eq!(written(&links), [(0, 33)]);
         links.push(link(1_000));
-        assert_eq!(written(&links), [(0, 35)]);
+        assert_eq!(written(&links), [(0, 34)]);
     }
 
     #[test]

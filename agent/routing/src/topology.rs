@@ -115,7 +115,7 @@ impl Topology {
             .filter_map(|((a, b, carrier), claim)| {
                 let reverse = claims.get(&(*b, *a, *carrier))?;
                 // A free link would let two ends swap packets without coming nearer.
-                let cost = claim.cost.max(reverse.cost).max(Cost(1));
+                let cost = claim.cost.or_worse(reverse.cost).max(Cost(1));
                 cost.is_finite().then_some(TopologyLink {
                     a: *a,
                     b: *b,

@@ -323,20 +323,26 @@ fn neighbours(candidates: &[Candidate]) -> Vec<Vertex> {
         .collect()
 }
 
+/// Prices of links, some of them in a higher tier.
+fn prices() -> impl Strategy<Value = Cost> {
+    let tier = prop_oneof![6 => Just(0), 1 => 1_u8..3];
+    (1_u64..2_000, tier).prop_map(|(micros, tier)| Cost(micros).in_tier(tier))
+}
+
 /// Random graphs of 2 to 9 nodes, every link priced, some nodes dear or closed to transit.
 fn graphs() -> impl Strategy<Value = Graph> {
     (2_u64..10).prop_flat_map(|size| {
         let transit = prop::collection::vec(
-            prop_oneof![6 => Just(Cost(0)), 1 => (1_u32..5_000).prop_map(Cost), 1 => Just(Cost::INFINITE)],
+            prop_oneof![6 => Just(Cost(0)), 1 => (1_u64..5_000).prop_map(Cost), 1 => Just(Cost::INFINITE)],
             size as usize,
         );
-        let links = prop::collection::vec(((0..size), (0..size), 1_u32..2_000), 1..24);
+        let links = prop::collection::vec(((0..size), (0..size), prices()), 1..24);
         (transit, links).prop_map(|(transit, links)| {
             let nodes = (0..).map(NodeId).zip(transit).collect();
             let links = links
                 .into_iter()
                 .filter(|(a, b, _)| a != b)
-                .map(|(a, b, cost)| ((NodeId(a.min(b)), NodeId(a.max(b))), Cost(cost)))
+                .map(|(a, b, cost)| ((NodeId(a.min(b)), NodeId(a.max(b))), cost))
                 .collect();
             Graph::new(&nodes, &links)
         })

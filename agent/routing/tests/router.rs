@@ -454,8 +454,8 @@ impl Test {
         route.next.iter().map(|next| next.neighbour).collect()
     }
 
-    fn links_record(&self, origin: u8, seq: u64, links: &[(u8, u32)]) -> Record {
-        let entry = |(neighbour, cost): &(u8, u32)| LinkEntry {
+    fn links_record(&self, origin: u8, seq: u64, links: &[(u8, u64)]) -> Record {
+        let entry = |(neighbour, cost): &(u8, u64)| LinkEntry {
             neighbour: node(*neighbour),
             carrier: Carrier::Udp4,
             cost: Cost(*cost),

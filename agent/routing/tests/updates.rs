@@ -86,8 +86,10 @@ impl World {
         let nodes: BTreeMap<_, _> = (0..size).map(|node| (NodeId(node), Cost(0))).collect();
         let links = (0..size * 2).map(|_| {
             let (a, b) = (rng.next_u64() % size, rng.next_u64() % size);
-            let cost = 1 + rng.next_u64() % dearest;
-            ((NodeId(a.min(b)), NodeId(a.max(b))), Cost(cost as u32))
+            (
+                (NodeId(a.min(b)), NodeId(a.max(b))),
+                price(&mut rng, dearest),
+            )
         });
         Self {
             graph: Graph::new(&nodes, &links.collect()),
@@ -107,7 +109,7 @@ impl World {
             Vertex(self.below(size) as u32),
             Vertex(self.below(size) as u32),
         );
-        let price = Cost(1 + self.below(self.dearest) as u32);
+        let price = price(&mut self.rng, self.dearest);
         let neighbour = {
             let edges = self.graph.edges(a).len() as u64;
             (edges > 0).then(|| self.below(edges) as usize)
@@ -122,4 +124,10 @@ impl World {
             _ => self.graph.set_cost(a, neighbour?, price),
         }
     }
+}
+
+/// A price; one in four is in a higher tier.
+fn price(rng: &mut ChaCha8Rng, dearest: u64) -> Cost {
+    let tier = (rng.next_u64() % 8).saturating_sub(5);
+    Cost(1 + rng.next_u64() % dearest).in_tier(tier as u8)
 }

@@ -249,7 +249,7 @@ pub struct LinkEntry {
     pub neighbour: NodeId,
     /// What carries it.
     pub carrier: Carrier,
-    /// Its price for the origin.
+    /// Its price for the origin, in the tier that the origin gave it.
     pub cost: Cost,
     /// Smoothed round-trip time.
     pub rtt: Micros,
@@ -300,7 +300,7 @@ impl Body {
             let mut value = Reader::new(reader.counted()?);
             match field {
                 AT => at = value.time()?,
-                TRANSIT => node.transit = Cost(value.u32()?),
+                TRANSIT => node.transit = Cost::told(value.u32()?),
                 VERSION => node.version = text(&mut value)?,
                 QUIC_PORT => node.quic_port = Some(value.u16()?).filter(|port| *port != 0),
                 LINK => links.extend(LinkEntry::decode(&mut value)?),
@@ -327,7 +327,7 @@ impl Body {
                 quic_port,
             }) => {
                 field(&mut writer, AT, |w| w.u64(at.0));
-                field(&mut writer, TRANSIT, |w| w.u32(transit.0));
+                field(&mut writer, TRANSIT, |w| w.u32(transit.to_tell()));
                 field(&mut writer, VERSION, |w| w.put(version.as_bytes()));
                 if let Some(port) = quic_port {
                     field(&mut writer, QUIC_PORT, |w| w.u16(*port));
@@ -365,18 +365,30 @@ impl Body {
 }
 
 impl LinkEntry {
+    /// The tier that the origin gave the link; none is the first.
+    pub fn tier(&self) -> u8 {
+        match self.cost.is_finite() {
+            true => u8::try_from(self.cost.tiers()).unwrap_or(u8::MAX),
+            false => 0,
+        }
+    }
+
     /// Reads a link; `None` if its carrier is not known here.
     fn decode(reader: &mut Reader<'_>) -> Result<Option<Self>, DecodeError> {
         let neighbour = reader.node()?;
         let carrier = Carrier::from_code(reader.u8()?);
-        let cost = Cost(reader.u32()?);
+        let cost = Cost::told(reader.u32()?);
         let rtt = Micros(reader.u32()?.into());
         let jitter = Micros(reader.u32()?.into());
         let loss = Ppm(reader.u32()?);
+        let tier = match reader.is_empty() {
+            true => 0,
+            false => reader.u8()?,
+        };
         Ok(carrier.map(|carrier| Self {
             neighbour,
             carrier,
-            cost,
+            cost: cost.in_tier(tier),
             rtt,
             jitter,
             loss,
@@ -385,13 +397,17 @@ impl LinkEntry {
 
     fn encode<'a>(&self, writer: &'a mut Writer) -> &'a mut Writer {
         let micros = |span: Micros| u32::try_from(span.0).unwrap_or(u32::MAX);
-        writer
+        let writer = writer
             .put(&self.neighbour.to_be_bytes())
             .u8(self.carrier.code())
-            .u32(self.cost.0)
+            .u32(self.cost.to_tell())
             .u32(micros(self.rtt))
             .u32(micros(self.jitter))
-            .u32(self.loss.0)
+            .u32(self.loss.0);
+        match self.tier() {
+            0 => writer,
+            tier => writer.u8(tier),
+        }
     }
 }
 

@@ -306,14 +306,14 @@ proptest! {
     #[test]
     fn links_read_as_they_were_signed(
         links in proptest::collection::vec(
-            (any::<u64>(), 0..3_usize, any::<u32>(), any::<u32>(), any::<u32>(), any::<u32>()),
+            (any::<u64>(), 0..3_usize, (any::<u32>(), any::<u8>()), any::<u32>(), any::<u32>(), any::<u32>()),
             0..30,
         ),
     ) {
         let links = links.into_iter().map(|(neighbour, carrier, cost, rtt, jitter, loss)| LinkEntry {
             neighbour: NodeId(neighbour),
             carrier: Carrier::ALL[carrier],
-            cost: Cost(cost),
+            cost: Cost::told(cost.0).in_tier(cost.1),
             rtt: Micros(rtt.into()),
             jitter: Micros(jitter.into()),
             loss: Ppm(loss),

@@ -377,6 +377,9 @@ pub struct LinkEntity {
     pub carrier: Carrier,
     /// Whether the other end reports it too; only then it counts.
     pub confirmed: bool,
+    /// Tier that the reporting end gives it, compared before any price; absent if it is 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub tier: u8,
     /// Advertised price, in microseconds of expected delivery time; `null` = not usable.
     pub cost_us: Option<u32>,
     /// Smoothed round-trip time, in microseconds.
@@ -385,6 +388,11 @@ pub struct LinkEntity {
     pub jitter_us: u64,
     /// Loss in this direction, in parts per million.
     pub loss_ppm: u32,
+}
+
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_first(tier: &u8) -> bool {
+    *tier == 0
 }
 
 /// Addresses that a node announces besides its own.

@@ -353,6 +353,7 @@ mod tests {
             to_name: None,
             carrier: Carrier::Udp4,
             confirmed: true,
+            tier: 0,
             cost_us: Some(1),
             rtt_us: 1,
             jitter_us: 1,

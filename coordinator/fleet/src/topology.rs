@@ -453,6 +453,7 @@ impl Topology {
             to_name: self.name(to),
             carrier: entry.carrier,
             confirmed: self.entities.contains_key(&reverse),
+            tier: entry.tier(),
             cost_us: finite(entry.cost),
             rtt_us: entry.rtt.0,
             jitter_us: entry.jitter.0,
@@ -502,12 +503,13 @@ enum Coalesced {
     Held,
 }
 
-/// Whether only the quality of a link changed: a link that becomes usable, confirmed or none of both is more.
+/// Whether only the quality of a link changed: a link that becomes usable, confirmed or none of both is more, so is another tier.
 fn is_measurement(before: Option<&Entity>, after: Option<&Entity>) -> bool {
     let (Some(Entity::Link(before)), Some(Entity::Link(after))) = (before, after) else {
         return false;
     };
-    before.confirmed == after.confirmed && before.cost_us.is_some() == after.cost_us.is_some()
+    (before.confirmed, before.tier) == (after.confirmed, after.tier)
+        && before.cost_us.is_some() == after.cost_us.is_some()
 }
 
 const fn member_cause(before: Option<&Entity>, _after: Option<&Entity>) -> Cause {
@@ -538,7 +540,7 @@ fn stored_site(entity: Option<&Entity>) -> Option<NodeName> {
 }
 
 fn finite(cost: Cost) -> Option<u32> {
-    cost.is_finite().then_some(cost.0)
+    cost.is_finite().then_some(cost.to_tell())
 }
 
 #[cfg(test)]

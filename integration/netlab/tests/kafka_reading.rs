@@ -335,6 +335,7 @@ fn entity(dice: &mut Dice, seq: u64) -> Entity {
             to_name: None,
             carrier: Carrier::Udp4,
             confirmed: dice.below(2) == 0,
+            tier: 0,
             cost_us: Some(seq as u32),
             rtt_us: 1_000 + seq,
             jitter_us: 10,

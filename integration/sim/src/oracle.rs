@@ -67,7 +67,7 @@ impl<'a> World<'a> {
         for ((a, b, carrier), cost) in &claims {
             if let Some(reverse) = claims.get(&(*b, *a, *carrier)) {
                 let best = world.links.entry((*a, *b)).or_insert(Cost::INFINITE);
-                *best = (*cost.max(reverse)).min(*best);
+                *best = cost.or_worse(*reverse).min(*best);
             }
         }
         world
@@ -153,9 +153,10 @@ impl<'a> World<'a> {
             }
             for (to, route) in &router.routes().routes {
                 let best = shortest[to];
-                let gain = route.cost.0.wrapping_sub(best.0);
+                let paid = route.cost.micros();
+                let gain = paid.wrapping_sub(best.micros());
                 // A route is held while it is dearer by less than half a millisecond or 5 %.
-                let held = gain < 500 || u64::from(gain) * 20 < u64::from(route.cost.0);
+                let held = route.cost.tiers() == best.tiers() && (gain < 500 || gain * 20 < paid);
                 if route.cost < best || !held {
                     return broken(format!(
                         "{:?} pays {} to {:?}, could pay {best}",

@@ -178,6 +178,7 @@ pub(crate) mod tests {
             to_name: None,
             carrier: Carrier::Udp4,
             confirmed: true,
+            tier: 0,
             cost_us,
             rtt_us: 1_500,
             jitter_us: 20,

@@ -7,7 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use wattle_api::topology::LinkEntity;
-use wattle_model::{Carrier, NodeId};
+use wattle_model::{Carrier, Cost, NodeId};
 
 use crate::graph::Graph;
 
@@ -18,6 +18,9 @@ pub struct Route {
     pub from: NodeId,
     /// Where it ends.
     pub to: NodeId,
+    /// Tiers of its links together, of which less is better whatever the price; absent if they are 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub tier: u32,
     /// The sum of its links and of the transit between them, in microseconds.
     pub cost_us: u64,
     /// Its links, in order.
@@ -37,6 +40,9 @@ pub struct Hop {
     pub to_name: String,
     /// What carries the link.
     pub carrier: Carrier,
+    /// Tier of the link, the higher of its ends' claims; absent if it is 0.
+    #[serde(default, skip_serializing_if = "is_first")]
+    pub tier: u32,
     /// Price of the link, in microseconds: the worse of its ends' claims.
     pub cost_us: u64,
     /// What transit through `to` adds, in microseconds; 0 at the end of the path.
@@ -47,17 +53,22 @@ pub struct Hop {
     pub loss_ppm: u32,
 }
 
+#[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]
+fn is_first(tier: &u32) -> bool {
+    *tier == 0
+}
+
 /// How a node is reached. The order of the fields is the order of preference.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 struct Reached {
-    cost: u64,
+    cost: Cost,
     hops: u32,
     parent: NodeId,
     carrier: Carrier,
 }
 
 /// The best link of each pair of neighbours, by its near end.
-type Edges<'a> = BTreeMap<NodeId, BTreeMap<NodeId, (u64, &'a LinkEntity)>>;
+type Edges<'a> = BTreeMap<NodeId, BTreeMap<NodeId, (Cost, &'a LinkEntity)>>;
 
 impl Route {
     /// The shortest path; `None` if there is none. Ties go to fewer hops, then to the smaller node id, as in the agents.
@@ -65,7 +76,7 @@ impl Route {
         let edges = edges(graph);
         let mut reached: BTreeMap<NodeId, Reached> = BTreeMap::new();
         let mut settled = BTreeSet::new();
-        let mut heap = BinaryHeap::from([Reverse((0_u64, 0_u32, from))]);
+        let mut heap = BinaryHeap::from([Reverse((Cost(0), 0_u32, from))]);
         while let Some(Reverse((cost, hops, near))) = heap.pop() {
             if !settled.insert(near) {
                 continue;
@@ -78,7 +89,7 @@ impl Route {
             let Some(transit) = transit else { continue };
             for (far, (price, link)) in edges.get(&near).into_iter().flatten() {
                 let candidate = Reached {
-                    cost: cost + u64::from(transit) + price,
+                    cost: cost.plus(Cost(transit.into())).plus(*price),
                     hops: hops + 1,
                     parent: near,
                     carrier: link.carrier,
@@ -107,7 +118,7 @@ impl Route {
         let mut at = to;
         while at != from {
             let parent = reached[&at].parent;
-            let (cost_us, link) = edges[&parent][&at];
+            let (cost, link) = edges[&parent][&at];
             let through = graph.node(at).and_then(|node| node.transit_cost_us);
             hops.push(Hop {
                 from: parent,
@@ -115,7 +126,8 @@ impl Route {
                 to: at,
                 to_name: graph.name(at),
                 carrier: link.carrier,
-                cost_us,
+                tier: cost.tiers(),
+                cost_us: cost.micros(),
                 transit_us: if at == to {
                     0
                 } else {
@@ -127,11 +139,12 @@ impl Route {
             at = parent;
         }
         hops.reverse();
-        let cost_us = reached.get(&to).map_or(0, |reached| reached.cost);
+        let cost = reached.get(&to).map_or(Cost(0), |reached| reached.cost);
         Self {
             from,
             to,
-            cost_us,
+            tier: cost.tiers(),
+            cost_us: cost.micros(),
             hops,
         }
     }
@@ -154,7 +167,9 @@ fn edges(graph: &Graph) -> Edges<'_> {
             continue;
         }
         // A free link would let two ends swap packets without coming nearer.
-        let price = u64::from(there.max(back).max(1));
+        let claim = |micros, tier| Cost::told(micros).in_tier(tier);
+        let price = claim(there, link.tier).or_worse(claim(back, reverse.tier));
+        let price = price.max(Cost(1));
         let best = edges.entry(*from).or_default().entry(*to);
         let best = best.or_insert((price, *link));
         if price < best.0 {
@@ -220,6 +235,32 @@ mod tests {
     }
 
     #[test]
+    fn a_link_in_a_higher_tier_is_taken_only_where_nothing_else_leads() {
+        let in_tier = |mut link: Entity, tier| {
+            if let Entity::Link(link) = &mut link {
+                link.tier = tier;
+            }
+            link
+        };
+        let mut entities: Vec<_> = (1..=3).map(|id| with_transit(id, Some(0))).collect();
+        entities.extend(both(1, 2, Some(9_000), Some(9_000)));
+        entities.extend(both(2, 3, Some(9_000), Some(9_000)));
+        // One end is enough.
+        entities.push(in_tier(link(1, 3, Some(10)), 1));
+        entities.push(link(3, 1, Some(20)));
+        let around = Route::shortest(&graph(&entities), NodeId(1), NodeId(3)).unwrap();
+        assert_eq!(
+            (way(&around), around.tier, around.cost_us),
+            (vec![1, 2, 3], 0, 18_000)
+        );
+        entities.truncate(5);
+        entities.push(in_tier(link(1, 3, Some(10)), 1));
+        entities.push(link(3, 1, Some(20)));
+        let left = Route::shortest(&graph(&entities), NodeId(1), NodeId(3)).unwrap();
+        assert_eq!((way(&left), left.tier, left.cost_us), (vec![1, 3], 1, 20));
+    }
+
+    #[test]
     fn what_one_end_reports_alone_is_no_way() {
         let mut entities = vec![node(1, "a"), node(2, "b"), link(1, 2, Some(5))];
         assert_eq!(
@@ -278,7 +319,7 @@ mod tests {
             }
             seen.push(far.0);
             if let Some(rest) = brute(graph, transit, far.0, to, seen) {
-                let cost = through + price + rest;
+                let cost = through + price.micros() + rest;
                 best = Some(best.map_or(cost, |known: u64| known.min(cost)));
             }
             seen.pop();

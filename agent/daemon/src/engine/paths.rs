@@ -164,11 +164,12 @@ impl<'a> Map<'a> {
             .windows(2)
             .map(|ends| self.hop(ends[0], ends[1], Some(ends[1]) == last))
             .collect();
-        let cost = sum(hops.iter().map(|hop| hop.cost)).total_us;
+        let cost = sum(hops.iter().map(|hop| hop.cost));
         WayReport {
             role,
             weight_ppm,
-            cost_us: cost,
+            tier: cost.tier,
+            cost_us: cost.total_us,
             hops,
         }
     }
@@ -183,18 +184,15 @@ impl<'a> Map<'a> {
         let claim = self.claims.get(&(from, to));
         let parts = match from == self.membership.own() {
             true => self.own_parts(to, link),
-            false => CostParts {
-                total_us: link.0,
-                ..CostParts::default()
-            },
+            false => of_others(link),
         };
         HopReport {
             from: self.membership.node_ref(from),
             to: self.membership.node_ref(to),
             carrier: claim.map(|claim| claim.carrier),
             cost: CostParts {
-                health_us: transit.0,
-                total_us: parts.total_us.saturating_add(transit.0),
+                health_us: transit.to_tell(),
+                total_us: parts.total_us.saturating_add(transit.to_tell()),
                 ..parts
             },
             rtt_us: claim.map(|claim| claim.rtt.0),
@@ -210,21 +208,36 @@ impl<'a> Map<'a> {
             .min_by_key(|link| link.advertised());
         match best {
             Some(link) => control_parts(link.parts(), agreed),
-            None => CostParts {
-                total_us: agreed.0,
-                ..CostParts::default()
-            },
+            None => of_others(agreed),
         }
+    }
+}
+
+/// What is known of a price that others made.
+fn of_others(cost: Cost) -> CostParts {
+    CostParts {
+        tier: tier(cost),
+        total_us: cost.to_tell(),
+        ..CostParts::default()
+    }
+}
+
+/// The tiers of what can be used.
+pub(super) fn tier(cost: Cost) -> u32 {
+    match cost.is_finite() {
+        true => cost.tiers(),
+        false => 0,
     }
 }
 
 /// Routing's parts in the local socket's words; what they do not explain of `agreed` stands under policy.
 pub(super) fn control_parts(parts: wattle_routing::CostParts, agreed: Cost) -> CostParts {
     let micros = |span: wattle_model::Micros| u32::try_from(span.0).unwrap_or(u32::MAX);
-    let sum = parts.total().0;
+    let sum = parts.total().to_tell();
     // A price that fell is believed late, one that rose is told in steps: within those the parts are scaled by nothing.
-    let total_us = agreed.0.max(sum);
+    let total_us = agreed.to_tell().max(sum);
     CostParts {
+        tier: tier(agreed),
         total_us,
         base_us: micros(parts.base),
         rtt_us: micros(parts.propagation).saturating_add(micros(parts.queueing)),
@@ -238,6 +251,7 @@ pub(super) fn control_parts(parts: wattle_routing::CostParts, agreed: Cost) -> C
 
 fn sum(parts: impl Iterator<Item = CostParts>) -> CostParts {
     parts.fold(CostParts::default(), |a, b| CostParts {
+        tier: a.tier.saturating_add(b.tier),
         total_us: a.total_us.saturating_add(b.total_us),
         base_us: a.base_us.saturating_add(b.base_us),
         rtt_us: a.rtt_us.saturating_add(b.rtt_us),

@@ -10,13 +10,14 @@ use wattle_control::{
     TopoLink, TopoNode, TopoReport, VersionReport, WhoamiReport,
 };
 use wattle_dataplane::Path;
-use wattle_model::{LinkState, NodeId, Prefix};
+use wattle_model::{Cost, LinkState, NodeId, Prefix};
 use wattle_routing::Route;
 use wattle_wire::grant::{Grant, Peer};
+use wattle_wire::record::LinkEntry;
 use wattle_worker::{LaneStatus, LinkStatus, SessionStatus};
 
 use super::forwarding::{self, LeftOut};
-use super::paths::{Map, agreed, all_claims, control_parts};
+use super::paths::{Map, agreed, all_claims, control_parts, tier};
 use super::{Destination, Engine};
 use crate::health;
 use crate::local_api::refusal;
@@ -280,7 +281,7 @@ impl Engine {
             leaf_of: grant.leaf_of().map(|host| self.membership().node_ref(host)),
             next_hop: first.map(|next| self.membership().node_ref(next.neighbour)),
             hops: route.map(|route| route.hops + u32::from(via != grant.node)),
-            cost_us: route.map(|route| route.cost.0),
+            cost_us: route.map(|route| route.cost.to_tell()),
             rtt_us: quality.map(|(rtt, _)| rtt),
             loss_ppm: quality.map(|(_, loss)| loss),
             relayed: state == PeerState::Relayed,
@@ -412,7 +413,8 @@ impl Engine {
             prefix,
             node: Some(self.membership().node_ref(node)),
             source,
-            cost_us: route.map(|route| route.cost.0),
+            tier: route.map_or(0, |route| tier(route.cost)),
+            cost_us: route.map(|route| route.cost.to_tell()),
             next_hops: route.map(|route| self.next_hops(route)).unwrap_or_default(),
             device: None,
             table: None,
@@ -426,7 +428,7 @@ impl Engine {
             link: next.link,
             role: PathRole::Used,
             weight_ppm: (u64::from(next.weight) * 1_000_000 / shares.max(1)) as u32,
-            cost_us: Some(route.cost.0),
+            cost_us: Some(route.cost.to_tell()),
         });
         let backup = route.backup.as_ref().map(|backup| NextHopReport {
             via: self.membership().node_ref(backup.neighbour),
@@ -450,6 +452,7 @@ impl Engine {
                 prefix,
                 node: Some(self.membership().node_ref(node)),
                 source: source.unwrap_or(RouteSource::Announced),
+                tier: 0,
                 cost_us: None,
                 next_hops: path.map(|path| self.links_of(path)).unwrap_or_default(),
                 device: None,
@@ -507,7 +510,7 @@ impl Engine {
                     cost_us: if grant.node == own {
                         Some(0)
                     } else {
-                        route.map(|r| r.cost.0)
+                        route.map(|r| r.cost.to_tell())
                     },
                 }
             })
@@ -521,15 +524,18 @@ impl Engine {
 
     fn topo_links(&self) -> Vec<TopoLink> {
         let agreed = agreed(&self.router);
+        let agreed_on = |from, link: &LinkEntry| {
+            let of = (from, link.neighbour, link.carrier);
+            agreed.get(&of).copied()
+        };
         let mut links: Vec<TopoLink> = all_claims(&self.router)
             .into_iter()
             .map(|(from, link)| TopoLink {
                 from: self.membership().node_ref(from),
                 to: self.membership().node_ref(link.neighbour),
                 carrier: link.carrier,
-                cost_us: agreed
-                    .get(&(from, link.neighbour, link.carrier))
-                    .map(|cost| cost.0),
+                tier: agreed_on(from, &link).map_or(0, tier),
+                cost_us: agreed_on(from, &link).map(Cost::to_tell),
                 rtt_us: Some(link.rtt.0),
                 jitter_us: Some(link.jitter.0),
                 loss_ppm: Some(link.loss.0),

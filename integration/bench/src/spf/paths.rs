@@ -124,7 +124,7 @@ impl World {
             let [a, b] = edge.ends.map(|end| NodeId(end.0 as u64));
             let least = LEAST << (rng.next_u64() % DOUBLINGS);
             let cost = least + rng.next_u64() % least;
-            ((a, b), Cost(cost as u32))
+            ((a, b), Cost(cost))
         });
         let graph = Graph::new(&nodes.collect(), &links.collect());
         Self { graph, rng }

@@ -23,7 +23,7 @@ pub(crate) fn all(graph: &Graph) -> Vec<Box<dyn Rival>> {
     ]
 }
 
-struct Petgraph(UnGraph<(), u32>);
+struct Petgraph(UnGraph<(), u64>);
 
 impl Petgraph {
     fn of(graph: &Graph) -> Self {
@@ -58,7 +58,7 @@ impl Rival for Petgraph {
     }
 }
 
-struct BinaryHeapDijkstra(Vec<Vec<(u32, u32)>>);
+struct BinaryHeapDijkstra(Vec<Vec<(u32, u64)>>);
 
 impl BinaryHeapDijkstra {
     fn of(graph: &Graph) -> Self {

@@ -75,6 +75,7 @@ impl Story {
             to_name: Some(name(to)),
             carrier: Carrier::Udp4,
             confirmed: true,
+            tier: 0,
             cost_us: Some(cost),
             rtt_us: 1_000 + seq % 9_000,
             jitter_us: 10 + seq % 90,

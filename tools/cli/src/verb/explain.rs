@@ -9,7 +9,7 @@ use crate::failure::Outcome;
 use crate::human::{clean, micros, millis};
 use crate::output::Output;
 use crate::verb::answers;
-use crate::verb::links::sum;
+use crate::verb::links::{priced, sum};
 use crate::verb::path::{change, names, way};
 
 /// Shows why traffic to a destination goes the way it goes.
@@ -33,6 +33,11 @@ fn show(report: &ExplainReport) -> String {
     text += &match (&report.runner_up, report.margin_us) {
         (None, _) => "  runner-up: none, there is no other way\n".to_owned(),
         (Some(other), None) => format!("  runner-up: {}\n", names(other)),
+        (Some(other), _) if other.tier > report.chosen.tier => format!(
+            "  runner-up: {}  cost {}, a higher tier\n",
+            names(other),
+            priced(other.tier, other.cost_us),
+        ),
         (Some(other), Some(margin)) => format!(
             "  runner-up: {}  cost {}, {} dearer\n",
             names(other),

@@ -75,7 +75,7 @@ fn cells(link: &LinkReport) -> Vec<String> {
         or_unknown(link.jitter_us, micros),
         or_unknown(link.loss_ppm, percent),
         or_unknown(link.mtu_bytes, |mtu| mtu.to_string()),
-        or_unknown(link.cost, |cost| micros(cost.total_us.into())),
+        or_unknown(link.cost, |cost| priced(cost.tier, cost.total_us)),
         or_unknown(
             Some(&link.reason).filter(|reason| !reason.is_empty()),
             Clone::clone,
@@ -136,6 +136,14 @@ fn rtt(link: &LinkReport) -> String {
     or_unknown(link.rtt_us, micros) + &least.unwrap_or_default()
 }
 
+/// A price as people read it: `13.1ms`, or `tier 1 + 13.1ms`.
+pub(crate) fn priced(tier: u32, us: u32) -> String {
+    match tier {
+        0 => micros(us.into()),
+        tier => format!("tier {tier} + {}", micros(us.into())),
+    }
+}
+
 /// A price as the sum of its parts; parts that are zero are left out. Of links between others only the total is
 /// told, so what the parts do not cover is theirs.
 pub(crate) fn sum(cost: &CostParts) -> String {
@@ -160,7 +168,7 @@ pub(crate) fn sum(cost: &CostParts) -> String {
         .filter(|(_, us)| *us > 0)
         .map(|(name, us)| format!("{name} {}", micros(us.into())))
         .collect();
-    let total = micros(cost.total_us.into());
+    let total = priced(cost.tier, cost.total_us);
     if parts.is_empty() {
         total
     } else {
@@ -193,6 +201,11 @@ mod tests {
             sum(&cost(300, 100)),
             "300us = rtt 100us + links of others 200us"
         );
+        let in_tier = CostParts {
+            tier: 2,
+            ..cost(300, 300)
+        };
+        assert_eq!(sum(&in_tier), "tier 2 + 300us = rtt 300us");
         assert_eq!(sum(&cost(300, 300)), "300us = rtt 300us");
         assert_eq!(sum(&cost(300, 0)), "300us");
     }

@@ -10,7 +10,7 @@ use crate::failure::Outcome;
 use crate::human::{clean, micros, or_unknown, percent};
 use crate::output::Output;
 use crate::verb::answers;
-use crate::verb::links::sum;
+use crate::verb::links::{priced, sum};
 
 /// Shows the way to a destination.
 pub(crate) fn run(socket: &Path, destination: String, output: &mut Output) -> Outcome {
@@ -61,7 +61,7 @@ pub(crate) fn way(way: &WayReport) -> String {
         PathRole::Backup => "backup".to_owned(),
         PathRole::Spare => "spare".to_owned(),
     };
-    let cost = micros(way.cost_us.into());
+    let cost = priced(way.tier, way.cost_us);
     let mut text = format!("  {role}: {}  cost {cost}\n", names(way));
     for hop in &way.hops {
         text += &hop_line(hop);

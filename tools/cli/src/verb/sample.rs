@@ -27,6 +27,7 @@ fn cost() -> CostParts {
     let (base_us, rtt_us, jitter_us, loss_us) = (100, 12_100, 300, 600);
     let total_us = base_us + rtt_us + jitter_us + loss_us;
     CostParts {
+        tier: 0,
         total_us,
         base_us,
         rtt_us,
@@ -198,6 +199,7 @@ pub(crate) fn routes() -> RoutesReport {
         prefix: prefix.parse().unwrap(),
         node: Some(node(owner)),
         source,
+        tier: 0,
         cost_us: None,
         next_hops,
         device: None,
@@ -243,6 +245,7 @@ pub(crate) fn path() -> PathReport {
     let used = WayReport {
         role: PathRole::Used,
         weight_ppm: 1_000_000,
+        tier: 0,
         cost_us: 26_200,
         hops: vec![hop(1, 2), hop(2, 3)],
     };
@@ -259,6 +262,7 @@ pub(crate) fn path() -> PathReport {
     let backup = WayReport {
         role: PathRole::Backup,
         weight_ppm: 0,
+        tier: 0,
         cost_us: 40_000,
         hops: vec![unknown],
     };
@@ -295,6 +299,7 @@ pub(crate) fn explain() -> ExplainReport {
         prefix,
         chosen: ways.remove(0),
         cost: CostParts {
+            tier: 0,
             total_us: twice(one.total_us),
             base_us: twice(one.base_us),
             rtt_us: twice(one.rtt_us),
@@ -362,6 +367,7 @@ pub(crate) fn topo() -> TopoReport {
         from: node(from),
         to: node(to),
         carrier: Carrier::Udp4,
+        tier: 0,
         cost_us,
         rtt_us: Some(24_200),
         jitter_us: Some(300),

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use wattle_model::{Cost, MAX_WAYPOINTS, NodeId, Waypoint};
-use wattle_routing::Protection;
 use wattle_routing::backup::{self, Detour, Search};
 use wattle_routing::course::Course;
 use wattle_routing::graph::{Graph, Vertex};
 use wattle_routing::multipath::{self, Candidate, Forest, Trees};
 use wattle_routing::spf::Tree;
+use wattle_routing::{Protection, Thousandths};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
@@ -57,7 +57,7 @@ proptest! {
                 prop_assert_eq!(trees.own.cost(destination).is_finite(), !chosen.is_empty());
                 if let Some(best) = chosen.first() {
                     prop_assert_eq!(best.cost, trees.own.cost(destination));
-                    let shares = multipath::weights(&chosen);
+                    let shares = multipath::weights(&chosen, |_| Thousandths::ONE);
                     prop_assert_eq!(shares.iter().map(|s| u32::from(*s)).sum::<u32>(), multipath::BUCKETS);
                     prop_assert!(shares.iter().all(|share| *share > 0));
                     prop_assert!(shares.iter().all(|share| *share <= shares[0]));

@@ -19,8 +19,8 @@ pub use report::{
     ChangeReport, CoordinatorReport, CoordinatorState, CostParts, DrainReport, EventReport,
     ExplainReport, HealthLevel, HealthLine, HopReport, LinkReport, LinksReport, MetricsReport,
     NetworkRef, NextHopReport, NodeRef, PathReport, PathRole, PeerReport, PeerState, PeersReport,
-    PingReport, PreferReport, Role, RouteReport, RouteSource, RoutesReport, StatusReport, TopoLink,
-    TopoNode, TopoReport, VersionReport, WayReport, WhoamiReport,
+    PingReport, PolicyReport, PreferReport, Role, RouteReport, RouteSource, RoutesReport,
+    StatusReport, TopoLink, TopoNode, TopoReport, VersionReport, WayReport, WhoamiReport,
 };
 pub use request::{Access, DrainMode, Request, RouteView};
 

@@ -1,6 +1,7 @@
 //! The shapes of the answers. Fields are only ever added.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 
 use schemars::JsonSchema;
@@ -264,6 +265,9 @@ pub struct LinkReport {
     pub mtu_bytes: Option<u16>,
     /// Price advertised for it, with its parts; absent while it has none.
     pub cost: Option<CostParts>,
+    /// What the node's configuration sets for it; absent where it sets nothing.
+    #[serde(default)]
+    pub policy: Option<PolicyReport>,
     /// What the price is made of, in words: `rtt`, `loss 3 %`, `first choice`.
     #[serde(default)]
     pub reason: String,
@@ -305,8 +309,37 @@ pub struct CostParts {
     pub carrier_us: u32,
     /// The forwarding node's load and health.
     pub health_us: u32,
-    /// Set by an operator.
+    /// What the operator's policy adds; what it takes off is taken off every part.
     pub policy_us: u32,
+    /// What is left of an earlier price until a better one is believed, and what the other end asks more.
+    #[serde(default)]
+    pub held_us: u32,
+}
+
+/// What an operator set for a link.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct PolicyReport {
+    /// Share of the flows beside other ways of the same price, 1 if not set.
+    pub weight: f64,
+    /// What the measured price is multiplied by, 1 if not set.
+    pub multiplier: f64,
+    /// What is added after that.
+    pub addend_us: u64,
+    /// The tier, 0 if not set.
+    #[serde(default)]
+    pub tier: u8,
+}
+
+impl fmt::Display for PolicyReport {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let factors = [("weight", self.weight), ("multiplier", self.multiplier)];
+        let factors = factors.iter().filter(|(_, factor)| *factor != 1.0);
+        let factors = factors.map(|(name, factor)| format!("{name} {factor}"));
+        let addend = (self.addend_us > 0).then(|| format!("addend {}us", self.addend_us));
+        let tier = (self.tier > 0).then(|| format!("tier {}", self.tier));
+        let set: Vec<String> = factors.chain(addend).chain(tier).collect();
+        f.write_str(&set.join(", "))
+    }
 }
 
 #[expect(clippy::trivially_copy_pass_by_ref, reason = "serde passes references")]

@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use wattle_model::Prefix;
 
 use crate::offloads::OffloadName;
+use crate::policy::LinkRule;
 use crate::workers::Workers;
 
 /// Where the configuration is looked for when the state directory has none.
@@ -64,6 +65,8 @@ pub struct Config {
     pub offloads_off: Vec<OffloadName>,
     /// How many threads may carry packets.
     pub workers: Workers,
+    /// What this node's links are to carry and to cost; of each setting the last rule about a link counts.
+    pub links: Vec<LinkRule>,
 }
 
 /// A setting that is on or off.
@@ -94,6 +97,7 @@ impl Default for Config {
             mss_clamp: Switch::Off,
             offloads_off: Vec::new(),
             workers: Workers::default(),
+            links: Vec::new(),
         }
     }
 }
@@ -558,6 +562,41 @@ mod tests {
             assert!(message.contains(words), "{text}: {message}");
             assert_eq!(found, column, "{text}: {message}");
         }
+    }
+
+    #[test]
+    fn every_bad_rule_about_links_is_refused_where_it_stands() {
+        for (line, column, words) in [
+            ("weight = 101", 10, "of a weight: 0 to 100"),
+            ("weight = -0.5", 10, "of a weight: 0 to 100"),
+            ("weight = 0.0001", 10, "in steps of 0.001"),
+            ("weight = nan", 10, "of a weight: 0 to 100"),
+            (
+                "weight = \"3\"",
+                10,
+                "expected a weight: a number from 0 to 100",
+            ),
+            ("multiplier = 0", 14, "of a multiplier: 0.1 to 100"),
+            ("multiplier = 0.09", 14, "of a multiplier: 0.1 to 100"),
+            ("addend = 5", 10, "expected a string"),
+            ("addend = \"5\"", 10, "such as \"5ms\""),
+            ("addend = \"-5ms\"", 10, "such as \"5ms\""),
+            ("addend = \"11s\"", 10, "at most \"10s\""),
+            ("tier = 256", 8, "`256`, expected u8"),
+            ("carrier = \"udp\"", 11, "`udp4`, `udp6`, `quic`"),
+            (
+                "wieght = 3",
+                1,
+                "unknown key `wieght`; allowed keys: `peer`, ",
+            ),
+        ] {
+            let (at, found, message) = refusal(&format!("[[links]]\n{line}\n"));
+            assert!(message.contains(words), "{line}: {message}");
+            assert_eq!((at, found), (2, column), "{line}: {message}");
+        }
+        let (at, _, message) = refusal("mtu = 1360\n[[links]]\npeer = \"b\"\n");
+        assert!(message.contains("sets nothing"), "{message}");
+        assert_eq!(at, 2, "{message}");
     }
 
     #[test]

@@ -15,6 +15,7 @@ mod metrics;
 mod notify;
 mod offloads;
 mod ping;
+pub mod policy;
 mod query;
 mod quic;
 mod seat;

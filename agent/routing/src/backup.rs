@@ -1,6 +1,7 @@
 //! The way around, computed before it is needed: where packets for a destination go while its next hop is silent.
 //!
-//! In the order of preference: what survives the next hop's *failure*, then what survives the *link's*; each straight to the
+//! In the order of preference: what survives the next hop's *failure*, even before its other neighbours have noticed it, then
+//! once they have, then what survives the *link's*; each straight to the
 //! destination (RFC 5286 §3) before over one waypoint (RFC 7490) before over two. A waypoint that no shortest path leads to
 //! clear of the failure may be reached over the link that leads straight to it (as in RFC 9855). [`alternate`] judges by
 //! distances alone, at no cost; [`Search`] finds what the graph allows, by following everything that others may do with the
@@ -23,7 +24,7 @@ pub(crate) const EXHAUSTIVE: usize = 256;
 const MOST_WAYPOINTS: usize = 32;
 /// Bytes of results that the search keeps for the next destination, and what a node takes in each of them.
 const MOST_KEPT: usize = 4 << 20;
-const KEPT_FOR_A_NODE: usize = 15;
+const KEPT_FOR_A_NODE: usize = 19;
 
 /// What a backup survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -163,8 +164,8 @@ impl Search {
         let last = self.clear(graph, primary, destination);
         let stops = self.stops(graph, primary, destination);
         let demands = match most {
-            Protection::Node => &[Protection::Node, Protection::Link][..],
-            Protection::Link => &[Protection::Link],
+            Protection::Node => &[Demand::Unnoticed, Demand::Node, Demand::Link][..],
+            Protection::Link => &[Demand::Link],
         };
         demands.iter().find_map(|demand| {
             let leg = Leg {
@@ -287,12 +288,32 @@ impl Search {
     }
 }
 
+/// What a detour has to survive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Demand {
+    /// The failure of the next hop, before its other neighbours know: a link that carries nothing is noticed late.
+    Unnoticed,
+    /// The failure of the next hop, once its neighbours have gone around it.
+    Node,
+    /// The failure of the link to it.
+    Link,
+}
+
+impl Demand {
+    const fn protection(self) -> Protection {
+        match self {
+            Self::Unnoticed | Self::Node => Protection::Node,
+            Self::Link => Protection::Link,
+        }
+    }
+}
+
 /// What a detour has to survive, and where.
 struct Leg<'a> {
     graph: &'a Graph,
     node: Vertex,
     primary: Vertex,
-    demand: Protection,
+    demand: Demand,
 }
 
 /// How packets get from one stop to the next.
@@ -312,7 +333,7 @@ impl Leg<'_> {
                 direct: false,
             });
         }
-        let is_gone = |vertex: Vertex| match self.demand {
+        let is_gone = |vertex: Vertex| match self.demand.protection() {
             Protection::Node => vertex == self.node || vertex == self.primary,
             Protection::Link => vertex == self.node,
         };
@@ -324,8 +345,9 @@ impl Leg<'_> {
     /// A backup that survives a node survives its link, too.
     fn is_clear(&self, clear: &Clear, from: Vertex) -> bool {
         let of_more = match self.demand {
-            Protection::Node => clear.of_node(from),
-            Protection::Link => true,
+            Demand::Unnoticed => clear.of_unnoticed(from),
+            Demand::Node => clear.of_node(from),
+            Demand::Link => true,
         };
         of_more && clear.of_link(from)
     }
@@ -357,7 +379,7 @@ impl Leg<'_> {
                 let passes = is_end || self.graph.transit(link.to).is_finite();
                 let cost = link.cost.plus(leg).plus(onward);
                 (passes && cost.is_finite()).then_some(Detour {
-                    protection: self.demand,
+                    protection: self.demand.protection(),
                     stops: waypoints.iter().flatten().count(),
                     upstream: waypoints[0].is_some() || tree.cost(link.to) >= tree.cost(self.node),
                     cost,

@@ -24,6 +24,7 @@ pub struct Course {
 pub struct Clear {
     link: Vec<bool>,
     node: Vec<bool>,
+    unnoticed: Vec<bool>,
 }
 
 impl Clear {
@@ -35,6 +36,11 @@ impl Clear {
     /// Whether they do so even if the next hop itself is gone.
     pub fn of_node(&self, from: Vertex) -> bool {
         self.node[from.0 as usize]
+    }
+
+    /// Whether they do so even while the other neighbours of the next hop have not noticed that it is gone.
+    pub fn of_unnoticed(&self, from: Vertex) -> bool {
+        self.unnoticed[from.0 as usize]
     }
 }
 
@@ -101,13 +107,15 @@ impl Course {
         let nobody = vec![false; self.first.len() - 1];
         let mut clear = Clear {
             link: nobody.clone(),
-            node: nobody,
+            node: nobody.clone(),
+            unnoticed: nobody,
         };
         for vertex in self.order.iter().filter(|vertex| **vertex != node) {
             let at = vertex.0 as usize;
             if *vertex == self.tree.root() {
                 clear.link[at] = true;
                 clear.node[at] = *vertex != failed;
+                clear.unnoticed[at] = *vertex != failed;
                 continue;
             }
             let choices = self.choices(*vertex);
@@ -115,6 +123,8 @@ impl Course {
             let of_node =
                 *vertex != failed && all_but(failed, choices.iter(), |next| clear.of_node(*next));
             clear.node[at] = of_node;
+            clear.unnoticed[at] =
+                *vertex != failed && choices.iter().all(|next| clear.of_unnoticed(*next));
         }
         clear
     }

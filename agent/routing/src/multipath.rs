@@ -7,6 +7,7 @@
 use wattle_model::{Cost, Micros};
 
 use crate::graph::{Change, Edge, Graph, Vertex};
+use crate::policy::Thousandths;
 use crate::spf::Tree;
 
 /// Shares are parts of this many buckets of the flow hash.
@@ -206,15 +207,31 @@ fn is_worth_changing(kept: &Candidate, best: &Candidate) -> bool {
     kept.cost.tiers() != best.cost.tiers() || clearly || best.hops < kept.hops
 }
 
-/// Shares of [`BUCKETS`], inversely to the square of the cost, none of them zero (largest remainders).
-pub fn weights(chosen: &[Candidate]) -> Vec<u16> {
+/// Those of `chosen` that an operator wants to take flows; all of them if there is none.
+pub(crate) fn with_weight(
+    chosen: Vec<Candidate>,
+    weight: impl Fn(&Candidate) -> Thousandths,
+) -> Vec<Candidate> {
+    let weighty = chosen.iter().filter(|one| weight(one) > Thousandths(0));
+    let weighty: Vec<_> = weighty.copied().collect();
+    if weighty.is_empty() { chosen } else { weighty }
+}
+
+/// Shares of [`BUCKETS`], inversely to the square of the cost times the operator's weight, none of them zero (largest
+/// remainders).
+pub fn weights(chosen: &[Candidate], weight: impl Fn(&Candidate) -> Thousandths) -> Vec<u16> {
     let times = chosen.iter().map(|candidate| candidate.cost.micros());
     let Some(best) = times.min() else {
         return Vec::new();
     };
     let merit = |candidate: &Candidate| {
         let ratio = (best << 16) / candidate.cost.micros().max(1);
-        (ratio * ratio).max(1)
+        // Where none has weight there is no policy.
+        let weight = match weight(candidate) {
+            Thousandths(0) => Thousandths::ONE,
+            weight => weight,
+        };
+        (ratio * ratio * u64::from(weight.0)).max(1)
     };
     let total: u64 = chosen.iter().map(merit).sum();
     let spare = u64::from(BUCKETS) - chosen.len() as u64;
@@ -261,6 +278,52 @@ mod tests {
     #[test]
     fn flows_are_shared_among_near_equals_only() {
         assert_eq!(shared(&[1_000, 1_300, 1_301]), 2);
+    }
+
+    #[test]
+    fn shares_are_in_proportion_to_the_weights_over_the_squares_of_the_costs() {
+        for (ways, shares) in [
+            (&[(1_000, 1_000), (1_000, 1_000)][..], &[128, 128][..]),
+            (&[(1_000, 3_000), (1_000, 1_000)], &[192, 64]),
+            (&[(1_000, 1_000), (1_000, 500)], &[170, 86]),
+            (
+                &[(1_000, 3_000), (1_000, 1_000), (1_000, 1_000)],
+                &[153, 52, 51],
+            ),
+            // Dearer by a fifth: 1 / 1.44 of the flows, which the weight makes up for.
+            (&[(1_000, 1_000), (1_200, 1_440)], &[128, 128]),
+            (&[(1_000, 100_000), (1_000, 1)], &[255, 1]),
+            // None has weight: as if there were no policy.
+            (&[(1_000, 0), (1_200, 0)], &[151, 105]),
+        ] {
+            let chosen: Vec<_> = (0..)
+                .zip(ways)
+                .map(|(id, (cost, _))| candidate(id, *cost))
+                .collect();
+            let of = |one: &Candidate| Thousandths(ways[one.neighbour.0 as usize].1);
+            assert_eq!(weights(&chosen, of), shares, "{ways:?}");
+        }
+    }
+
+    #[test]
+    fn a_way_without_weight_takes_flows_only_where_no_other_shares_them() {
+        let weight = |one: &Candidate| Thousandths(if one.neighbour.0 == 1 { 0 } else { 1_000 });
+        for (costs, taking) in [
+            (&[1_000, 1_000][..], &[2][..]),
+            (&[1_000, 1_300], &[2]),
+            (&[1_000, 1_301], &[1]),
+            (&[1_000, 1_000, 1_000], &[2, 3]),
+            (&[1_000], &[1]),
+        ] {
+            let candidates: Vec<_> = (1..)
+                .zip(costs)
+                .map(|(id, cost)| candidate(id, *cost))
+                .collect();
+            let near = choose(&candidates, Vertex(99), None);
+            let left = with_weight(near, weight);
+            let left: Vec<_> = left.iter().map(|one| one.neighbour.0).collect();
+            assert_eq!(left, taking, "{costs:?}");
+        }
     }
 
     #[test]

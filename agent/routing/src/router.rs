@@ -30,6 +30,7 @@ use crate::graph::Graph;
 use crate::lsdb::Lsdb;
 use crate::origin::Origin;
 use crate::pacing::Pacer;
+use crate::policy::Policies;
 use crate::routes::{Preference, Routes};
 use crate::topology::{Members, Topology};
 use crate::verifier::{EachTime, Verifier};
@@ -55,6 +56,7 @@ pub struct Router {
     prefixes: Vec<Prefix>,
     health: Health,
     preferences: Vec<Preference>,
+    policies: Policies,
     transit: Damper,
     /// When the other end of a lost link fell silent first.
     suspected_at: Option<Instant>,
@@ -101,6 +103,7 @@ impl Router {
             prefixes: Vec::new(),
             health: Health::default(),
             preferences: Vec::new(),
+            policies: Policies::default(),
             suspected_at: None,
             transit: Damper::new(now, Cost(0)),
             wall: (now, config.time),
@@ -172,6 +175,7 @@ impl Router {
                 self.preferences = preferences;
                 self.compute_soon(now, Cause::Operator);
             }
+            Input::Policies(policies) => self.policies_changed(now, policies),
             Input::Time(time) => self.wall = (now, time),
         }
     }

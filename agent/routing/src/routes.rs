@@ -8,6 +8,7 @@ use wattle_model::{Cost, LinkId, NodeId, Prefix, Waypoint};
 use crate::backup::{self, Detour, EXHAUSTIVE, Protection, Search};
 use crate::graph::{Graph, Vertex};
 use crate::multipath::{self, Candidate, Forest, Trees};
+use crate::policy::Thousandths;
 use crate::topology::Topology;
 
 /// Transit at this price is given only where there is no other way.
@@ -84,6 +85,7 @@ impl Routes {
             topology: &Topology::default(),
             trees: Trees::of(graph, &forest),
             neighbours: &neighbours,
+            weights: &Weights::new(),
             preferences: &[],
         };
         let (mut routes, mut open) = compute(&grounds, current);
@@ -102,12 +104,16 @@ impl Routes {
 /// This node's usable links to every neighbour, best first.
 pub(crate) type Neighbours = BTreeMap<NodeId, Vec<LinkId>>;
 
+/// What part of the flows each of this node's links is to take, where that is not one.
+pub(crate) type Weights = BTreeMap<LinkId, Thousandths>;
+
 /// What routes are decided on.
 #[derive(Clone, Copy)]
 pub(crate) struct Grounds<'a> {
     pub(crate) topology: &'a Topology,
     pub(crate) trees: Trees<'a>,
     pub(crate) neighbours: &'a Neighbours,
+    pub(crate) weights: &'a Weights,
     /// These go first.
     pub(crate) preferences: &'a [Preference],
 }
@@ -172,12 +178,17 @@ impl Grounds<'_> {
             .and_then(|next| graph.vertex(next.neighbour));
         let chosen = match self.preferred(destination, &candidates) {
             Some(preferred) => vec![preferred],
-            None => multipath::choose(&candidates, destination, held),
+            None => {
+                let near = multipath::choose(&candidates, destination, held);
+                multipath::with_weight(near, |candidate| self.weight(candidate))
+            }
         };
         let best = chosen.iter().map(|candidate| candidate.cost).min()?;
         let next: Vec<NextHop> = chosen
             .iter()
-            .zip(multipath::weights(&chosen))
+            .zip(multipath::weights(&chosen, |candidate| {
+                self.weight(candidate)
+            }))
             .filter_map(|(candidate, weight)| {
                 let neighbour = graph.node(candidate.neighbour);
                 let link = *self.neighbours.get(&neighbour)?.first()?;
@@ -204,6 +215,14 @@ impl Grounds<'_> {
         // Several next hops already stand in for one another.
         let is_open = primaries.len() == 1 && !is_good_enough(alternate.as_ref(), graph.len());
         (!route.next.is_empty()).then_some((route, is_open))
+    }
+
+    /// What part of the flows the best link to a neighbour is to take.
+    fn weight(&self, candidate: &Candidate) -> Thousandths {
+        let neighbour = self.trees.graph.node(candidate.neighbour);
+        let links = self.neighbours.get(&neighbour);
+        let weight = links.and_then(|links| self.weights.get(links.first()?));
+        weight.copied().unwrap_or_default()
     }
 
     /// The neighbour that an operator prefers, where packets cannot come back from it.

@@ -4,12 +4,12 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use wattle_model::{Cost, MAX_WAYPOINTS, NodeId, Waypoint};
-use wattle_routing::Protection;
 use wattle_routing::backup::{self, Detour, Search};
 use wattle_routing::course::Course;
 use wattle_routing::graph::{Graph, Vertex};
 use wattle_routing::multipath::{self, Candidate, Forest, Trees};
 use wattle_routing::spf::Tree;
+use wattle_routing::{Protection, Thousandths};
 
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(300))]
@@ -57,7 +57,7 @@ proptest! {
                 prop_assert_eq!(trees.own.cost(destination).is_finite(), !chosen.is_empty());
                 if let Some(best) = chosen.first() {
                     prop_assert_eq!(best.cost, trees.own.cost(destination));
-                    let shares = multipath::weights(&chosen);
+                    let shares = multipath::weights(&chosen, |_| Thousandths::ONE);
                     prop_assert_eq!(shares.iter().map(|s| u32::from(*s)).sum::<u32>(), multipath::BUCKETS);
                     prop_assert!(shares.iter().all(|share| *share > 0));
                     prop_assert!(shares.iter().all(|share| *share <= shares[0]));
@@ -178,6 +178,21 @@ fn a_neighbour_that_sends_back_what_it_gets_is_told_to_go_straight_there() {
     let one = Waypoint::direct(Vertex(1));
     assert_eq!(detour.waypoints, [Some(one), None]);
     assert_eq!(detour.cost, Cost(10_000));
+}
+
+#[test]
+fn a_detour_does_not_count_on_others_to_notice_that_the_next_hop_is_gone() {
+    // 0 - 1 - 2 - 3 - 4 - 0 and 1 - 4: from 4 to 2 it is as far over 1 as over 3, and flows take both.
+    let mut graph = ring(5);
+    graph.set_cost(Vertex(1), Vertex(4), Cost(1_000)).unwrap();
+    let detour = Search::new(Vertex(0)).detour(&graph, Vertex(2), Vertex(1));
+    let detour = detour.unwrap();
+    let three = Waypoint::new(Vertex(3));
+    assert_eq!(
+        (detour.neighbour, detour.waypoints),
+        (Vertex(4), [Some(three), None])
+    );
+    assert_eq!(detour.protection, Protection::Node);
 }
 
 fn search_anew(graph: &Graph) -> Option<Detour> {

@@ -6,7 +6,10 @@ use proptest::prelude::*;
 use wattle_model::{
     Carrier, Cost, Instant, LinkId, LinkState, Measurement, Micros, NodeId, SeqNo, UnixTime,
 };
-use wattle_routing::{Config, Event, Happening, Input, Member, Members, Output, Router};
+use wattle_routing::{
+    Config, Event, Happening, Input, Member, Members, Output, Policies, PolicyRule, Router,
+    Thousandths,
+};
 use wattle_wire::control::Control;
 use wattle_wire::flood::{Flood, RecordId};
 use wattle_wire::key::SecretKey;
@@ -222,6 +225,73 @@ fn after_a_price_changed_paths_are_brought_up_to_date_not_computed_anew() {
     let computed = after.computations - before.computations;
     assert!(computed > 0);
     assert_eq!(after.updates - before.updates, computed);
+}
+
+#[test]
+fn a_policy_changes_prices_and_shares_at_once_and_is_undone_at_once() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.link_up(2);
+    for relay in [1, 2] {
+        test.receive(relay, &[test.links_record(relay, 1, &[(0, 500), (3, 500)])]);
+    }
+    test.receive(1, &[test.links_record(3, 1, &[(1, 500), (2, 500)])]);
+    test.run(Micros::from_secs(2));
+    let advertised = |test: &Test| [1, 2].map(|id| test.router.links()[&LinkId(id)].advertised().0);
+    let shares = |test: &Test| -> Vec<_> {
+        let next = test.router.routes().routes[&node(3)].next.iter();
+        next.map(|next| (next.neighbour, next.weight)).collect()
+    };
+    let plain = (advertised(&test), shares(&test));
+    assert_eq!(plain, ([576, 576], vec![(node(1), 128), (node(2), 128)]));
+    let of_one = PolicyRule {
+        neighbour: Some(node(1)),
+        ..PolicyRule::default()
+    };
+    for (rule, prices, shared) in [
+        (
+            PolicyRule {
+                weight: Some(Thousandths(3_000)),
+                ..of_one
+            },
+            [576, 576],
+            vec![(node(1), 192), (node(2), 64)],
+        ),
+        (
+            PolicyRule {
+                weight: Some(Thousandths(0)),
+                ..of_one
+            },
+            [576, 576],
+            vec![(node(2), 256)],
+        ),
+        (
+            PolicyRule {
+                multiplier: Some(Thousandths(2_000)),
+                addend: Some(Micros(20_000)),
+                ..of_one
+            },
+            [20_480, 576],
+            vec![(node(2), 256)],
+        ),
+        (
+            PolicyRule {
+                tier: Some(1),
+                ..of_one
+            },
+            [Cost(576).in_tier(1).0, 576],
+            vec![(node(2), 256)],
+        ),
+    ] {
+        test.handle(Input::Policies(Policies(vec![rule])));
+        test.run(Micros::from_millis(100));
+        assert_eq!((advertised(&test), shares(&test)), (prices, shared));
+        test.handle(Input::Policies(Policies::default()));
+        test.run(Micros::from_millis(100));
+        let mut undone = shares(&test);
+        undone.sort_by_key(|(neighbour, _)| *neighbour != node(1));
+        assert_eq!((advertised(&test), undone), plain);
+    }
 }
 
 #[test]

@@ -58,6 +58,36 @@ fn two_short_links_beat_a_long_one() {
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]
+fn links_in_a_higher_tier_carry_packets_only_while_nothing_else_leads_there() {
+    story("tiers", |lab| {
+        let tier = ["[[links]]", "peer = \"near\"", "tier = 1"];
+        let (mesh, [a, b, _near, far]) = two_relays_over(lab, "tiers", &tier, "far")?;
+        let (there, _echo) = echo(&mesh, &b)?;
+        let explained = mesh.data(&a, &["explain", "b"])?;
+        assert_eq!(explained["chosen"]["tier"], serde_json::Value::Null);
+        assert_eq!(explained["runner_up"]["tier"], 2, "{explained}");
+        assert!(
+            explained["runner_up"]["cost_us"].as_u64() < explained["chosen"]["cost_us"].as_u64(),
+            "{explained}"
+        );
+        lab.cut(&a, &far)?;
+        eventually("what is left is taken", PATIENCE, || {
+            Ok(way(&mesh, &a, "b")? == ["a", "near", "b"])
+        })?;
+        assert_eq!(streamed(&a, there, 100)?.lost, 0);
+        lab.heal(&a, &far)?;
+        let stream = a.probe(there, STREAM)?;
+        eventually("it is left as soon as it may", PATIENCE, || {
+            Ok(way(&mesh, &a, "b")? == ["a", "far", "b"])
+        })?;
+        stream.wait_for(50);
+        assert_eq!(stream.stop()?.lost, 0);
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
 fn a_cost_that_rises_twentyfold_and_falls_again_moves_packets_twice_at_most() {
     story("ramp", |lab| {
         let [a, b, relay] = lab.hosts(["a", "b", "relay"])?;
@@ -88,78 +118,16 @@ fn a_cost_that_rises_twentyfold_and_falls_again_moves_packets_twice_at_most() {
 #[ignore = "needs root: run by tools/test netns"]
 fn three_equal_relays_share_the_flows_and_a_flow_stays_on_one() {
     story("shares", |lab| {
-        let [a, b] = lab.hosts(["a", "b"])?;
-        let relays = lab.hosts(["one", "two", "three"])?;
-        for relay in &relays {
-            // In the middle of a step of the prices that are told, so that equal links have equal ones.
-            for (from, to) in [(&a, relay), (relay, &b)] {
-                lab.wire(from, to, Shape::delay(Duration::from_micros(10_600)))?;
-            }
-        }
-        let [one, two, three] = &relays;
-        let mesh = lab.mesh("shares", &[&a, one, two, three, &b]).start()?;
-        let there = mesh.address(&b)?;
-        let even = || -> Result<bool> {
-            let path = mesh.data(&a, &["path", "b"])?;
-            let ways = path["ways"].as_array().context("ways")?;
-            let used = ways.iter().filter(|way| way["role"] == "used");
-            let shares: Vec<u64> = used.filter_map(|way| way["weight_ppm"].as_u64()).collect();
-            let even = shares
-                .iter()
-                .all(|share| (320_000..=350_000).contains(share));
-            Ok(shares.len() == 3 && even)
-        };
-        eventually("three ways of one price", PATIENCE, even)?;
-        // Frames alone, since what agents say to each other is no flow's; in bytes, since several may leave at once.
-        for relay in &relays {
-            let name = relay.name();
-            a.nft(&format!(
-                "add table inet flows
-                add counter inet flows {name}
-                add chain inet flows out {{ type filter hook output priority 0; }}
-                add rule inet flows out oifname {name} meta l4proto udp @th,64,8 0x57 counter name {name}"
-            ))?;
-        }
-        let sent = |relay: &Host| -> Result<u64> {
-            let listed = a.sh(&format!("nft list counter inet flows {}", relay.name()))?;
-            let mut words = listed.split_whitespace();
-            let count = words.by_ref().skip_while(|word| *word != "bytes").nth(1);
-            Ok(count.context("no count")?.parse()?)
-        };
-        let counted = |send: &dyn Fn() -> Result<()>| -> Result<Vec<u64>> {
-            let before: Vec<u64> = relays.iter().map(sent).collect::<Result<_>>()?;
-            send()?;
-            std::thread::sleep(Duration::from_millis(100));
-            let after: Vec<u64> = relays.iter().map(sent).collect::<Result<_>>()?;
-            Ok(after
-                .iter()
-                .zip(before)
-                .map(|(after, before)| after - before)
-                .collect())
-        };
-        // The first packets make the session.
-        streamed(&a, SocketAddr::new(there, 9), 10)?;
-        let mut shares = Vec::new();
-        // Prices are measured: where one changes amid the flows, shares are others for a while.
-        eventually(
-            "prices that stay equal while flows are counted",
-            PATIENCE,
-            || {
-                eventually("three ways of one price", PATIENCE, even)?;
-                let flows = format!("for i in $(seq 9000); do echo > /dev/udp/{there}/9; done");
-                shares = counted(&|| a.run("bash", ["-c", &flows]).map(drop))?;
-                let mean = shares.iter().sum::<u64>() as f64 / 3.0;
-                let off = |share: &u64| (*share as f64 / mean - 1.0).abs();
-                Ok(shares.iter().all(|share| off(share) <= 0.1))
-            },
-        )
-        .with_context(|| format!("{shares:?}"))?;
-        // No burst, which would hold up answers and bring the link under suspicion.
-        let one_flow = counted(&|| streamed(&a, SocketAddr::new(there, 9), 300).map(drop))?;
-        let most = one_flow.iter().max().context("three relays")?;
-        let others = one_flow.iter().sum::<u64>() - most;
-        assert!(*most > 300 * 200 && others * 10 < *most, "{one_flow:?}");
-        Ok(())
+        flows_are_shared(lab, "shares", &[], [1, 1, 1])
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn relays_of_one_price_share_the_flows_by_their_weights_and_a_flow_stays_on_one() {
+    story("weights", |lab| {
+        let weight = ["[[links]]", "peer = \"one\"", "weight = 3"];
+        flows_are_shared(lab, "weights", &weight, [3, 1, 1])
     });
 }
 
@@ -359,8 +327,107 @@ fn loss_in_one_direction_moves_both() {
     });
 }
 
-/// Two nodes and two relays between them, the second one 10 ms farther.
+/// Two nodes with three relays between them that cost the same: whether flows are shared in these parts, and each takes one
+/// way.
+fn flows_are_shared(lab: &mut Lab, name: &str, settings: &[&str], parts: [u64; 3]) -> Result<()> {
+    let [a, b] = lab.hosts(["a", "b"])?;
+    let relays = lab.hosts(["one", "two", "three"])?;
+    for relay in &relays {
+        // In the middle of a step of the prices that are told, so that equal links have equal ones.
+        for (from, to) in [(&a, relay), (relay, &b)] {
+            lab.wire(from, to, Shape::delay(Duration::from_micros(10_600)))?;
+        }
+    }
+    let [one, two, three] = &relays;
+    let mut mesh = lab.mesh(name, &[&a, one, two, three, &b]);
+    for setting in settings {
+        mesh = mesh.setting(setting);
+    }
+    let mesh = mesh.start()?;
+    let whole: u64 = parts.iter().sum();
+    let there = mesh.address(&b)?;
+    // One price, by the shares that the agent itself tells: of 256 parts each may be one off.
+    let even = || -> Result<bool> {
+        let path = mesh.data(&a, &["path", "b"])?;
+        let ways = path["ways"].as_array().context("ways")?;
+        let used = ways.iter().filter(|way| way["role"] == "used");
+        let mut shares: Vec<u64> = used.filter_map(|way| way["weight_ppm"].as_u64()).collect();
+        shares.sort_unstable_by(|a, b| b.cmp(a));
+        let due = parts.map(|part| 1_000_000 * part / whole);
+        let even = shares
+            .iter()
+            .zip(due)
+            .all(|(share, due)| share.abs_diff(due) < 15_000);
+        Ok(shares.len() == 3 && even)
+    };
+    eventually("three ways of one price", PATIENCE, even)?;
+    // Frames alone, since what agents say to each other is no flow's; in bytes, since several may leave at once.
+    for relay in &relays {
+        let name = relay.name();
+        a.nft(&format!(
+            "add table inet flows
+            add counter inet flows {name}
+            add chain inet flows out {{ type filter hook output priority 0; }}
+            add rule inet flows out oifname {name} meta l4proto udp @th,64,8 0x57 counter name {name}"
+        ))?;
+    }
+    let sent = |relay: &Host| -> Result<u64> {
+        let listed = a.sh(&format!("nft list counter inet flows {}", relay.name()))?;
+        let mut words = listed.split_whitespace();
+        let count = words.by_ref().skip_while(|word| *word != "bytes").nth(1);
+        Ok(count.context("no count")?.parse()?)
+    };
+    let counted = |send: &dyn Fn() -> Result<()>| -> Result<Vec<u64>> {
+        let before: Vec<u64> = relays.iter().map(sent).collect::<Result<_>>()?;
+        send()?;
+        std::thread::sleep(Duration::from_millis(100));
+        let after: Vec<u64> = relays.iter().map(sent).collect::<Result<_>>()?;
+        Ok(after
+            .iter()
+            .zip(before)
+            .map(|(after, before)| after - before)
+            .collect())
+    };
+    // The first packets make the session.
+    streamed(&a, SocketAddr::new(there, 9), 10)?;
+    let mut shares = Vec::new();
+    // Prices are measured: where one changes amid the flows, shares are others for a while.
+    eventually(
+        "prices that stay equal while flows are counted",
+        PATIENCE,
+        || {
+            eventually("three ways of one price", PATIENCE, even)?;
+            let flows = format!("for i in $(seq 9000); do echo > /dev/udp/{there}/9; done");
+            shares = counted(&|| a.run("bash", ["-c", &flows]).map(drop))?;
+            let one = shares.iter().sum::<u64>() as f64 / whole as f64;
+            let off = |share: &u64, part: u64| (*share as f64 / (one * part as f64) - 1.0).abs();
+            Ok(shares
+                .iter()
+                .zip(parts)
+                .all(|(share, part)| off(share, part) <= 0.1))
+        },
+    )
+    .with_context(|| format!("{shares:?}"))?;
+    // No burst, which would hold up answers and bring the link under suspicion.
+    let one_flow = counted(&|| streamed(&a, SocketAddr::new(there, 9), 300).map(drop))?;
+    let most = one_flow.iter().max().context("three relays")?;
+    let others = one_flow.iter().sum::<u64>() - most;
+    assert!(*most > 300 * 200 && others * 10 < *most, "{one_flow:?}");
+    Ok(())
+}
+
+/// Two nodes and two relays between them, the second one 10 ms farther; packets go over the first one.
 fn two_relays(lab: &mut Lab, name: &str, settings: &[&str]) -> Result<(Mesh, [Host; 4])> {
+    two_relays_over(lab, name, settings, "near")
+}
+
+/// The same, where packets go over the relay `used`.
+fn two_relays_over(
+    lab: &mut Lab,
+    name: &str,
+    settings: &[&str],
+    used: &str,
+) -> Result<(Mesh, [Host; 4])> {
     let hosts = lab.hosts(["a", "b", "near", "far"])?;
     let [a, b, near, far] = &hosts;
     lab.link(a, near)?;
@@ -372,11 +439,11 @@ fn two_relays(lab: &mut Lab, name: &str, settings: &[&str]) -> Result<(Mesh, [Ho
         mesh = mesh.setting(setting);
     }
     let mesh = mesh.start()?;
-    eventually("packets go over the near relay", PATIENCE, || {
+    eventually("packets go over the relay meant", PATIENCE, || {
         let ways = [way(&mesh, a, "b")?, way(&mesh, b, "a")?];
         Ok(ways
             .iter()
-            .all(|way| way.get(1).is_some_and(|relay| relay == "near")))
+            .all(|way| way.get(1).is_some_and(|relay| relay == used)))
     })?;
     mesh.wait_settled(PATIENCE)?;
     Ok((mesh, hosts))

@@ -44,6 +44,7 @@ use crate::config::Config;
 use crate::coordinator::{FromCoordinator, Uplink};
 use crate::health::LoadWatch;
 use crate::notify::{Notifier, watchdog_interval};
+use crate::policy;
 use crate::query::{Caller, Query};
 use crate::quic::Quic;
 use crate::state::{Keys, Network, StateDir};
@@ -150,6 +151,8 @@ pub(crate) struct Engine {
     candidates_changed: bool,
     /// Configured prefixes that were not granted.
     refused_prefixes: BTreeSet<Prefix>,
+    /// Neighbours that the configuration names and that are no members.
+    unknown_neighbours: BTreeSet<String>,
     /// What keeps bothering until it is repaired, by code.
     troubles: Vec<HealthLine>,
     counters: Counters,
@@ -204,6 +207,7 @@ impl Engine {
             heard_at: BTreeMap::new(),
             candidates_changed: false,
             refused_prefixes: BTreeSet::new(),
+            unknown_neighbours: BTreeSet::new(),
             troubles: Vec::new(),
             counters: Counters::default(),
             stopping: Stopping::GoesOn,
@@ -438,11 +442,26 @@ impl Engine {
             tracing::warn!(%prefix, "This prefix is configured but not granted; it is not announced");
         }
         self.refused_prefixes = refused;
+        self.apply_policies(now);
         self.tell_peers(self.membership().worker_peers(self.clock.wall()));
         self.router
             .handle(Input::Prefixes(announced.into_iter().collect()), now);
         self.forward();
         self.want();
+    }
+
+    /// Tells routing what the configuration wants of the links to those who are members.
+    fn apply_policies(&mut self, now: Instant) {
+        let find = |name: &str| self.membership().find(name).map(|found| found.node);
+        let (policies, unknown) = policy::policies(&self.setting.config.links, find);
+        for peer in unknown.difference(&self.unknown_neighbours) {
+            tracing::warn!(
+                peer,
+                "[[links]] names a peer that is no node of the network; the entry is left out until it is"
+            );
+        }
+        self.unknown_neighbours = unknown;
+        self.router.handle(Input::Policies(policies), now);
     }
 
     /// Tells the data thread and the QUIC carrier whom they may talk to.

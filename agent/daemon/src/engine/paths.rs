@@ -2,11 +2,13 @@
 
 use std::collections::BTreeMap;
 
-use wattle_control::{CostParts, ExplainReport, HopReport, PathReport, PathRole, WayReport};
+use wattle_control::{
+    CostParts, ExplainReport, HopReport, PathReport, PathRole, PolicyReport, WayReport,
+};
 use wattle_model::{Carrier, Cost, LinkState, NodeId, Waypoint};
 use wattle_routing::graph::Graph;
 use wattle_routing::spf::Tree;
-use wattle_routing::{Explanation, Router, Verdict, Way};
+use wattle_routing::{Explanation, Link, LinkPolicy, Router, Thousandths, Verdict, Way};
 use wattle_wire::record::{Body, LinkEntry};
 
 use super::{Destination, Membership};
@@ -108,12 +110,17 @@ impl<'a> Map<'a> {
     }
 
     fn notes(&self, explanation: &Explanation) -> Vec<String> {
+        let has_no_weight = |way: &Way| {
+            let link = way.link.and_then(|link| self.router.links().get(&link));
+            link.is_some_and(|link| link.policy.weight == Thousandths(0))
+        };
         let notes = explanation.ways.iter().map(|way| {
             let name = self.membership.node_ref(way.neighbour).name;
             let verdict = match way.verdict {
                 Verdict::Preferred => "preferred",
                 Verdict::Shared => "shares the flows",
                 Verdict::Backup => "backup, used while the others are silent",
+                Verdict::Dearer if has_no_weight(way) => "has no weight",
                 Verdict::Dearer => "costs more",
                 Verdict::NotNearer => "is not nearer to the destination, packets could come back",
             };
@@ -125,11 +132,20 @@ impl<'a> Map<'a> {
                 false => String::new(),
             };
             format!(
-                "via {name}: cost {}, {} hops, {verdict}{settling}",
-                way.cost, way.hops
+                "via {name}: cost {}, {} hops, {verdict}{settling}{}",
+                way.cost,
+                way.hops,
+                self.policy(way)
             )
         });
         notes.collect()
+    }
+
+    /// What the operator set for the way's link, if anything.
+    fn policy(&self, way: &Way) -> String {
+        let link = way.link.and_then(|link| self.router.links().get(&link));
+        let policy = link.and_then(|link| policy_report(&link.policy));
+        policy.map_or_else(String::new, |policy| format!("; policy: {policy}"))
     }
 
     /// The nodes of the way that begins with `neighbour`, this node first.
@@ -200,14 +216,14 @@ impl<'a> Map<'a> {
         }
     }
 
-    /// What the price of our own link is made of; what damping and the other end add stands under policy.
+    /// What the price of our own link is made of; what damping and the other end add is held.
     fn own_parts(&self, neighbour: NodeId, agreed: Cost) -> CostParts {
         let links = self.router.links().values();
         let best = links
             .filter(|link| link.neighbour == neighbour && link.state != LinkState::Down)
             .min_by_key(|link| link.advertised());
         match best {
-            Some(link) => control_parts(link.parts(), agreed),
+            Some(link) => control_parts(link, agreed),
             None => of_others(agreed),
         }
     }
@@ -230,23 +246,53 @@ pub(super) fn tier(cost: Cost) -> u32 {
     }
 }
 
-/// Routing's parts in the local socket's words; what they do not explain of `agreed` stands under policy.
-pub(super) fn control_parts(parts: wattle_routing::CostParts, agreed: Cost) -> CostParts {
-    let micros = |span: wattle_model::Micros| u32::try_from(span.0).unwrap_or(u32::MAX);
-    let sum = parts.total().to_tell();
-    // A price that fell is believed late, one that rose is told in steps: within those the parts are scaled by nothing.
-    let total_us = agreed.to_tell().max(sum);
-    CostParts {
-        tier: tier(agreed),
-        total_us,
+/// The parts of a link's price in the local socket's words. What policy adds stands by itself, what it takes off is taken off
+/// every part; what is left of `agreed` is held.
+pub(super) fn control_parts(link: &Link, agreed: Cost) -> CostParts {
+    let parts = link.parts();
+    let less = link.policy.multiplier.min(Thousandths::ONE);
+    let micros = |span: wattle_model::Micros| {
+        let left = span.0.saturating_mul(less.0.into()) / 1_000;
+        u32::try_from(left).unwrap_or(u32::MAX)
+    };
+    let measured = CostParts {
         base_us: micros(parts.base),
         rtt_us: micros(parts.propagation).saturating_add(micros(parts.queueing)),
         jitter_us: micros(parts.jitter),
         loss_us: micros(parts.loss),
         carrier_us: micros(parts.carrier),
-        health_us: 0,
-        policy_us: total_us - sum,
+        ..CostParts::default()
+    };
+    let sum = [
+        measured.base_us,
+        measured.rtt_us,
+        measured.jitter_us,
+        measured.loss_us,
+        measured.carrier_us,
+    ]
+    .into_iter()
+    .fold(0, u32::saturating_add);
+    let price = link.price().to_tell().max(sum);
+    // A price that fell is believed late, one that rose is told in steps: within those the parts are scaled by nothing.
+    let total_us = agreed.to_tell().max(price);
+    CostParts {
+        tier: tier(agreed),
+        total_us,
+        policy_us: price - sum,
+        held_us: total_us - price,
+        ..measured
     }
+}
+
+/// A policy that changes something, in the local socket's words.
+pub(super) fn policy_report(policy: &LinkPolicy) -> Option<PolicyReport> {
+    let decimal = |factor: Thousandths| f64::from(factor.0) / 1_000.0;
+    (*policy != LinkPolicy::default()).then(|| PolicyReport {
+        weight: decimal(policy.weight),
+        multiplier: decimal(policy.multiplier),
+        addend_us: policy.addend.0,
+        tier: policy.tier,
+    })
 }
 
 fn sum(parts: impl Iterator<Item = CostParts>) -> CostParts {
@@ -260,6 +306,7 @@ fn sum(parts: impl Iterator<Item = CostParts>) -> CostParts {
         carrier_us: a.carrier_us.saturating_add(b.carrier_us),
         health_us: a.health_us.saturating_add(b.health_us),
         policy_us: a.policy_us.saturating_add(b.policy_us),
+        held_us: a.held_us.saturating_add(b.held_us),
     })
 }
 

@@ -17,7 +17,7 @@ use wattle_wire::record::LinkEntry;
 use wattle_worker::{LaneStatus, LinkStatus, SessionStatus};
 
 use super::forwarding::{self, LeftOut};
-use super::paths::{Map, agreed, all_claims, control_parts, tier};
+use super::paths::{Map, agreed, all_claims, control_parts, policy_report, tier};
 use super::{Destination, Engine};
 use crate::health;
 use crate::local_api::refusal;
@@ -179,6 +179,13 @@ impl Engine {
         for prefix in &self.refused_prefixes {
             let text = format!("{prefix} is configured but not granted, so it is not announced");
             lines.push(line(HealthLevel::Warning, "prefix_not_granted", text));
+        }
+        for peer in &self.unknown_neighbours {
+            // Quoted, so that nothing in it reaches a terminal raw.
+            let text = format!(
+                "[[links]] in the configuration names {peer:?}, which is no node of the network; correct the name, or add the node"
+            );
+            lines.push(line(HealthLevel::Warning, "link_peer_unknown", text));
         }
         let names = |nodes: &BTreeSet<NodeId>| {
             let names = nodes.iter().map(|node| self.membership().node_ref(*node));
@@ -343,7 +350,7 @@ impl Engine {
         let measured = link.measurement.rtt.0 > 0;
         let cost = routed
             .zip(advertised)
-            .map(|(l, cost)| control_parts(l.parts(), cost));
+            .map(|(link, cost)| control_parts(link, cost));
         LinkReport {
             link: link.link,
             peer: self.membership().node_ref(link.peer),
@@ -357,6 +364,7 @@ impl Engine {
             mtu_bytes: session.map(|session| session.path_mtu),
             reason: cost.map(|cost| reason(&cost, link)).unwrap_or_default(),
             cost,
+            policy: routed.and_then(|link| policy_report(&link.policy)),
             handshake_age_ms: handshake.map(|at| self.clock.now().since(at).as_millis()),
             fast_channel: session.and_then(fast_channel),
             rx_bytes: link.rx_bytes,
@@ -607,8 +615,9 @@ fn reason(cost: &wattle_control::CostParts, link: &LinkStatus) -> String {
         (cost.rtt_us, "rtt".to_owned()),
         (cost.jitter_us, "jitter".to_owned()),
         (cost.carrier_us, "carrier".to_owned()),
+        (cost.policy_us, "policy".to_owned()),
         (
-            cost.policy_us,
+            cost.held_us,
             "held until it has been better for long enough".to_owned(),
         ),
         (cost.base_us, "hop".to_owned()),

@@ -9,7 +9,8 @@ use crate::backup::{EXHAUSTIVE, Search};
 use crate::event::Cause;
 use crate::graph::Change;
 use crate::multipath::{Forest, Trees};
-use crate::routes::{self, Grounds, Neighbours, Routes};
+use crate::policy::Thousandths;
+use crate::routes::{self, Grounds, Neighbours, Routes, Weights};
 use crate::topology::Topology;
 
 /// Pauses between computations while changes keep coming (RFC 8405 with shorter ones), and the calm after which they
@@ -125,6 +126,7 @@ impl Router {
             topology: &self.topology,
             trees: Trees::of(&self.graph, &forest),
             neighbours: &self.neighbours(),
+            weights: &self.weights(),
             preferences: &self.preferences,
         };
         let (routes, mut open) = routes::compute(&grounds, &self.routes);
@@ -169,6 +171,15 @@ impl Router {
                 (_, true) => used.contains(&(link.a, link.carrier)),
                 (false, false) => true,
             });
+    }
+
+    /// What an operator wants neighbours to carry, by this node's links.
+    fn weights(&self) -> Weights {
+        let links = self.links.iter();
+        let weighted = links.filter(|(_, link)| link.policy.weight != Thousandths::ONE);
+        weighted
+            .map(|(id, link)| (*id, link.policy.weight))
+            .collect()
     }
 
     /// Usable links by neighbour, best first, by the price that both ends agree on.

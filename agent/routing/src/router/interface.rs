@@ -9,6 +9,7 @@ use wattle_wire::record::{Record, RecordKey};
 
 use crate::cost::Health;
 use crate::event::Event;
+use crate::policy::Policies;
 use crate::routes::{Preference, Routes};
 use crate::topology::Members;
 
@@ -69,6 +70,8 @@ pub enum Input {
     Health(Health),
     /// Which neighbours packets go over by an operator's order.
     Preferences(Vec<Preference>),
+    /// What an operator wants of this node's links.
+    Policies(Policies),
     /// What the wall clock says.
     Time(UnixTime),
 }

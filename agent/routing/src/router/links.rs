@@ -8,6 +8,7 @@ use crate::damping::{Damper, Urgency};
 use crate::event::Cause;
 use crate::flooding::Adjacency;
 use crate::pacing::{self, News};
+use crate::policy::{LinkPolicy, Policies};
 
 /// Loss that is told at once.
 const ALARMING_LOSS: Ppm = Ppm(50_000);
@@ -23,22 +24,29 @@ pub struct Link {
     pub state: LinkState,
     /// Its quality.
     pub measurement: Measurement,
+    /// What an operator wants of it.
+    pub policy: LinkPolicy,
     pub(super) damper: Option<Damper>,
     /// When the other end fell silent.
     pub(super) suspected_at: Option<Instant>,
 }
 
 impl Link {
-    /// The price that others are told; infinite while the link is not in use.
+    /// The price that others are told, in the link's tier; infinite while the link is not in use.
     pub fn advertised(&self) -> Cost {
-        self.damper
-            .as_ref()
-            .map_or(Cost::INFINITE, Damper::advertised)
+        self.damper.as_ref().map_or(Cost::INFINITE, |damper| {
+            damper.advertised().in_tier(self.policy.tier)
+        })
     }
 
-    /// What the price is made of at the moment.
+    /// What the measured price is made of at the moment.
     pub fn parts(&self) -> CostParts {
         CostParts::of(&self.measurement, self.carrier)
+    }
+
+    /// The price at the moment, without the tier: the measured one as the policy has it.
+    pub fn price(&self) -> Cost {
+        self.policy.price(self.parts().total())
     }
 }
 
@@ -60,6 +68,7 @@ impl Router {
             carrier,
             state,
             measurement,
+            policy: self.policies.of(neighbour, carrier),
             damper,
             suspected_at: match state {
                 LinkState::Suspect => suspected_at.or(Some(now)),
@@ -67,7 +76,7 @@ impl Router {
                 LinkState::Up | LinkState::Probing => None,
             },
         };
-        let wanted = link.parts().total();
+        let wanted = link.price();
         match (was_usable, state.is_usable()) {
             (false, true) => {
                 link.damper = Some(Damper::new(now, wanted));
@@ -107,6 +116,27 @@ impl Router {
         self.adjust_adjacency(now, neighbour);
         if self.links_due() <= now {
             self.tell_links(now);
+        }
+    }
+
+    /// What an operator orders is not damped.
+    pub(super) fn policies_changed(&mut self, now: Instant, policies: Policies) {
+        self.policies = policies;
+        let mut changed = false;
+        for link in self.links.values_mut() {
+            let policy = self.policies.of(link.neighbour, link.carrier);
+            if std::mem::replace(&mut link.policy, policy) == policy {
+                continue;
+            }
+            let price = link.price();
+            changed = true;
+            if let Some(damper) = &mut link.damper {
+                *damper = Damper::new(now, price);
+            }
+        }
+        if changed {
+            self.tell_links(now);
+            self.compute_soon(now, Cause::Operator);
         }
     }
 

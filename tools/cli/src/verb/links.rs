@@ -95,6 +95,7 @@ const fn mood(state: LinkState) -> Mood {
 /// A link in the form of `wg show`.
 fn block(link: &LinkReport) -> String {
     let ago = |age| format!("{} ago", millis(age));
+    let policy = link.policy.map(|policy| ("policy", policy.to_string()));
     let lines = [
         ("peer", format!("{} ({})", link.peer.name, link.peer.id)),
         (
@@ -123,7 +124,7 @@ fn block(link: &LinkReport) -> String {
         ("cost", or_unknown(link.cost, |cost| sum(&cost))),
     ];
     let mut text = format!("link: {} {}\n", link.link.0, link.carrier);
-    for (name, value) in lines {
+    for (name, value) in lines.into_iter().chain(policy) {
         text += &format!("  {name}: {}\n", clean(&value));
     }
     text
@@ -155,6 +156,7 @@ pub(crate) fn sum(cost: &CostParts) -> String {
         ("carrier", cost.carrier_us),
         ("health", cost.health_us),
         ("policy", cost.policy_us),
+        ("held", cost.held_us),
     ];
     let known = parts
         .iter()
@@ -226,6 +228,7 @@ mod tests {
           loss: 3.0%
           mtu: 1360
           cost: 13.1ms = base 100us + rtt 12.1ms + jitter 300us + loss 600us
+          policy: weight 3
         ");
     }
 }

@@ -3,8 +3,8 @@
 use wattle_control::{
     ChangeReport, CoordinatorReport, CoordinatorState, CostParts, EventReport, ExplainReport,
     HealthLevel, HealthLine, HopReport, LinkReport, LinksReport, NetworkRef, NextHopReport,
-    NodeRef, PathReport, PathRole, PeerReport, PeerState, PeersReport, PingReport, Role,
-    RouteReport, RouteSource, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
+    NodeRef, PathReport, PathRole, PeerReport, PeerState, PeersReport, PingReport, PolicyReport,
+    Role, RouteReport, RouteSource, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
     WayReport, WhoamiReport,
 };
 use wattle_model::{Carrier, LinkId, LinkState, NetworkId, NodeId, WgKey};
@@ -36,6 +36,7 @@ fn cost() -> CostParts {
         carrier_us: 0,
         health_us: 0,
         policy_us: 0,
+        held_us: 0,
     }
 }
 
@@ -95,6 +96,12 @@ pub(crate) fn links() -> LinksReport {
         loss_ppm: Some(30_000),
         mtu_bytes: Some(1_360),
         cost: Some(cost()),
+        policy: Some(PolicyReport {
+            weight: 3.0,
+            multiplier: 1.0,
+            addend_us: 0,
+            tier: 0,
+        }),
         reason: "rtt, loss 3 %".into(),
         handshake_age_ms: Some(12_000),
         fast_channel: Some("aes-256-gcm".into()),
@@ -114,6 +121,7 @@ pub(crate) fn links() -> LinksReport {
         loss_ppm: None,
         mtu_bytes: None,
         cost: None,
+        policy: None,
         reason: String::new(),
         handshake_age_ms: None,
         fast_channel: None,
@@ -308,6 +316,7 @@ pub(crate) fn explain() -> ExplainReport {
             carrier_us: 0,
             health_us: 0,
             policy_us: 0,
+            held_us: 0,
         },
         runner_up,
         margin_us: Some(13_800),

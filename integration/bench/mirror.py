@@ -13,6 +13,7 @@ import sys
 import tempfile
 import time
 
+import api
 from lab import kafka
 from lab.net import LabError
 from results import OURS, Figure, Results, Target, say
@@ -20,7 +21,9 @@ from results import OURS, Figure, Results, Target, say
 HERE = os.path.dirname(os.path.abspath(__file__))
 JUDGE = os.path.join(os.path.dirname(HERE), "kafka", "judge.py")
 RATE = 10_000
-# Seconds after which a mirror at that rate has caught up with its own start.
+# Seconds at that rate after which fresh brokers have compiled what they run, by their number: a broker's first minute is
+# no steady state. Then seconds after which a mirror has caught up with its own start.
+WARM_BROKERS = {1: 60, 3: 120}
 WARM = 10
 # A mesh of this size has its changes spread over many keys and all partitions.
 MESH = ["--nodes", "1000", "--sites", "12", "--degree", "4"]
@@ -35,6 +38,12 @@ FIGURES = [
     Figure("chaos_reordered", "events", "events behind a newer one of their key in the chaos run", False, targets=(Target(0),)),
     Figure("takeover_s", "s", "kill -9 of the leader to its successor's first commit", False, targets=(Target(3),)),
     Figure("outage_rss_mib", "MiB", "memory that a coordinator gains while no broker answers", False, targets=(Target(64),)),
+    Figure("api_up_p50_ms", "ms", "the coordinator's API answers, Kafka there, median", False),
+    Figure("api_outage_p50_ms", "ms", "the same while no broker answers and events wait", False),
+    Figure("api_outage_p50_ratio", "", "the latter over the former", False, targets=(Target(1.1),)),
+    Figure("api_up_p99_ms", "ms", "the coordinator's API answers, Kafka there, 99th of 100", False),
+    Figure("api_outage_p99_ms", "ms", "the same while no broker answers and events wait", False),
+    Figure("api_outage_p99_ratio", "", "the latter over the former", False, targets=(Target(1.1),)),
     Figure("cold_read_s", "s", "a fresh consumer reads the state of 10,000 nodes and 50,000 links", False, targets=(Target(5),)),
     Figure("at_s", "s", "wattle topology at, in that network's history", False, targets=(Target(3),)),
 ]
@@ -44,10 +53,13 @@ class Size:
     """How much is measured."""
 
     def __init__(self, options):
+        self.quick = options.quick
         self.rounds = options.rounds if options.quick else 3
         self.seconds = 4 if options.quick else 20
         self.drained = 50_000 if options.quick else 500_000
         self.outage = 50_000 if options.quick else 1_000_000
+        self.backlog = 20_000 if options.quick else 500_000
+        self.requests = 500 if options.quick else 5_000
         self.takeovers = 1 if options.quick else 5
         self.nodes = 1_000 if options.quick else 10_000
         self.chaos = (1_000_000, 100, 30, 10) if options.full else (5_000, 4, 1, 1) if options.quick else (100_000, 20, 6, 3)
@@ -55,8 +67,8 @@ class Size:
 
 def run(options):
     size, found = Size(options), Results()
-    for name, phase in (("latency", latency), ("throughput", throughput), ("chaos", chaos), ("takeover", takeover),
-                        ("outage", outage), ("cold", cold)):
+    for name, phase in (("latency", latency), ("latency3", latency_of_three), ("throughput", throughput), ("chaos", chaos), ("takeover", takeover),
+                        ("outage", outage), ("api", api_outage), ("cold", cold)):
         if options.only and name not in options.only:
             continue
         say(f"mirror: {name}")
@@ -107,27 +119,35 @@ class State:
 
 
 def latency(size, found):
-    for brokers, names in ((1, ("latency_p50_ms_10k", "latency_p99_ms_10k")), (3, (None, "latency_p99_ms_10k_3brokers"))):
-        with kafka.Cluster(brokers) as cluster:
-            for number in range(size.rounds):
-                told = one_latency(size, cluster, f"l{number}", ["--replication", brokers])
-                say(f"  {brokers} broker(s): {told}")
-                for name, value in zip(names, (told["p50_us"], told["p99_us"])):
-                    if name:
-                        found.put(name, OURS, value / 1_000)
-                        found.note(name, OURS, f"{told['n']} events a round, the longest {told['max_us'] / 1_000:.1f} ms")
+    latency_at(size, found, 1, ("latency_p50_ms_10k", "latency_p99_ms_10k"))
 
 
-def one_latency(size, cluster, network, more):
+def latency_of_three(size, found):
+    latency_at(size, found, 3, (None, "latency_p99_ms_10k_3brokers"))
+
+
+def latency_at(size, found, brokers, names):
+    with kafka.Cluster(brokers) as cluster:
+        for number in range(size.rounds):
+            warm = WARM if number or size.quick else WARM_BROKERS[brokers]
+            told = one_latency(size, cluster, f"l{number}", warm, ["--replication", brokers])
+            say(f"  {brokers} broker(s): {told}")
+            for name, value in zip(names, (told["p50_us"], told["p99_us"])):
+                if name:
+                    found.put(name, OURS, value / 1_000)
+                    found.note(name, OURS, f"{told['n']} events a round, the longest {told['max_us'] / 1_000:.1f} ms")
+
+
+def one_latency(size, cluster, network, warm_s, more):
     """Topics are made before, and the first seconds do not count: what came while brokers and mirror warmed up has to be caught up with."""
-    warm, last = WARM * RATE, (WARM + size.seconds) * RATE
+    warm, last = warm_s * RATE, (warm_s + size.seconds) * RATE
     with State() as state:
         common = ["--brokers", cluster.bootstrap]
         lines(stream("write", *common, "--state", state, "--network", network, "--events", 1_000, *MESH, *more), 120)
         writer = stream("write", *common, "--state", state, "--network", network, "--rate", RATE, "--events", last, *MESH, *more)
         watcher = stream("watch", *common, "--prefix", f"wattle.{network}", "--skip", warm, "--until", last)
         try:
-            told = lines(watcher, 90 + size.seconds)["latency"]
+            told = lines(watcher, 90 + warm_s + size.seconds)["latency"]
             lines(writer, 60)
         finally:
             watcher.kill()
@@ -232,6 +252,12 @@ def outage(size, found):
             raise LabError("wattle-stream ended before it had written everything")
         found.put("outage_rss_mib", OURS, (seen["written"]["rss_kib"] - seen["begin"]["rss_kib"]) / 1024)
         found.note("outage_rss_mib", OURS, f"{size.outage} events waiting, {seen['written']['rss_kib'] / 1024:.0f} MiB in all")
+
+
+def api_outage(size, found):
+    write = lambda *how: lines(stream("write", *how, "--mirror", "off", *MESH), 600)
+    with State() as state:
+        api.measure(size, found, program, write, state)
 
 
 def cold(size, found):

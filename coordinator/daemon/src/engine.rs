@@ -41,6 +41,12 @@ const BATCH: usize = 256;
 /// Transactions that may fail in a row before the coordinator gives up and lets its supervisor start it anew.
 const MAX_FAILURES: u32 = 5;
 
+/// From one try to the next while the disk is full.
+const FULL_PAUSE: Duration = Duration::from_secs(1);
+
+/// From one try to the next after another failure.
+const FAILURE_PAUSE: Duration = Duration::from_millis(100);
+
 /// What the engine is asked.
 pub(crate) enum Question {
     /// An agent said hello.
@@ -146,6 +152,8 @@ pub(crate) struct Engine {
     connected: BTreeMap<NodeId, connections::Connected>,
     last_seen: BTreeMap<NodeId, UnixTime>,
     pending: Pending,
+    /// The topology as the last event left it, while what differs since cannot be written because the disk is full.
+    written: Option<Vec<Entity>>,
     failures: u32,
 }
 
@@ -155,6 +163,8 @@ struct Pending {
     change: Change,
     members_changed: bool,
     said: Vec<Say>,
+    /// Who wants to see the topology as a transaction leaves it, be it this one or, if it fails, the one before.
+    viewers: Vec<oneshot::Sender<TopologyView>>,
 }
 
 impl Engine {
@@ -184,6 +194,7 @@ impl Engine {
             connected: BTreeMap::new(),
             last_seen: BTreeMap::new(),
             pending: Pending::default(),
+            written: None,
             failures: 0,
         };
         engine.recover().await?;
@@ -246,7 +257,7 @@ impl Engine {
             } => self.remove(&node, &actor, answer),
             Question::AddLeaf { request, answer } => self.add_leaf(*request, answer),
             Question::Nodes { answer } => drop(answer.send(self.nodes())),
-            Question::Topology { answer } => self.later(|engine| drop(answer.send(engine.view()))),
+            Question::Topology { answer } => self.pending.viewers.push(answer),
         }
     }
 
@@ -278,14 +289,23 @@ impl Engine {
             links: vec![],
             prefixes: vec![],
         };
-        for entity in self.topology.entities().cloned() {
-            match entity {
-                Entity::Node(node) => view.nodes.push(node),
-                Entity::Link(link) => view.links.push(link),
-                Entity::Prefix(prefix) => view.prefixes.push(prefix),
-            }
+        let mut add = |entity: &Entity| match entity.clone() {
+            Entity::Node(node) => view.nodes.push(node),
+            Entity::Link(link) => view.links.push(link),
+            Entity::Prefix(prefix) => view.prefixes.push(prefix),
+        };
+        match &self.written {
+            Some(written) => written.iter().for_each(&mut add),
+            None => self.topology.entities().for_each(&mut add),
         }
         view
+    }
+
+    fn show(&self, viewers: Vec<oneshot::Sender<TopologyView>>) {
+        for viewer in viewers {
+            // Whoever asked may have gone.
+            drop(viewer.send(self.view()));
+        }
     }
 
     /// Makes everything since the last transaction durable, then says what is to be said.
@@ -295,37 +315,54 @@ impl Engine {
             self.pending.change.peer_set =
                 Some((self.sets.revision(), self.sets.signed().to_vec()));
         }
-        let Pending { change, said, .. } = std::mem::take(&mut self.pending);
+        let Pending {
+            change,
+            said,
+            viewers,
+            ..
+        } = std::mem::take(&mut self.pending);
         if !change.is_empty() {
             match self.store.commit(&change, wall()).await {
                 Ok(committed) => {
                     self.failures = 0;
+                    self.written = None;
                     self.counters.count(Counter::Commits);
                     self.counters.add(Counter::Events, committed.events);
                 }
-                Err(error) => return self.take_back(error).await,
+                Err(error) => {
+                    self.take_back(error).await?;
+                    self.show(viewers);
+                    return Ok(());
+                }
             }
         }
         for say in said {
             say(self);
         }
+        self.show(viewers);
         if change.peer_set.is_some() {
             self.published.send_replace(Arc::new(self.sets.clone()));
         }
         Ok(())
     }
 
-    /// Whoever waits for an answer gets none and comes back.
+    /// Whoever waits for an answer gets none and comes back. A full disk is waited for, however long it takes: what can
+    /// be read goes on being answered meanwhile.
     async fn take_back(&mut self, error: StoreError) -> Result<(), EngineError> {
         self.counters.count(Counter::CommitsFailed);
-        self.failures += 1;
+        self.failures += u32::from(!error.is_full());
         let lost = matches!(error, StoreError::Fenced(_)) || self.failures >= MAX_FAILURES;
         tracing::error!(%error, failures = self.failures, "A transaction failed; all agents are let go");
         if lost {
             return Err(error.into());
         }
         self.connected.clear();
-        tokio::time::sleep(Duration::from_millis(100)).await;
+        let pause = if error.is_full() {
+            FULL_PAUSE
+        } else {
+            FAILURE_PAUSE
+        };
+        tokio::time::sleep(pause).await;
         self.recover().await
     }
 
@@ -377,16 +414,28 @@ impl Engine {
             forgotten,
             ..Change::default()
         };
-        if !change.is_empty() {
-            self.store.commit(&change, wall()).await?;
-        }
         self.published.send_replace(Arc::new(self.sets.clone()));
+        self.written = None;
+        if change.is_empty() {
+            return Ok(());
+        }
+        match self.store.commit(&change, wall()).await {
+            // It goes with the next transaction; until then it is not to be seen.
+            Err(error) if error.is_full() => {
+                self.pending.change = change;
+                self.written = Some(self.store.state().await?.entities);
+            }
+            other => drop(other?),
+        }
         Ok(())
     }
 
     fn until_expiry(&self) -> Duration {
         /// Without records there is nothing to wait for; an hour is as good as never.
         const LONG: Duration = Duration::from_secs(3600);
+        if !self.pending.change.is_empty() {
+            return FULL_PAUSE;
+        }
         let due = self.topology.poll_timeout().min(self.alerts.poll_timeout());
         Duration::from(due.since(self.clock.now())).min(LONG)
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use sqlx::Connection as _;
 use sqlx::migrate::MigrateError;
 use sqlx::sqlite::{
     SqliteConnectOptions, SqliteJournalMode, SqlitePool, SqlitePoolOptions, SqliteSynchronous,
@@ -81,6 +82,16 @@ pub enum StoreError {
         /// What SQLite says.
         source: sqlx::Error,
     },
+    /// There is no room for more.
+    #[error(
+        "cannot {doing}: no room is left where the database is ({source}); make room, and the coordinator goes on by itself"
+    )]
+    Full {
+        /// What was being done.
+        doing: &'static str,
+        /// What SQLite says.
+        source: sqlx::Error,
+    },
     /// A later version wrote the database.
     #[error(
         "the database was written by a later version (its tables are of step {found}, this program knows {known}); \
@@ -129,21 +140,34 @@ impl<T> Doing<T> for Result<T, sqlx::Error> {
     }
 }
 
-fn failed(doing: &'static str, source: sqlx::Error) -> StoreError {
-    match is_damage(&source) {
-        true => StoreError::Corrupt { doing, source },
-        false => StoreError::Database { doing, source },
+impl StoreError {
+    /// Whether it is over as soon as there is room again: nothing was written, nothing is damaged.
+    pub fn is_full(&self) -> bool {
+        matches!(self, Self::Full { .. })
     }
 }
 
-/// Whether SQLite says that the file is no database (26) or that its pages contradict each other (11). The lower
-/// eight bits are the code, those above say more.
-fn is_damage(error: &sqlx::Error) -> bool {
-    let Some(error) = error.as_database_error() else {
-        return false;
-    };
-    let code = error.code().and_then(|code| code.parse::<u32>().ok());
-    matches!(code.map(|code| code & 0xff), Some(11 | 26))
+fn failed(doing: &'static str, source: sqlx::Error) -> StoreError {
+    match code(&source) {
+        Some(code) if is_full(code) => StoreError::Full { doing, source },
+        Some(code) if is_damage(code) => StoreError::Corrupt { doing, source },
+        _ => StoreError::Database { doing, source },
+    }
+}
+
+/// SQLite's extended code: the lower eight bits are the code, those above say more.
+fn code(error: &sqlx::Error) -> Option<u32> {
+    error.as_database_error()?.code()?.parse().ok()
+}
+
+/// Whether SQLite says that a file could not grow: the database or its log (13), or what its processes share (4874).
+fn is_full(code: u32) -> bool {
+    code & 0xff == 13 || code == 4_874
+}
+
+/// Whether SQLite says that the file is no database (26) or that its pages contradict each other (11).
+fn is_damage(code: u32) -> bool {
+    matches!(code & 0xff, 11 | 26)
 }
 
 /// Brings the tables to this version. One process at a time does, the others wait for it: SQLite's migrator looks which
@@ -240,6 +264,8 @@ impl Store {
     }
 }
 
+/// One connection that writes. SQLite takes a transaction back by itself when the disk is full, and then knows nothing
+/// to roll back; the connection would take itself to be amid a transaction for good, so it is replaced.
 pub(crate) async fn connect(path: &Path) -> Result<SqlitePool, StoreError> {
     // SQLite gives its other files to whoever owns this one.
     open_private(path).map_err(|source| StoreError::Make {
@@ -248,6 +274,7 @@ pub(crate) async fn connect(path: &Path) -> Result<SqlitePool, StoreError> {
     })?;
     SqlitePoolOptions::new()
         .max_connections(1)
+        .before_acquire(|connection, _| Box::pin(async { Ok(!connection.is_in_transaction()) }))
         .connect_with(options(path))
         .await
         .doing("open the database")

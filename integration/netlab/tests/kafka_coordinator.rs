@@ -1,41 +1,37 @@
 //! The whole way of an event: agents that speak the real protocol, the real coordinator in a process of its own, a real
-//! broker, and `kcat`. Both processes are killed with -9 amid ten thousand events. `sudo tools/test kafka` runs it.
+//! broker, and `kcat`. Both processes are killed with -9 amid ten thousand events, the outbox runs over, the
+//! coordinator's disk is full. `sudo tools/test kafka` runs it.
 
 #![expect(
     clippy::unwrap_used,
     reason = "a test says what went wrong by panicking"
 )]
 
+mod disk;
+mod fleet;
+
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs;
 use std::io::{BufRead, BufReader};
-use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, Receiver};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use serde_json::Value;
-use tempfile::TempDir;
-use wattle_agent::coordinator::{Connection, ConnectionError};
-use wattle_agent::state::Fingerprint;
-use wattle_api::agent::{Join, PROTOCOL, ToAgent, ToCoordinator};
-use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ, Kafka};
-use wattle_api::token::JoinToken;
-use wattle_model::{Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey};
+use wattle_api::gap::{GAP_KEY, GapReason, GapRecord};
+use wattle_api::stream::{HEADER_SEQ, Kafka};
+use wattle_netlab::answer::{entities, json_lines, wattle_topology};
 use wattle_netlab::kafka::{Access, Broker};
-use wattle_netlab::mesh::binary;
 use wattle_topology::{Source, verify};
-use wattle_wire::key::SecretKey;
-use wattle_wire::record::{Body, LinkEntry, LinksBody, Record, RecordKey, RecordKind};
+
+use crate::disk::Disk;
+use crate::fleet::{Agent, Coordinator, Fleet, PATIENCE, TOPIC, block_on, kcat_agrees};
 
 const EVENTS: u64 = 10_000;
+/// The smallest limit that an outbox can have.
+const MAX_EVENTS: u64 = 10_000;
 const COORDINATOR_KILLS: u64 = 20;
 /// The broker is killed with every fourth kill of the coordinator: five times.
 const BROKER_EVERY: u64 = 4;
-const AGENTS: u8 = 8;
-const TOPIC: &str = "wattle.lab.topology.events.v1";
-const PATIENCE: Duration = Duration::from_secs(120);
 
 #[test]
 #[ignore = "needs a Kafka broker: run by tools/test kafka"]
@@ -120,293 +116,175 @@ fn kcat_sees_nodes_and_links_come_and_go_while_they_do() {
     );
 }
 
-/// A second opinion, with nothing of ours between broker and count.
-fn kcat_agrees(broker: &Broker, last: u64) {
-    let records = broker.kcat(TOPIC).unwrap();
-    let seqs: Vec<u64> = records
+/// The outbox's limit is looked at each half minute, so it is passed by far before the oldest events go.
+#[test]
+#[ignore = "needs a Kafka broker: run by tools/test kafka"]
+fn an_outbox_that_is_full_gives_up_its_oldest_events_and_every_reader_can_tell_which() {
+    let limits = format!("[outbox]\nkeep_events = 1000\nmax_events = {MAX_EVENTS}\n");
+    let mut broker = Broker::start(Access::Open).unwrap();
+    let coordinator = Coordinator::start_with(&broker, None, &limits);
+    let fleet = Fleet::join(&coordinator);
+    coordinator.until(|network| network["mirrored_seq"].as_u64() >= Some(500));
+    broker.kill().unwrap();
+    let away = coordinator.until(|network| network["last_seq"].as_u64() >= Some(1_000));
+    let last_known = away["mirrored_seq"].as_u64().unwrap();
+    coordinator
+        .until(|network| network["last_seq"].as_u64() >= Some(last_known + MAX_EVENTS + 1_000));
+    fleet.stop();
+    let last = coordinator.until(|_| true)["last_seq"].as_u64().unwrap();
+    let first_kept = last - MAX_EVENTS + 1;
+    let kept = format!("events?limit=1&after={}", first_kept - 1);
+    let given_up = format!("events?limit=1&after={}", first_kept - 2);
+    coordinator.eventually("the oldest events are given up", || {
+        coordinator.curl(&[], &given_up).contains("no longer kept")
+    });
+    let oldest: Value = serde_json::from_str(&coordinator.curl(&[], &kept)).unwrap();
+    assert_eq!(oldest["items"][0]["source"]["seq"], first_kept);
+
+    broker.restart().unwrap();
+    coordinator.until(|network| network["mirrored_seq"] == network["last_seq"]);
+    let (missing, seqs) = gap_of(&broker);
+    assert_eq!(
+        (missing.last_seq, missing.reason),
+        (first_kept - 1, GapReason::OutboxLimit)
+    );
+    // What was written right before the broker went may be known to nobody but the topics.
+    assert!(missing.first_seq > last_known, "{missing:?}, {last_known}");
+    let expected = (1..missing.first_seq).chain(first_kept..=last);
+    assert_eq!(seqs, expected.collect(), "kcat sees what is not missing");
+    readers_agree(
+        &broker,
+        &coordinator,
+        missing.last_seq - missing.first_seq + 1,
+    );
+    let audit = broker.kcat("wattle.lab.audit.v1").unwrap();
+    let mut notes = audit.iter().filter_map(|record| record.value.as_deref());
+    assert!(
+        notes.any(|note| note.contains("outbox_dropped")),
+        "{audit:?}"
+    );
+}
+
+/// What is lost on the way to a full disk is never lost: agents say it anew.
+#[test]
+#[ignore = "needs root and a Kafka broker: run by tools/test kafka"]
+fn a_coordinator_whose_disk_is_full_waits_for_room_and_loses_and_doubles_nothing() {
+    let disk = Disk::of_megabytes(64);
+    let mut broker = Broker::start(Access::Open).unwrap();
+    let mut coordinator = Coordinator::start_with(&broker, Some(&disk.directory()), "");
+    let fleet = Fleet::join(&coordinator);
+    coordinator.until(|network| network["mirrored_seq"].as_u64() >= Some(1_000));
+    disk.fill();
+    coordinator.eventually("more transactions fail than may for another reason", || {
+        coordinator.metric("wattle_coordinator_commits_failed_total") > Some(6)
+    });
+    let said = coordinator.log();
+    assert!(
+        said.contains("no room is left where the database is"),
+        "{said}"
+    );
+    assert!(!coordinator.has_ended(), "{said}");
+    let full = coordinator.until(|_| true)["last_seq"].as_u64().unwrap();
+    coordinator.eventually("what can be read is answered", || {
+        coordinator.request(&[], "api/v1/topology").1 == 200
+    });
+    let (problem, status) = coordinator.request(&["--json", "{}"], "api/v1/tokens");
+    assert_eq!(status, 503, "{problem}");
+    assert!(problem.contains("make room"), "{problem}");
+    coordinator.until(|network| network["mirrored_seq"].as_u64() >= Some(full));
+
+    // One that is started amid that says so and ends, or waits where its log has room for the first of its writes.
+    coordinator.kill();
+    let before = coordinator.log().len();
+    coordinator.spawn();
+    let ended = coordinator.ends_or(|coordinator| {
+        coordinator.metric("wattle_coordinator_commits_failed_total") > Some(0)
+    });
+    disk.make_room();
+    if ended {
+        let said = coordinator.log().split_off(before);
+        assert!(said.contains("no room is left"), "{said}");
+        coordinator.run();
+    }
+    coordinator.until(|network| network["mirrored_seq"].as_u64() >= Some(full + 1_000));
+    let failed = coordinator.metric("wattle_coordinator_commits_failed_total");
+    disk.fill();
+    coordinator.eventually("a transaction fails again", || {
+        coordinator.metric("wattle_coordinator_commits_failed_total") > failed
+    });
+    broker.kill().unwrap();
+    disk.make_room();
+    let full = coordinator.until(|_| true)["last_seq"].as_u64().unwrap();
+    coordinator.until(|network| network["last_seq"].as_u64() >= Some(full + 1_000));
+    broker.restart().unwrap();
+    fleet.stop();
+    let network = coordinator.until(|network| network["mirrored_seq"] == network["last_seq"]);
+    kcat_agrees(&broker, network["last_seq"].as_u64().unwrap());
+    readers_agree(&broker, &coordinator, 0);
+}
+
+/// The gap that all partitions tell of, and the events that are there, as kcat sees them.
+fn gap_of(broker: &Broker) -> (GapRecord, BTreeSet<u64>) {
+    let (gaps, events): (Vec<_>, Vec<_>) = broker
+        .kcat(TOPIC)
+        .unwrap()
+        .into_iter()
+        .partition(|record| record.key == GAP_KEY);
+    let told: BTreeMap<i32, GapRecord> = gaps
         .iter()
-        .map(|record| record.number(HEADER_SEQ).unwrap())
+        .map(|gap| {
+            (
+                gap.partition,
+                serde_json::from_str(gap.value.as_deref().unwrap()).unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(gaps.len(), told.len(), "one for each partition");
+    let gap = told.values().next().expect("a gap is told").clone();
+    let same =
+        |other: &GapRecord| (other.first_seq, other.last_seq) == (gap.first_seq, gap.last_seq);
+    assert!(told.values().all(same), "{told:?}");
+    assert!(
+        events
+            .iter()
+            .all(|event| told.contains_key(&event.partition)),
+        "{told:?}"
+    );
+    let seqs: Vec<u64> = events
+        .iter()
+        .map(|event| event.number(HEADER_SEQ).unwrap())
         .collect();
     let different: BTreeSet<u64> = seqs.iter().copied().collect();
-    assert_eq!(different, (1..=last).collect(), "kcat misses some");
-    assert_eq!(seqs.len() as u64, last, "kcat sees some twice");
-    let mut ends = BTreeMap::new();
-    for (record, seq) in records.iter().zip(seqs) {
-        let before = ends.insert(record.partition, seq).unwrap_or(0);
-        assert!(
-            seq > before,
-            "kcat sees {seq} after {before} in partition {}",
-            record.partition
-        );
-        assert_eq!(record.number(HEADER_PREV_SEQ).unwrap(), before);
-    }
+    assert_eq!(seqs.len(), different.len(), "kcat sees some twice");
+    (gap, different)
 }
 
-/// A coordinator with a network of its own and a `[kafka]` section.
-struct Coordinator {
-    directory: TempDir,
-    address: String,
-    process: Option<Child>,
-}
-
-impl Coordinator {
-    fn start(broker: &Broker) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0")
+/// The readers find nothing wrong but what they were told is missing, and the topology in Kafka is the coordinator's.
+fn readers_agree(broker: &Broker, coordinator: &Coordinator, missing: u64) {
+    let source = ["--json", "--kafka", &broker.bootstrap()].map(str::to_owned);
+    let read = |verb: &str| {
+        json_lines(&mut wattle_topology(&source, &[verb]).unwrap())
             .unwrap()
-            .local_addr()
-            .unwrap()
-            .port();
-        let address = format!("127.0.0.1:{port}");
-        let section = format!(
-            "log = \"warn\"\n[kafka]\nbrokers = [\"{}\"]\n",
-            broker.bootstrap()
-        );
-        fs::write(directory.path().join("coordinator.toml"), section).unwrap();
-        let mut coordinator = Self {
-            directory,
-            address: address.clone(),
-            process: None,
-        };
-        coordinator.command(&["init", "--network", "lab", "--listen", &address]);
-        coordinator.run();
-        coordinator
+            .remove(0)
+    };
+    let verified = read("verify");
+    assert_eq!(verified["data"]["told_missing"], missing, "{verified}");
+    for fault in [
+        "lost",
+        "duplicated",
+        "broken_links",
+        "broken_images",
+        "state_wrong",
+        "snapshots_wrong",
+    ] {
+        assert_eq!(verified["data"][fault], 0, "{fault}: {verified}");
     }
-
-    fn run(&mut self) {
-        let process = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .arg(binary("wattle-coordinator").unwrap())
-            .arg("serve")
-            .args(self.state())
-            .arg("--config")
-            .arg(self.directory.path().join("coordinator.toml"))
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        self.process = Some(process);
-        self.until(|_| true);
-    }
-
-    fn kill(&mut self) {
-        if let Some(mut process) = self.process.take() {
-            process.kill().unwrap();
-            process.wait().unwrap();
-        }
-    }
-
-    /// Waits until the network, as the API shows it, is as `wanted`.
-    fn until(&self, wanted: impl Fn(&Value) -> bool) -> Value {
-        let deadline = Instant::now() + PATIENCE;
-        loop {
-            let answer = self.curl(&[], "network");
-            if let Ok(network) = serde_json::from_str(&answer)
-                && wanted(&network)
-            {
-                return network;
-            }
-            assert!(
-                Instant::now() < deadline,
-                "{answer}\n{}",
-                self.curl(&[], "mirror")
-            );
-            std::thread::sleep(Duration::from_millis(20));
-        }
-    }
-
-    /// The body of the answer; empty if there is none.
-    fn curl(&self, more: &[&str], path: &str) -> String {
-        let token = fs::read_to_string(self.directory.path().join("state/admin.token")).unwrap();
-        let output = Command::new("curl")
-            .args([
-                "-sk",
-                "--max-time",
-                "10",
-                "-H",
-                &format!("Authorization: Bearer {}", token.trim()),
-            ])
-            .args(more)
-            .arg(format!("https://{}/api/v1/{path}", self.address))
-            .output()
-            .expect("curl is installed");
-        String::from_utf8_lossy(&output.stdout).into_owned()
-    }
-
-    fn token(&self) -> JoinToken {
-        self.command(&["token", "create"]).parse().unwrap()
-    }
-
-    fn state(&self) -> [String; 2] {
-        [
-            "--state".to_owned(),
-            self.directory.path().join("state").display().to_string(),
-        ]
-    }
-
-    fn command(&self, arguments: &[&str]) -> String {
-        let mut command = Command::new(binary("wattle-coordinator").unwrap());
-        let output = command.args(arguments).args(self.state()).output().unwrap();
-        assert!(
-            output.status.success(),
-            "{}",
-            String::from_utf8_lossy(&output.stderr)
-        );
-        String::from_utf8(output.stdout).unwrap()
-    }
-}
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        self.kill();
-    }
-}
-
-/// A member that is nothing but its keys and its connection.
-#[derive(Clone)]
-struct Agent {
-    key: SecretKey,
-    network: NetworkId,
-    token: Arc<JoinToken>,
-}
-
-impl Agent {
-    fn join(seed: u8, coordinator: &Coordinator) -> Self {
-        let key = SecretKey::from_seed(&[seed; 32]);
-        let token = Arc::new(coordinator.token());
-        let mut agent = Self {
-            key,
-            network: NetworkId(0),
-            token,
-        };
-        let join = Join {
-            token: agent.token.to_string(),
-            name: Some(format!("n{seed}").parse().unwrap()),
-            wireguard_key: WgKey([seed; 32]),
-            index: None,
-            prefixes: vec![],
-            candidates: vec![],
-        };
-        block_on(async {
-            let mut connection = agent.hello().await.unwrap();
-            connection
-                .send(&ToCoordinator::Join(Box::new(join)))
-                .await
-                .unwrap();
-            match connection.receive().await.unwrap() {
-                ToAgent::Joined { network, .. } => agent.network = network.id,
-                other => panic!("{other:?}"),
-            }
-        });
-        agent
-    }
-
-    fn id(&self) -> NodeId {
-        self.key.public().node_id()
-    }
-
-    async fn hello(&self) -> Result<Connection, ConnectionError> {
-        let (address, pin) = (
-            &self.token.addresses[0],
-            Fingerprint(self.token.fingerprint),
-        );
-        let mut connection = Connection::open(address, pin, &self.key).await?;
-        let hello = ToCoordinator::Hello {
-            protocol: PROTOCOL,
-            agent_version: "test".into(),
-            revision: 0,
-            epoch: 1,
-            features: vec![],
-        };
-        connection.send(&hello).await?;
-        Ok(connection)
-    }
-
-    /// The links to `neighbours`, with measurements that differ with each `counter`.
-    fn report(&self, counter: u64, neighbours: &[NodeId]) -> ToCoordinator {
-        let links = neighbours.iter().map(|neighbour| LinkEntry {
-            neighbour: *neighbour,
-            carrier: Carrier::Udp4,
-            cost: Cost(100),
-            rtt: Micros(1_000 + counter * 1_000 % 900_000),
-            jitter: Micros(1),
-            loss: Ppm(0),
-        });
-        let body = Body::Links(LinksBody {
-            at: UnixTime(1),
-            links: links.collect(),
-        });
-        let key = RecordKey {
-            origin: self.id(),
-            kind: RecordKind::Links,
-            part: 0,
-        };
-        let record = Record::sign(
-            self.network,
-            key,
-            SeqNo(1 << 32 | counter),
-            3_600,
-            &body,
-            &self.key,
-        );
-        ToCoordinator::Records {
-            records: vec![record.bytes().into()],
-        }
-    }
-
-    /// Reports again and again, whatever happens to the coordinator.
-    async fn live(self, others: Vec<NodeId>, stop: Arc<AtomicBool>) {
-        let mut counter = 0;
-        while !stop.load(Ordering::Relaxed) {
-            if let Ok(mut connection) = self.hello().await {
-                while !stop.load(Ordering::Relaxed) {
-                    counter += 1;
-                    if connection
-                        .send(&self.report(counter, &others))
-                        .await
-                        .is_err()
-                    {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(40)).await;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
-/// Agents in a thread of their own.
-struct Fleet {
-    stop: Arc<AtomicBool>,
-    thread: std::thread::JoinHandle<()>,
-}
-
-impl Fleet {
-    fn join(coordinator: &Coordinator) -> Self {
-        let agents: Vec<Agent> = (1..=AGENTS)
-            .map(|seed| Agent::join(seed, coordinator))
-            .collect();
-        let ids: Vec<NodeId> = agents.iter().map(Agent::id).collect();
-        let stop = Arc::new(AtomicBool::new(false));
-        let end = Arc::clone(&stop);
-        let thread = std::thread::spawn(move || {
-            block_on(async {
-                let lives = agents.into_iter().map(|agent| {
-                    let others = ids.iter().copied().filter(|id| *id != agent.id()).collect();
-                    tokio::spawn(agent.live(others, Arc::clone(&end)))
-                });
-                for life in lives.collect::<Vec<_>>() {
-                    life.await.unwrap();
-                }
-            });
-        });
-        Self { stop, thread }
-    }
-
-    fn stop(self) {
-        self.stop.store(true, Ordering::Relaxed);
-        self.thread.join().unwrap();
-    }
+    let topology: Value = serde_json::from_str(&coordinator.curl(&[], "topology")).unwrap();
+    let shown = read("show");
+    assert_eq!(
+        entities(&shown["data"]).unwrap(),
+        entities(&topology).unwrap()
+    );
 }
 
 /// `kcat` that follows the events.
@@ -471,12 +349,4 @@ impl Drop for Kcat {
         let _ = self.process.kill();
         let _ = self.process.wait();
     }
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work)
 }

@@ -63,7 +63,7 @@ impl Refused {
             status: 503,
             kind: "unavailable",
             message: "the coordinator cannot write to its database".to_owned(),
-            hint: "try again; its log says more",
+            hint: "try again; if its disk is full, make room there; its log says more",
         }
     }
 

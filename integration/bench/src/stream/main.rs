@@ -4,11 +4,12 @@
 //!
 //! ```text
 //! wattle-stream write   --brokers B --state DIR --events N | --more N [--rate R] [--mirror after|off] [--prefix P] …
-//! wattle-stream watch   --brokers B --prefix P --until SEQ
+//! wattle-stream watch   --brokers B --prefix P --until SEQ [--skip SEQ]
 //! wattle-stream table   --brokers B --prefix P
 //! ```
 //!
-//! `write`: database and mirror as the coordinator has them; ends with code 3 when another mirror took over.
+//! `write`: database and mirror as the coordinator has them; ends with code 3 when another mirror took over. With
+//! `--network-id` the database may be that of a coordinator, which must not run meanwhile.
 //! `watch`: latency from the change to a committed read. `table`: how long a fresh reader takes for the whole state.
 
 #![expect(clippy::print_stdout, reason = "what is printed is the result")]

@@ -35,8 +35,9 @@ pub(crate) fn run(arguments: &Arguments) -> Result<ExitCode> {
         .build()?;
     let database = Path::new(arguments.text("state")?).join("coordinator.db");
     let network: String = arguments.or("network", "chaos".to_owned())?;
-    let store = runtime.block_on(Store::open(&database, NETWORK, &network, "wattle-stream"))?;
-    let config = config(arguments, &network, store.term())?;
+    let id = arguments.or("network-id", NETWORK)?;
+    let store = runtime.block_on(Store::open(&database, id, &network, "wattle-stream"))?;
+    let config = config(arguments, id, &network, store.term())?;
     let events = match arguments.or("more", 0)? {
         0 => arguments.or("events", 10_000)?,
         more => store.last_seq() + more,
@@ -163,7 +164,7 @@ impl Watch {
     }
 }
 
-fn config(arguments: &Arguments, network: &str, term: u64) -> Result<Config> {
+fn config(arguments: &Arguments, id: NetworkId, network: &str, term: u64) -> Result<Config> {
     let mut kafka = Kafka::plaintext("localhost:9092");
     kafka.brokers = arguments
         .or("brokers", "localhost:9092".to_owned())?
@@ -176,7 +177,7 @@ fn config(arguments: &Arguments, network: &str, term: u64) -> Result<Config> {
     kafka.topics.replication = (replication > 0).then_some(replication);
     Ok(Config {
         kafka,
-        network: NETWORK,
+        network: id,
         network_name: network.to_owned(),
         term,
     })

@@ -1,0 +1,403 @@
+//! A coordinator in a process of its own that mirrors to a real broker, and agents that are nothing but their protocol
+//! and report as much as wanted.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+use tempfile::TempDir;
+use wattle_agent::coordinator::{Connection, ConnectionError};
+use wattle_agent::state::Fingerprint;
+use wattle_api::agent::{Join, PROTOCOL, ToAgent, ToCoordinator};
+use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ};
+use wattle_api::token::JoinToken;
+use wattle_model::{Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey};
+use wattle_netlab::kafka::Broker;
+use wattle_netlab::mesh::binary;
+use wattle_wire::key::SecretKey;
+use wattle_wire::record::{Body, LinkEntry, LinksBody, Record, RecordKey, RecordKind};
+
+const AGENTS: u8 = 8;
+pub(crate) const TOPIC: &str = "wattle.lab.topology.events.v1";
+pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+
+/// A coordinator with a network of its own and a `[kafka]` section.
+pub(crate) struct Coordinator {
+    /// Its configuration and its log.
+    directory: TempDir,
+    state: PathBuf,
+    address: String,
+    process: Option<Child>,
+}
+
+impl Coordinator {
+    pub(crate) fn start(broker: &Broker) -> Self {
+        Self::start_with(broker, None, "")
+    }
+
+    /// The same with its state in a directory of its own, which is not there yet, and more of a configuration.
+    pub(crate) fn start_with(broker: &Broker, state: Option<&Path>, more: &str) -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let state = state.map_or_else(|| directory.path().join("state"), Path::to_owned);
+        let port = std::net::TcpListener::bind("127.0.0.1:0")
+            .unwrap()
+            .local_addr()
+            .unwrap()
+            .port();
+        let address = format!("127.0.0.1:{port}");
+        let section = format!(
+            "log = \"warn\"\n{more}[kafka]\nbrokers = [\"{}\"]\n",
+            broker.bootstrap()
+        );
+        fs::write(directory.path().join("coordinator.toml"), section).unwrap();
+        let mut coordinator = Self {
+            directory,
+            state,
+            address: address.clone(),
+            process: None,
+        };
+        coordinator.command(&["init", "--network", "lab", "--listen", &address]);
+        coordinator.run();
+        coordinator
+    }
+
+    pub(crate) fn run(&mut self) {
+        self.spawn();
+        self.until(|_| true);
+    }
+
+    /// Starts it and does not wait.
+    pub(crate) fn spawn(&mut self) {
+        let log = File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_file())
+            .unwrap();
+        let process = Command::new("setpriv")
+            .args(["--pdeathsig", "KILL"])
+            .arg(binary("wattle-coordinator").unwrap())
+            .arg("serve")
+            .args(self.state())
+            .arg("--config")
+            .arg(self.directory.path().join("coordinator.toml"))
+            .stdout(Stdio::null())
+            .stderr(log)
+            .spawn()
+            .unwrap();
+        self.process = Some(process);
+    }
+
+    /// Whether it ended by itself.
+    pub(crate) fn has_ended(&mut self) -> bool {
+        self.process
+            .as_mut()
+            .is_none_or(|process| process.try_wait().unwrap().is_some())
+    }
+
+    /// What it has logged.
+    pub(crate) fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    pub(crate) fn log_file(&self) -> PathBuf {
+        self.directory.path().join("log")
+    }
+
+    pub(crate) fn kill(&mut self) {
+        if let Some(mut process) = self.process.take() {
+            process.kill().unwrap();
+            process.wait().unwrap();
+        }
+    }
+
+    /// Waits until the network, as the API shows it, is as `wanted`.
+    pub(crate) fn until(&self, wanted: impl Fn(&Value) -> bool) -> Value {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let answer = self.curl(&[], "network");
+            if let Ok(network) = serde_json::from_str(&answer)
+                && wanted(&network)
+            {
+                return network;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "{answer}\n{}",
+                self.curl(&[], "mirror")
+            );
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
+    /// Waits until something holds.
+    pub(crate) fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
+        let deadline = Instant::now() + PATIENCE;
+        while !holds() {
+            assert!(
+                Instant::now() < deadline,
+                "{what}: not within {PATIENCE:?}\n{}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+
+    /// Waits until it has ended by itself or something holds; says whether it ended.
+    pub(crate) fn ends_or(&mut self, holds: impl Fn(&Self) -> bool) -> bool {
+        let deadline = Instant::now() + PATIENCE;
+        while !self.has_ended() {
+            if holds(self) {
+                return false;
+            }
+            assert!(Instant::now() < deadline, "nothing came\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(50));
+        }
+        true
+    }
+
+    /// What `/metrics` says of one thing.
+    pub(crate) fn metric(&self, name: &str) -> Option<u64> {
+        let (text, _) = self.request(&[], "metrics");
+        text.lines()
+            .find_map(|line| line.strip_prefix(name)?.trim().parse().ok())
+    }
+
+    /// The body of the answer; empty if there is none.
+    pub(crate) fn curl(&self, more: &[&str], path: &str) -> String {
+        let (body, status) = self.request(more, &format!("api/v1/{path}"));
+        if status == 0 { String::new() } else { body }
+    }
+
+    /// The body and the status of the answer; the status is 0 if there is none.
+    pub(crate) fn request(&self, more: &[&str], path: &str) -> (String, u16) {
+        let token = fs::read_to_string(self.state.join("admin.token")).unwrap();
+        let output = Command::new("curl")
+            .args([
+                "-sk",
+                "-w",
+                "\n%{http_code}",
+                "--max-time",
+                "10",
+                "-H",
+                &format!("Authorization: Bearer {}", token.trim()),
+            ])
+            .args(more)
+            .arg(format!("https://{}/{path}", self.address))
+            .output()
+            .expect("curl is installed");
+        let answer = String::from_utf8_lossy(&output.stdout);
+        let (body, status) = answer.rsplit_once('\n').unwrap();
+        (body.to_owned(), status.parse().unwrap())
+    }
+
+    pub(crate) fn token(&self) -> JoinToken {
+        self.command(&["token", "create"]).parse().unwrap()
+    }
+
+    pub(crate) fn state(&self) -> [String; 2] {
+        ["--state".to_owned(), self.state.display().to_string()]
+    }
+
+    pub(crate) fn command(&self, arguments: &[&str]) -> String {
+        let mut command = Command::new(binary("wattle-coordinator").unwrap());
+        let output = command.args(arguments).args(self.state()).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        String::from_utf8(output.stdout).unwrap()
+    }
+}
+
+impl Drop for Coordinator {
+    fn drop(&mut self) {
+        self.kill();
+    }
+}
+
+/// A member that is nothing but its keys and its connection.
+#[derive(Clone)]
+pub(crate) struct Agent {
+    key: SecretKey,
+    network: NetworkId,
+    token: Arc<JoinToken>,
+}
+
+impl Agent {
+    pub(crate) fn join(seed: u8, coordinator: &Coordinator) -> Self {
+        let key = SecretKey::from_seed(&[seed; 32]);
+        let token = Arc::new(coordinator.token());
+        let mut agent = Self {
+            key,
+            network: NetworkId(0),
+            token,
+        };
+        let join = Join {
+            token: agent.token.to_string(),
+            name: Some(format!("n{seed}").parse().unwrap()),
+            wireguard_key: WgKey([seed; 32]),
+            index: None,
+            prefixes: vec![],
+            candidates: vec![],
+        };
+        block_on(async {
+            let mut connection = agent.hello().await.unwrap();
+            connection
+                .send(&ToCoordinator::Join(Box::new(join)))
+                .await
+                .unwrap();
+            match connection.receive().await.unwrap() {
+                ToAgent::Joined { network, .. } => agent.network = network.id,
+                other => panic!("{other:?}"),
+            }
+        });
+        agent
+    }
+
+    pub(crate) fn id(&self) -> NodeId {
+        self.key.public().node_id()
+    }
+
+    pub(crate) async fn hello(&self) -> Result<Connection, ConnectionError> {
+        let (address, pin) = (
+            &self.token.addresses[0],
+            Fingerprint(self.token.fingerprint),
+        );
+        let mut connection = Connection::open(address, pin, &self.key).await?;
+        let hello = ToCoordinator::Hello {
+            protocol: PROTOCOL,
+            agent_version: "test".into(),
+            revision: 0,
+            epoch: 1,
+            features: vec![],
+        };
+        connection.send(&hello).await?;
+        Ok(connection)
+    }
+
+    /// Links over all carriers to `neighbours`, with measurements that differ with each `counter`. Each is told once a
+    /// second at most.
+    pub(crate) fn report(&self, counter: u64, neighbours: &[NodeId]) -> ToCoordinator {
+        let each = |neighbour| Carrier::ALL.map(|carrier| (neighbour, carrier));
+        let links = neighbours.iter().flat_map(each);
+        let links = links.map(|(neighbour, carrier)| LinkEntry {
+            neighbour: *neighbour,
+            carrier,
+            cost: Cost(100),
+            rtt: Micros(1_000 + counter * 1_000 % 900_000),
+            jitter: Micros(1),
+            loss: Ppm(0),
+        });
+        let body = Body::Links(LinksBody {
+            at: UnixTime(1),
+            links: links.collect(),
+        });
+        let key = RecordKey {
+            origin: self.id(),
+            kind: RecordKind::Links,
+            part: 0,
+        };
+        let record = Record::sign(
+            self.network,
+            key,
+            SeqNo(1 << 32 | counter),
+            3_600,
+            &body,
+            &self.key,
+        );
+        ToCoordinator::Records {
+            records: vec![record.bytes().into()],
+        }
+    }
+
+    /// Reports again and again, whatever happens to the coordinator.
+    pub(crate) async fn live(self, others: Vec<NodeId>, stop: Arc<AtomicBool>) {
+        let mut counter = 0;
+        while !stop.load(Ordering::Relaxed) {
+            if let Ok(mut connection) = self.hello().await {
+                while !stop.load(Ordering::Relaxed) {
+                    counter += 1;
+                    if connection
+                        .send(&self.report(counter, &others))
+                        .await
+                        .is_err()
+                    {
+                        break;
+                    }
+                    tokio::time::sleep(Duration::from_millis(40)).await;
+                }
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    }
+}
+
+/// Agents in a thread of their own.
+pub(crate) struct Fleet {
+    stop: Arc<AtomicBool>,
+    thread: std::thread::JoinHandle<()>,
+}
+
+impl Fleet {
+    pub(crate) fn join(coordinator: &Coordinator) -> Self {
+        let agents: Vec<Agent> = (1..=AGENTS)
+            .map(|seed| Agent::join(seed, coordinator))
+            .collect();
+        let ids: Vec<NodeId> = agents.iter().map(Agent::id).collect();
+        let stop = Arc::new(AtomicBool::new(false));
+        let end = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            block_on(async {
+                let lives = agents.into_iter().map(|agent| {
+                    let others = ids.iter().copied().filter(|id| *id != agent.id()).collect();
+                    tokio::spawn(agent.live(others, Arc::clone(&end)))
+                });
+                for life in lives.collect::<Vec<_>>() {
+                    life.await.unwrap();
+                }
+            });
+        });
+        Self { stop, thread }
+    }
+
+    pub(crate) fn stop(self) {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap();
+    }
+}
+
+/// A second opinion, with nothing of ours between broker and count.
+pub(crate) fn kcat_agrees(broker: &Broker, last: u64) {
+    let records = broker.kcat(TOPIC).unwrap();
+    let seqs: Vec<u64> = records
+        .iter()
+        .map(|record| record.number(HEADER_SEQ).unwrap())
+        .collect();
+    let different: BTreeSet<u64> = seqs.iter().copied().collect();
+    assert_eq!(different, (1..=last).collect(), "kcat misses some");
+    assert_eq!(seqs.len() as u64, last, "kcat sees some twice");
+    let mut ends = BTreeMap::new();
+    for (record, seq) in records.iter().zip(seqs) {
+        let before = ends.insert(record.partition, seq).unwrap_or(0);
+        assert!(
+            seq > before,
+            "kcat sees {seq} after {before} in partition {}",
+            record.partition
+        );
+        assert_eq!(record.number(HEADER_PREV_SEQ).unwrap(), before);
+    }
+}
+
+pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap()
+        .block_on(work)
+}

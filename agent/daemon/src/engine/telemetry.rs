@@ -3,11 +3,12 @@
 use std::sync::atomic::Ordering;
 
 use wattle_control::{MetricsReport, Reply};
-use wattle_model::{LinkState, Measurement, NodeId};
+use wattle_model::{Cost, LinkState, Measurement, NodeId};
 use wattle_routing::{Cause, Event, Happening as Routing};
 use wattle_wire::record::RecordKind;
 
 use super::event_log::{Happening, ROUTE_CHANGED};
+use super::paths::tier;
 use super::{Engine, Membership};
 use crate::metrics::{Kind, Snapshot};
 use crate::offloads::OffloadName;
@@ -36,8 +37,7 @@ pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
                 name(*neighbour)
             );
             let told = Happening::new("link_up", text).link(*link);
-            told.node(membership.node_ref(*neighbour))
-                .field("cost_us", cost.0)
+            priced(told.node(membership.node_ref(*neighbour)), *cost)
         }
         Routing::LinkDown {
             link,
@@ -61,7 +61,8 @@ pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
             );
             let told = Happening::new("link_cost_changed", text).link(*link);
             let told = told.node(membership.node_ref(*neighbour));
-            told.field("before_us", before.0).field("after_us", after.0)
+            let told = told.field("before_us", before.to_tell());
+            in_tier(told.field("after_us", after.to_tell()), *after)
         }
         Routing::RouteChanged {
             destination,
@@ -72,9 +73,7 @@ pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
             let (from, to) = (names(before), names(after));
             let text = format!("{} goes via {to}, before via {from}", name(*destination));
             let told = Happening::new(ROUTE_CHANGED, text);
-            let told = told
-                .node(membership.node_ref(*destination))
-                .field("cost_us", cost.0);
+            let told = priced(told.node(membership.node_ref(*destination)), *cost);
             told.field("before", from).field("after", to)
         }
         Routing::NodeJoined { node } => {
@@ -98,6 +97,18 @@ pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
         None => told,
     };
     told.field("trace", format!("{:016x}", event.cause.trace()))
+}
+
+fn priced(told: Happening, cost: Cost) -> Happening {
+    in_tier(told.field("cost_us", cost.to_tell()), cost)
+}
+
+/// The tier, where there is one to tell of.
+fn in_tier(told: Happening, cost: Cost) -> Happening {
+    match tier(cost) {
+        0 => told,
+        tier => told.field("tier", tier),
+    }
 }
 
 /// Why something happened, for people.

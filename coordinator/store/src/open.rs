@@ -170,10 +170,17 @@ fn is_damage(code: u32) -> bool {
     matches!(code & 0xff, 11 | 26)
 }
 
-/// Brings the tables to this version. One process at a time does, the others wait for it: SQLite's migrator looks which
-/// steps are missing and takes them in two transactions.
-pub(crate) async fn migrate(pool: &SqlitePool, database: &Path) -> Result<(), StoreError> {
-    let _turn = wait_for_turn(database.with_extension("migrating")).await?;
+/// Opens the database for writing, made if need be and its tables brought to this version. One process at a time does,
+/// the others wait for it: SQLite's migrator looks which steps are missing and takes them in two transactions, and of two
+/// that turn a fresh file's log on, SQLite refuses one at once instead of letting it wait.
+pub(crate) async fn open_for_writing(path: &Path) -> Result<SqlitePool, StoreError> {
+    let _turn = wait_for_turn(path.with_extension("migrating")).await?;
+    let pool = connect(path).await?;
+    migrate(&pool).await?;
+    Ok(pool)
+}
+
+async fn migrate(pool: &SqlitePool) -> Result<(), StoreError> {
     let migrator = sqlx::migrate!("./migrations");
     let known = migrator.iter().map(|step| step.version).max().unwrap_or(0);
     migrator.run(pool).await.map_err(|error| match error {
@@ -218,8 +225,7 @@ impl Store {
         coordinator: &str,
     ) -> Result<Self, StoreError> {
         let lock = lock(path)?;
-        let writer = connect(path).await?;
-        migrate(&writer, path).await?;
+        let writer = open_for_writing(path).await?;
         let (term, seq) = begin_term(&writer, network).await?;
         let readers = SqlitePoolOptions::new()
             .max_connections(READERS)
@@ -266,7 +272,7 @@ impl Store {
 
 /// One connection that writes. SQLite takes a transaction back by itself when the disk is full, and then knows nothing
 /// to roll back; the connection would take itself to be amid a transaction for good, so it is replaced.
-pub(crate) async fn connect(path: &Path) -> Result<SqlitePool, StoreError> {
+async fn connect(path: &Path) -> Result<SqlitePool, StoreError> {
     // SQLite gives its other files to whoever owns this one.
     open_private(path).map_err(|source| StoreError::Make {
         path: path.to_owned(),

@@ -6,7 +6,7 @@ use sqlx::sqlite::SqlitePool;
 use wattle_api::Timestamp;
 use wattle_api::token::{TokenRecord, TokenScope, TokenUse};
 
-use crate::open::{Doing, StoreError, connect, migrate};
+use crate::open::{Doing, StoreError, open_for_writing};
 
 /// The table of tokens. Several processes may have it open: the coordinator, and `token create` beside it.
 #[derive(Debug, Clone)]
@@ -32,9 +32,7 @@ type Row = (String, String, i64, i64, Option<i64>, Option<String>);
 impl Tokens {
     /// Opens the table of an existing database, beside a coordinator that may be running.
     pub async fn open(database: &Path) -> Result<Self, StoreError> {
-        let pool = connect(database).await?;
-        migrate(&pool, database).await?;
-        Ok(Self { pool })
+        Ok(Self::of(open_for_writing(database).await?))
     }
 
     pub(crate) const fn of(pool: SqlitePool) -> Self {

@@ -140,7 +140,7 @@ async fn of_64_parallel_joins_with_one_token_exactly_one_wins() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn whoever_opens_a_fresh_database_at_the_same_moment_finds_its_tables() {
-    for _ in 0..5 {
+    for _ in 0..20 {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("coordinator.db");
         let beside: Vec<_> = (0..6)

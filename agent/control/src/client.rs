@@ -5,6 +5,8 @@ use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use wattle_model::Class;
+
 use crate::line::{LineError, MAX_REPLY_BYTES, MAX_REQUEST_BYTES, decode, encode, read_line};
 use crate::{
     ErrorReport, ExplainReport, LinksReport, MetricsReport, PathReport, PeersReport, Reply,
@@ -79,13 +81,13 @@ one_reply! {
     /// The links of this node, or those to one neighbour.
     links(name: Option<String>) -> LinksReport = Request::Links { name } => Links;
     /// Routes, from one of the places where they live.
-    routes(view: RouteView) -> RoutesReport = Request::Routes { view } => Routes;
+    routes(view: RouteView, class: Class) -> RoutesReport = Request::Routes { view, class } => Routes;
     /// The link-state database as a graph.
     topo() -> TopoReport = Request::Topo {} => Topo;
     /// The computed way to a destination.
-    path(dst: String) -> PathReport = Request::Path { dst } => Path;
+    path(dst: String, class: Class) -> PathReport = Request::Path { dst, class } => Path;
     /// Why traffic to a destination goes the way it goes.
-    explain(dst: String) -> Box<ExplainReport> = Request::Explain { dst } => Explain;
+    explain(dst: String, class: Class) -> Box<ExplainReport> = Request::Explain { dst, class } => Explain;
     /// Who the agent is.
     whoami() -> WhoamiReport = Request::Whoami {} => Whoami;
     /// All metrics.
@@ -250,7 +252,7 @@ mod tests {
             r#"{"kind":"error","data":{"code":"not_found","what":"a","why":"b","next":"c"}}"#,
         ]);
         let mut client = Client::connect(&socket.path().join("s"), PATIENCE).unwrap();
-        let Err(ClientError::Refused(refusal)) = client.path("db-9".into()) else {
+        let Err(ClientError::Refused(refusal)) = client.path("db-9".into(), Class::Latency) else {
             panic!("not refused");
         };
         assert_eq!(refusal.0.code, ErrorCode::NotFound);

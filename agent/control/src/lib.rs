@@ -16,11 +16,12 @@ pub use client::{Client, ClientError, Refusal, Replies};
 pub use line::{LineError, MAX_REPLY_BYTES, MAX_REQUEST_BYTES, decode, encode, read_line};
 pub use reply::{ErrorCode, ErrorReport, Reply};
 pub use report::{
-    ChangeReport, CoordinatorReport, CoordinatorState, CostParts, DrainReport, EventReport,
-    ExplainReport, HealthLevel, HealthLine, HopReport, LinkReport, LinksReport, MetricsReport,
-    NetworkRef, NextHopReport, NodeRef, PathReport, PathRole, PeerReport, PeerState, PeersReport,
-    PingReport, PolicyReport, PreferReport, Role, RouteReport, RouteSource, RoutesReport,
-    StatusReport, TopoLink, TopoNode, TopoReport, VersionReport, WayReport, WhoamiReport,
+    ApartReport, ChangeReport, CoordinatorReport, CoordinatorState, CostParts, DrainReport,
+    EventReport, ExplainReport, HealthLevel, HealthLine, HopReport, LinkReport, LinksReport,
+    MetricsReport, NetworkRef, NextHopReport, NodeRef, PathReport, PathRole, PeerReport, PeerState,
+    PeersReport, PingReport, PolicyReport, PreferReport, Role, RouteReport, RouteSource,
+    RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport, VersionReport, WayReport,
+    WhoamiReport,
 };
 pub use request::{Access, DrainMode, Request, RouteView};
 

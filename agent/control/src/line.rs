@@ -74,6 +74,8 @@ pub fn read_line(reader: &mut impl BufRead, limit: usize) -> Result<Option<Vec<u
 mod tests {
     use std::io::{BufReader, Cursor};
 
+    use wattle_model::Class;
+
     use super::*;
     use crate::Request;
 
@@ -83,6 +85,7 @@ mod tests {
             Request::Status {},
             Request::Path {
                 dst: "räuber\n".into(),
+                class: Class::Bulk,
             },
         ];
         let bytes: Vec<u8> = sent.iter().flat_map(|r| encode(r).unwrap()).collect();
@@ -109,7 +112,11 @@ mod tests {
 
     #[test]
     fn every_truncation_and_every_flipped_bit_is_an_error_or_another_request_never_a_panic() {
-        let whole = encode(&Request::Path { dst: "r3".into() }).unwrap();
+        let whole = encode(&Request::Path {
+            dst: "r3".into(),
+            class: Class::Latency,
+        })
+        .unwrap();
         for cut in 1..whole.len() {
             let found = read_line(&mut Cursor::new(&whole[..cut]), MAX_REQUEST_BYTES);
             assert!(matches!(found, Err(LineError::Truncated { bytes }) if bytes == cut));

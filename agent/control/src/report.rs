@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
-use wattle_model::{Carrier, LinkId, LinkState, NetworkId, NodeId, Prefix, WgKey};
+use wattle_model::{Carrier, Class, LinkId, LinkState, NetworkId, NodeId, Prefix, WgKey};
 
 use crate::request::DrainMode;
 
@@ -268,6 +268,9 @@ pub struct LinkReport {
     /// What the node's configuration sets for it; absent where it sets nothing.
     #[serde(default)]
     pub policy: Option<PolicyReport>,
+    /// What it costs packets of the classes that the node prices apart.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub apart: Vec<ApartReport>,
     /// What the price is made of, in words: `rtt`, `loss 3 %`, `first choice`.
     #[serde(default)]
     pub reason: String,
@@ -285,6 +288,18 @@ pub struct LinkReport {
     /// Lanes of further workers that carry packets beside it, whose bytes are not the link's.
     #[serde(default)]
     pub lanes: u32,
+}
+
+/// What a link costs packets of a class that the node prices apart.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct ApartReport {
+    /// The class.
+    pub class: Class,
+    /// The price advertised for it, with its parts.
+    pub cost: CostParts,
+    /// What the node's configuration sets for it; absent where it sets nothing.
+    #[serde(default)]
+    pub policy: Option<PolicyReport>,
 }
 
 /// A price and what it is made of: the parts add up to the total.
@@ -488,6 +503,9 @@ pub struct PathReport {
     pub destination: NodeRef,
     /// The prefix that decided, when an address was asked for.
     pub prefix: Option<Prefix>,
+    /// Which packets take it.
+    #[serde(default, skip_serializing_if = "Class::is_latency")]
+    pub class: Class,
     /// Used ways first, then the backup.
     pub ways: Vec<WayReport>,
     /// What changed the way last, as far back as the agent's events go.
@@ -550,6 +568,9 @@ pub struct ExplainReport {
     pub destination: NodeRef,
     /// The prefix that decided, when an address was asked for.
     pub prefix: Option<Prefix>,
+    /// Which packets take it.
+    #[serde(default, skip_serializing_if = "Class::is_latency")]
+    pub class: Class,
     /// The way that is taken.
     pub chosen: WayReport,
     /// The sum of the chosen way's parts.

@@ -2,6 +2,7 @@
 
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use wattle_model::Class;
 
 /// A question or an order, as it stands on one line.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -22,6 +23,9 @@ pub enum Request {
         /// Which place.
         #[serde(default)]
         view: RouteView,
+        /// Those of packets of this class.
+        #[serde(default, skip_serializing_if = "Class::is_latency")]
+        class: Class,
     },
     /// The link-state database as a graph.
     Topo {},
@@ -29,11 +33,17 @@ pub enum Request {
     Path {
         /// A node's name or id, or an address.
         dst: String,
+        /// That of packets of this class.
+        #[serde(default, skip_serializing_if = "Class::is_latency")]
+        class: Class,
     },
     /// Why traffic to a destination goes the way it goes.
     Explain {
         /// A node's name or id, or an address.
         dst: String,
+        /// Traffic of this class.
+        #[serde(default, skip_serializing_if = "Class::is_latency")]
+        class: Class,
     },
     /// Measured round trips to a destination; streams one [`crate::PingReport`] each.
     Ping {
@@ -161,8 +171,15 @@ mod tests {
 
     #[test]
     fn a_request_is_one_short_object_named_by_its_op() {
-        let text = serde_json::to_string(&Request::Path { dst: "r3".into() }).unwrap();
-        assert_eq!(text, r#"{"op":"path","dst":"r3"}"#);
+        let path = |class| {
+            let dst = "r3".into();
+            serde_json::to_string(&Request::Path { dst, class }).unwrap()
+        };
+        assert_eq!(path(Class::Latency), r#"{"op":"path","dst":"r3"}"#);
+        assert_eq!(
+            path(Class::Bulk),
+            r#"{"op":"path","dst":"r3","class":"bulk"}"#
+        );
         assert_eq!(
             serde_json::to_string(&Request::Status {}).unwrap(),
             r#"{"op":"status"}"#
@@ -183,7 +200,8 @@ mod tests {
         assert_eq!(
             routes,
             Request::Routes {
-                view: RouteView::Rib
+                view: RouteView::Rib,
+                class: Class::Latency,
             }
         );
     }

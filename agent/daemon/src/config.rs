@@ -3,6 +3,7 @@
 //! Every refusal names file, line and column, what was found, what is allowed. Knows nothing of the state
 //! directory's other files nor of the kernel. Reference: `docs/reference/config.md`.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::ops::Range;
@@ -12,7 +13,7 @@ use std::str::FromStr;
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
 use tracing_subscriber::EnvFilter;
-use wattle_model::Prefix;
+use wattle_model::{Class, Prefix};
 
 use crate::offloads::OffloadName;
 use crate::policy::LinkRule;
@@ -65,6 +66,9 @@ pub struct Config {
     pub offloads_off: Vec<OffloadName>,
     /// How many threads may carry packets.
     pub workers: Workers,
+    /// The classes of traffic in which this node prices its links apart, beside those that `links` name.
+    #[serde(deserialize_with = "classes")]
+    pub classes: BTreeSet<Class>,
     /// What this node's links are to carry and to cost; of each setting the last rule about a link counts.
     pub links: Vec<LinkRule>,
 }
@@ -97,6 +101,7 @@ impl Default for Config {
             mss_clamp: Switch::Off,
             offloads_off: Vec::new(),
             workers: Workers::default(),
+            classes: BTreeSet::new(),
             links: Vec::new(),
         }
     }
@@ -368,6 +373,16 @@ fn routing_table<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u32, D::E
     u32::try_from(value).map_err(D::Error::custom)
 }
 
+fn classes<'de, D: Deserializer<'de>>(deserializer: D) -> Result<BTreeSet<Class>, D::Error> {
+    let classes = BTreeSet::<Class>::deserialize(deserializer)?;
+    match classes.contains(&Class::Latency) {
+        true => Err(D::Error::custom(
+            "`latency` is the class that others are priced apart from; allowed: `bulk`, `admin`",
+        )),
+        false => Ok(classes),
+    }
+}
+
 fn interface<'de, D: Deserializer<'de>>(deserializer: D) -> Result<String, D::Error> {
     checked_interface(String::deserialize(deserializer)?).map_err(D::Error::custom)
 }
@@ -584,6 +599,7 @@ mod tests {
             ("addend = \"11s\"", 10, "at most \"10s\""),
             ("tier = 256", 8, "`256`, expected u8"),
             ("carrier = \"udp\"", 11, "`udp4`, `udp6`, `quic`"),
+            ("class = \"fast\"", 9, "`latency`, `bulk`, `admin`"),
             (
                 "wieght = 3",
                 1,
@@ -596,6 +612,9 @@ mod tests {
         }
         let (at, _, message) = refusal("mtu = 1360\n[[links]]\npeer = \"b\"\n");
         assert!(message.contains("sets nothing"), "{message}");
+        assert_eq!(at, 2, "{message}");
+        let (at, _, message) = refusal("mtu = 1360\nclasses = [\"bulk\", \"latency\"]\n");
+        assert!(message.contains("allowed: `bulk`, `admin`"), "{message}");
         assert_eq!(at, 2, "{message}");
     }
 

@@ -21,6 +21,7 @@ use wattle_control::{
     Access, ErrorCode, ErrorReport, EventReport, MAX_REQUEST_BYTES, Reply, Request, Role, decode,
     encode,
 };
+use wattle_model::Class;
 
 use crate::ping;
 use crate::query::{Caller, EngineHandle};
@@ -270,7 +271,11 @@ async fn stream_pings(
     else {
         return Ok(());
     };
-    let way = match engine.ask(Request::Path { dst: dst.clone() }, caller).await {
+    let way = Request::Path {
+        dst: dst.clone(),
+        class: Class::Latency,
+    };
+    let way = match engine.ask(way, caller).await {
         Reply::Path(way) => way,
         refused => return send(writer, &refused).await,
     };

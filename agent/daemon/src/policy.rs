@@ -7,7 +7,7 @@ use std::fmt;
 
 use serde::de::{Deserializer, Error as _, Visitor};
 use serde::{Deserialize, Serialize, Serializer};
-use wattle_model::{Carrier, Micros, NodeId};
+use wattle_model::{Carrier, Class, Micros, NodeId};
 use wattle_routing::{Policies, PolicyRule, Thousandths};
 
 /// One `[[links]]` of the configuration.
@@ -20,6 +20,9 @@ pub struct LinkRule {
     /// Only links over this carrier.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub carrier: Option<Carrier>,
+    /// Only packets of this class, which is then priced apart.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub class: Option<Class>,
     /// How many flows the link takes beside others.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight: Option<Weight>,
@@ -40,6 +43,7 @@ pub struct LinkRule {
 struct Written {
     peer: Option<String>,
     carrier: Option<Carrier>,
+    class: Option<Class>,
     weight: Option<Weight>,
     multiplier: Option<Multiplier>,
     addend: Option<Addend>,
@@ -53,6 +57,7 @@ impl TryFrom<Written> for LinkRule {
         let Written {
             peer,
             carrier,
+            class,
             weight,
             multiplier,
             addend,
@@ -64,6 +69,7 @@ impl TryFrom<Written> for LinkRule {
         Ok(Self {
             peer,
             carrier,
+            class,
             weight,
             multiplier,
             addend,
@@ -204,9 +210,10 @@ impl Visitor<'_> for Number {
     }
 }
 
-/// The policies that `rules` are where `find` knows the nodes by what people call them; and the names that it does not know.
+/// The policies that `rules` are where `find` knows the nodes by what people call them, with the classes that are priced
+/// apart; and the names that it does not know.
 pub(crate) fn policies(
-    rules: &[LinkRule],
+    (rules, classes): (&[LinkRule], &BTreeSet<Class>),
     find: impl Fn(&str) -> Option<NodeId>,
 ) -> (Policies, BTreeSet<String>) {
     let mut unknown = BTreeSet::new();
@@ -223,13 +230,20 @@ pub(crate) fn policies(
         found.push(PolicyRule {
             neighbour,
             carrier: rule.carrier,
+            class: rule.class,
             weight: rule.weight.map(|weight| weight.0),
             multiplier: rule.multiplier.map(|multiplier| multiplier.0),
             addend: rule.addend.map(|addend| addend.0),
             tier: rule.tier,
         });
     }
-    (Policies(found), unknown)
+    let of_rules = rules.iter().filter_map(|rule| rule.class);
+    let apart = of_rules.chain(classes.iter().copied());
+    let policies = Policies {
+        rules: found,
+        apart: apart.filter(|class| !class.is_latency()).collect(),
+    };
+    (policies, unknown)
 }
 
 #[cfg(test)]
@@ -245,9 +259,11 @@ mod tests {
 
     #[test]
     fn rules_are_read_in_order_and_written_back_the_same() {
-        let text = "[[links]]\naddend = \"5ms\"\n\n[[links]]\npeer = \"b\"\ncarrier = \"quic\"\nweight = 3\nmultiplier = 1.5\ntier = 2\n";
+        let text = "[[links]]\naddend = \"5ms\"\n\n[[links]]\npeer = \"b\"\ncarrier = \"quic\"\nweight = 3\nmultiplier = 1.5\ntier = 2\n\n[[links]]\nclass = \"bulk\"\ntier = 1\n";
         let read = rules(text);
-        let (policies, unknown) = policies(&read, |name| (name == "b").then_some(NodeId(2)));
+        let (policies, unknown) = policies((&read, &BTreeSet::new()), |name| {
+            (name == "b").then_some(NodeId(2))
+        });
         assert!(unknown.is_empty());
         let expected = [
             PolicyRule {
@@ -259,11 +275,17 @@ mod tests {
                 carrier: Some(Carrier::Quic),
                 weight: Some(Thousandths(3_000)),
                 multiplier: Some(Thousandths(1_500)),
-                addend: None,
                 tier: Some(2),
+                ..PolicyRule::default()
+            },
+            PolicyRule {
+                class: Some(Class::Bulk),
+                tier: Some(1),
+                ..PolicyRule::default()
             },
         ];
-        assert_eq!(policies.0, expected);
+        assert_eq!(policies.rules, expected);
+        assert_eq!(policies.apart, BTreeSet::from([Class::Bulk]));
         let config = Config {
             links: read.clone(),
             ..Config::default()
@@ -275,9 +297,14 @@ mod tests {
     fn a_rule_about_somebody_unknown_is_named_and_says_nothing_of_others() {
         let read =
             rules("[[links]]\npeer = \"x\"\nweight = 0\n[[links]]\npeer = \"b\"\nweight = 0.25\n");
-        let (policies, unknown) = policies(&read, |name| (name == "b").then_some(NodeId(2)));
+        let (policies, unknown) = policies((&read, &BTreeSet::new()), |name| {
+            (name == "b").then_some(NodeId(2))
+        });
         assert_eq!(unknown, BTreeSet::from(["x".to_owned()]));
-        let weights = policies.0.iter().map(|rule| (rule.neighbour, rule.weight));
+        let weights = policies
+            .rules
+            .iter()
+            .map(|rule| (rule.neighbour, rule.weight));
         assert_eq!(
             weights.collect::<Vec<_>>(),
             [(Some(NodeId(2)), Some(Thousandths(250)))]

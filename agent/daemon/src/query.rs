@@ -68,8 +68,8 @@ impl EngineHandle {
 
     /// Asks for one answer.
     pub(crate) async fn ask(&self, request: Request, caller: Caller) -> Reply {
-        let view = RouteView::Kernel;
-        if request == (Request::Routes { view }) {
+        let of_kernel = |view: &RouteView| *view == RouteView::Kernel;
+        if matches!(&request, Request::Routes { view, .. } if of_kernel(view)) {
             return self.kernel.routes().await;
         }
         let worker = self.worker.status().await.map(Box::new);

@@ -5,7 +5,7 @@
 
 use std::net::IpAddr;
 
-use wattle_model::{LinkId, NodeId, NodeIndex, Prefix, Waypoint};
+use wattle_model::{Class, LinkId, NodeId, NodeIndex, Prefix, Waypoint};
 
 use crate::fib::PrefixMap;
 
@@ -16,8 +16,8 @@ pub const BUCKETS: usize = 256;
 #[derive(Debug, Clone, Default)]
 pub struct Forwarding {
     prefixes: PrefixMap<NodeId>,
-    /// Sorted by node.
-    paths: Vec<(NodeId, Path)>,
+    /// Sorted by node, for each class; empty where a class is priced as latency is.
+    paths: [Vec<(NodeId, Path)>; Class::ALL.len()],
 }
 
 /// One link that begins a path, and its share.
@@ -125,26 +125,42 @@ impl Forwarding {
         prefixes: impl IntoIterator<Item = (Prefix, NodeId)>,
         paths: impl IntoIterator<Item = (NodeId, Path)>,
     ) -> Self {
+        let forwarding = Self {
+            prefixes: PrefixMap::new(prefixes),
+            paths: Default::default(),
+        };
+        forwarding.with_class(Class::Latency, paths)
+    }
+
+    /// The same with paths for the packets of a class. Of equal nodes the last one given counts.
+    #[must_use]
+    pub fn with_class(
+        mut self,
+        class: Class,
+        paths: impl IntoIterator<Item = (NodeId, Path)>,
+    ) -> Self {
         let mut paths: Vec<_> = paths.into_iter().collect();
         paths.reverse();
         paths.sort_by_key(|(node, _)| *node);
         paths.dedup_by_key(|(node, _)| *node);
-        Self {
-            prefixes: PrefixMap::new(prefixes),
-            paths,
-        }
+        self.paths[usize::from(class.code())] = paths;
+        self
     }
 
     /// The same paths and shares, with as few flows as possible on another link than in the snapshot `before`.
     #[must_use]
     pub fn keeping(mut self, before: &Self) -> Self {
-        let paths = std::mem::take(&mut self.paths).into_iter();
-        self.paths = paths
-            .map(|(node, path)| match before.path(node) {
-                Some(earlier) => (node, path.keeping(earlier)),
-                None => (node, path),
-            })
-            .collect();
+        for class in Class::ALL {
+            let paths = &mut self.paths[usize::from(class.code())];
+            let earlier = |node| before.path(class, node);
+            *paths = std::mem::take(paths)
+                .into_iter()
+                .map(|(node, path)| match earlier(node) {
+                    Some(earlier) => (node, path.keeping(earlier)),
+                    None => (node, path),
+                })
+                .collect();
+        }
         self
     }
 
@@ -153,18 +169,25 @@ impl Forwarding {
         self.prefixes.lookup(address).copied()
     }
 
-    /// The ways to `node`.
-    pub fn path(&self, node: NodeId) -> Option<&Path> {
-        let at = self
-            .paths
-            .binary_search_by_key(&node, |(node, _)| *node)
-            .ok()?;
-        Some(&self.paths[at].1)
+    /// The ways of a class to `node`.
+    pub fn path(&self, class: Class, node: NodeId) -> Option<&Path> {
+        let paths = self.of_class(class);
+        let at = paths.binary_search_by_key(&node, |(node, _)| *node).ok()?;
+        Some(&paths[at].1)
     }
 
-    /// Every node that there is a path to.
-    pub fn paths(&self) -> impl Iterator<Item = (NodeId, &Path)> {
-        self.paths.iter().map(|(node, path)| (*node, path))
+    fn of_class(&self, class: Class) -> &[(NodeId, Path)] {
+        match self.paths[usize::from(class.code())].as_slice() {
+            [] => &self.paths[usize::from(Class::Latency.code())],
+            apart => apart,
+        }
+    }
+
+    /// Every node that packets of a class have a path to.
+    pub fn paths(&self, class: Class) -> impl Iterator<Item = (NodeId, &Path)> {
+        self.of_class(class)
+            .iter()
+            .map(|(node, path)| (*node, path))
     }
 
     /// Every prefix with the node that its packets are for; of equal ones the last counts.
@@ -224,7 +247,7 @@ mod tests {
     }
 
     fn picks(forwarding: &Forwarding) -> Vec<u32> {
-        let path = forwarding.path(NodeId(1)).unwrap();
+        let path = forwarding.path(Class::Latency, NodeId(1)).unwrap();
         (0..256).map(|flow| path.pick(flow).unwrap().0).collect()
     }
 
@@ -264,7 +287,7 @@ mod tests {
     #[test]
     fn three_equal_relays_share_flows_within_a_tenth_and_a_flow_stays_where_it_is() {
         let three = shared(&[(1, 86), (2, 85), (3, 85)]);
-        let path = three.path(NodeId(1)).unwrap();
+        let path = three.path(Class::Latency, NodeId(1)).unwrap();
         let mut flows = [0_u32; 3];
         for port in 0..30_000_u16 {
             let mut bytes = crate::packet::samples::udp("10.0.0.1", "10.0.0.2", b"");
@@ -304,8 +327,21 @@ mod tests {
         );
         let node = forwarding.destination("10.1.2.3".parse().unwrap()).unwrap();
         assert_eq!(node, NodeId(2));
-        assert_eq!(forwarding.path(node).unwrap().pick(0), Some(LinkId(7)));
+        assert_eq!(
+            forwarding.path(Class::Latency, node).unwrap().pick(0),
+            Some(LinkId(7))
+        );
         assert_eq!(forwarding.destination("11.0.0.1".parse().unwrap()), None);
-        assert_eq!(forwarding.path(NodeId(9)), None);
+        assert_eq!(forwarding.path(Class::Latency, NodeId(9)), None);
+    }
+
+    #[test]
+    fn a_class_without_paths_of_its_own_goes_the_way_of_latency() {
+        let to = |link| [(NodeId(1), Path::single(LinkId(link)))];
+        let forwarding = Forwarding::new([], to(1)).with_class(Class::Bulk, to(2));
+        let link = |class| forwarding.path(class, NodeId(1)).unwrap().pick(0);
+        for (class, expected) in [(Class::Latency, 1), (Class::Bulk, 2), (Class::Admin, 1)] {
+            assert_eq!(link(class), Some(LinkId(expected)), "{class}");
+        }
     }
 }

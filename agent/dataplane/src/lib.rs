@@ -12,6 +12,7 @@ pub mod flow;
 pub mod forwarding;
 pub mod guard;
 pub mod icmp;
+pub mod marking;
 pub mod mss;
 pub mod packet;
 pub mod queue;
@@ -23,7 +24,8 @@ pub use batch::{AppendError, Coalescing, Datagrams, Place, Transmit, TunBatch, T
 pub use drop::{DropReason, Drops, Origin};
 pub use forwarding::{Backup, Forwarding, NextLink, Path};
 pub use guard::Ownership;
+pub use marking::{Marking, Priority};
 pub use packet::Packet;
-pub use queue::{Class, MAX_BYTES as QUEUE_BYTES, Queue};
+pub use queue::{MAX_BYTES as QUEUE_BYTES, Queue};
 pub use vnet::VnetHeader;
 pub use window::SendWindow;

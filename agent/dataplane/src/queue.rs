@@ -1,76 +1,35 @@
-//! What waits while the network takes less than comes: by class, by flow, and never for long.
+//! What waits while the network takes less than comes: by priority, by flow, and never for long.
 //!
-//! Classes share by weight, the urgent first. In each, flows take turns, new and sparse ones before those that have a
+//! Priorities share by weight, the urgent first. In each, flows take turns, new and sparse ones before those that have a
 //! backlog (RFC 8290), and the delay of each flow is held near 5 ms by CoDel (RFC 8289): by marking what can be marked
-//! (RFC 3168), else by dropping. Bounded in bytes and in packets; what is too much is taken from the longest flow.
+//! (RFC 3168), else by dropping. Bounded in bytes and in packets; what is too much is taken from the longest flow, by its weight and drop precedence
+//! (RFC 2597).
 
 use std::collections::VecDeque;
 
 use wattle_model::{Instant, Micros};
 
-/// Flows that are told apart per class; two that share a bucket share its turn.
+use crate::marking::{Marking, Priority};
+
+/// Flows that are told apart per priority; two that share a bucket share its turn.
 const FLOWS: usize = 64;
 /// Bytes that may wait.
 pub const MAX_BYTES: usize = 1 << 20;
 /// Packets (super-packets count once) that may wait.
 const MAX_ITEMS: usize = 1_024;
-/// Bytes that a flow may send per turn.
+/// Bytes that a flow of weight 1 may send per turn.
 const QUANTUM: i64 = 6_000;
 /// Delay that is tolerable for good (RFC 8289 §4.4).
 const TARGET: Micros = Micros::from_millis(5);
 /// Delay above the target that lasts this long is a standing queue (RFC 8289 §4.3).
 const INTERVAL: Micros = Micros::from_millis(100);
 
-/// How urgent a packet is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-pub enum Class {
-    /// Voice, interactive video, network control: first, as long as it keeps to its share.
-    RealTime,
-    /// Everything that does not say otherwise.
-    Default,
-    /// What says that it can wait (RFC 8622 and the older class selector 1).
-    Bulk,
-}
-
-impl Class {
-    const ALL: [Self; 3] = [Self::RealTime, Self::Default, Self::Bulk];
-
-    /// The class of a packet by its differentiated services code point (RFC 4594, RFC 8622).
-    pub fn of_dscp(dscp: u8) -> Self {
-        match dscp {
-            // Lower effort, class selector 1.
-            1 | 8 => Self::Bulk,
-            // Class selectors 4 to 7, real-time interactive and conferencing, voice admit, expedited forwarding.
-            32 | 34 | 36 | 38 | 40 | 44 | 46 | 48 | 56 => Self::RealTime,
-            _ => Self::Default,
-        }
-    }
-
-    /// The class as a relay frame's priority.
-    pub fn priority(self) -> u8 {
-        match self {
-            Self::Default => 0,
-            Self::Bulk => 1,
-            Self::RealTime => 2,
-        }
-    }
-
-    /// The class of a relay frame's priority; one that is not known is the default.
-    pub fn of_priority(priority: u8) -> Self {
-        match priority {
-            1 => Self::Bulk,
-            2 => Self::RealTime,
-            _ => Self::Default,
-        }
-    }
-
-    /// Bytes per round while other classes wait, too.
-    fn weight(self) -> i64 {
-        match self {
-            Self::RealTime => 256 << 10,
-            Self::Default => 128 << 10,
-            Self::Bulk => 16 << 10,
-        }
+/// Bytes per round while others wait, too.
+fn share(priority: Priority) -> i64 {
+    match priority {
+        Priority::RealTime => 256 << 10,
+        Priority::Default => 128 << 10,
+        Priority::Bulk => 16 << 10,
     }
 }
 
@@ -85,14 +44,14 @@ pub trait Item {
 /// Items that wait.
 #[derive(Debug)]
 pub struct Queue<T> {
-    classes: [Shares<T>; 3],
+    shares: [Shares<T>; 3],
     marked: u64,
 }
 
 impl<T> Default for Queue<T> {
     fn default() -> Self {
         Self {
-            classes: std::array::from_fn(|_| Shares::default()),
+            shares: std::array::from_fn(|_| Shares::default()),
             marked: 0,
         }
     }
@@ -100,14 +59,15 @@ impl<T> Default for Queue<T> {
 
 impl<T: Item> Queue<T> {
     /// Lets an item wait. Returns what had to be dropped for it, which may be the item itself.
-    pub fn push(&mut self, now: Instant, class: Class, flow: u32, item: T) -> Vec<T> {
-        self.classes[class as usize].push(now, flow as usize % FLOWS, item);
+    pub fn push(&mut self, now: Instant, marking: Marking, flow: u32, item: T) -> Vec<T> {
+        let shares = &mut self.shares[marking.priority as usize];
+        shares.push(now, marking, flow as usize % FLOWS, item);
         let mut dropped = Vec::new();
         while self.bytes() > MAX_BYTES || self.items() > MAX_ITEMS {
             let longest = self
-                .classes
+                .shares
                 .iter_mut()
-                .max_by_key(|class| class.longest().1);
+                .max_by_key(|shares| shares.longest().1);
             let Some(item) = longest.and_then(Shares::drop_longest) else {
                 break;
             };
@@ -119,11 +79,11 @@ impl<T: Item> Queue<T> {
     /// The next item; what had to be dropped before it is handed to `drop`.
     pub fn pop(&mut self, now: Instant, mut drop: impl FnMut(T)) -> Option<T> {
         loop {
-            let class = self.turn()?;
-            let Some((item, fate)) = self.classes[class as usize].pop(now) else {
+            let priority = self.turn()?;
+            let Some((item, fate)) = self.shares[priority as usize].pop(now) else {
                 continue;
             };
-            self.classes[class as usize].credit -= item.bytes() as i64;
+            self.shares[priority as usize].credit -= item.bytes() as i64;
             match fate {
                 Fate::Send => return Some(item),
                 Fate::Signal => {
@@ -140,7 +100,7 @@ impl<T: Item> Queue<T> {
 
     /// Bytes that wait.
     pub fn bytes(&self) -> usize {
-        self.classes.iter().map(|class| class.bytes).sum()
+        self.shares.iter().map(|shares| shares.bytes).sum()
     }
 
     /// Whether nothing waits.
@@ -154,27 +114,28 @@ impl<T: Item> Queue<T> {
     }
 
     fn items(&self) -> usize {
-        self.classes.iter().map(|class| class.items).sum()
+        self.shares.iter().map(|shares| shares.items).sum()
     }
 
-    /// The most urgent class that waits and has not used up its share of the round.
-    fn turn(&mut self) -> Option<Class> {
-        let waits = |queue: &Self, class: &Class| !queue.classes[*class as usize].is_empty();
+    /// The most urgent priority that waits and has not used up its share of the round.
+    fn turn(&mut self) -> Option<Priority> {
+        let waits =
+            |queue: &Self, priority: &Priority| !queue.shares[*priority as usize].is_empty();
         let ready = |queue: &Self| {
-            Class::ALL
-                .into_iter()
-                .find(|class| waits(queue, class) && queue.classes[*class as usize].credit > 0)
+            Priority::ALL.into_iter().find(|priority| {
+                waits(queue, priority) && queue.shares[*priority as usize].credit > 0
+            })
         };
         loop {
-            if let Some(class) = ready(self) {
-                return Some(class);
+            if let Some(priority) = ready(self) {
+                return Some(priority);
             }
             if self.is_empty() {
                 return None;
             }
-            for class in Class::ALL {
-                let shares = &mut self.classes[class as usize];
-                shares.credit = (shares.credit + class.weight()).min(class.weight());
+            for priority in Priority::ALL {
+                let shares = &mut self.shares[priority as usize];
+                shares.credit = (shares.credit + share(priority)).min(share(priority));
             }
         }
     }
@@ -187,7 +148,7 @@ enum Fate {
     Signal,
 }
 
-/// The flows of one class.
+/// The flows of one priority.
 #[derive(Debug)]
 struct Shares<T> {
     flows: Vec<Flow<T>>,
@@ -217,9 +178,24 @@ impl<T> Default for Shares<T> {
 struct Flow<T> {
     items: VecDeque<(Instant, T)>,
     bytes: usize,
+    /// What its last item said.
+    precedence: u8,
+    weight: u8,
     deficit: i64,
     is_listed: bool,
     delay: Codel,
+}
+
+impl<T> Flow<T> {
+    /// Bytes per turn.
+    fn quantum(&self) -> i64 {
+        QUANTUM * i64::from(self.weight.max(1))
+    }
+
+    /// What it takes beside what it may take: its bytes, more of them the sooner they may be dropped.
+    fn excess(&self) -> usize {
+        self.bytes * (1 + usize::from(self.precedence)) / usize::from(self.weight.max(1))
+    }
 }
 
 impl<T> Default for Flow<T> {
@@ -227,6 +203,8 @@ impl<T> Default for Flow<T> {
         Self {
             items: VecDeque::new(),
             bytes: 0,
+            precedence: 0,
+            weight: 1,
             deficit: 0,
             is_listed: false,
             delay: Codel::default(),
@@ -239,7 +217,7 @@ impl<T: Item> Shares<T> {
         self.items == 0
     }
 
-    fn push(&mut self, now: Instant, index: usize, item: T) {
+    fn push(&mut self, now: Instant, marking: Marking, index: usize, item: T) {
         if self.flows.is_empty() {
             self.flows.resize_with(FLOWS, Flow::default);
         }
@@ -248,17 +226,18 @@ impl<T: Item> Shares<T> {
         let flow = &mut self.flows[index];
         flow.bytes += item.bytes();
         flow.items.push_back((now, item));
+        (flow.precedence, flow.weight) = (marking.precedence, marking.weight);
         if !flow.is_listed {
             flow.is_listed = true;
-            flow.deficit = QUANTUM;
+            flow.deficit = flow.quantum();
             self.fresh.push_back(index);
         }
     }
 
-    /// The flow with most bytes, and how many.
+    /// The flow that takes most beside what it may take, and how much.
     fn longest(&self) -> (usize, usize) {
-        let flows = self.flows.iter().map(|flow| flow.bytes).enumerate();
-        flows.max_by_key(|(_, bytes)| *bytes).unwrap_or_default()
+        let flows = self.flows.iter().map(Flow::excess).enumerate();
+        flows.max_by_key(|(_, excess)| *excess).unwrap_or_default()
     }
 
     /// Takes the oldest item of the longest flow away: its sender hears of it first.
@@ -287,7 +266,7 @@ impl<T: Item> Shares<T> {
             let index = *list.front()?;
             let flow = &mut self.flows[index];
             if flow.deficit <= 0 {
-                flow.deficit += QUANTUM;
+                flow.deficit += flow.quantum();
                 list.pop_front();
                 self.backlogged.push_back(index);
                 continue;
@@ -401,6 +380,13 @@ mod tests {
         }
     }
 
+    fn of(priority: Priority) -> Marking {
+        Marking {
+            priority,
+            ..Marking::of_dscp(0)
+        }
+    }
+
     fn at(millis: u64) -> Instant {
         Instant(millis * 1_000)
     }
@@ -415,14 +401,14 @@ mod tests {
         for number in 0..100 {
             assert!(
                 queue
-                    .push(at(0), Class::Default, 1, item(1, number, 9_000))
+                    .push(at(0), of(Priority::Default), 1, item(1, number, 9_000))
                     .is_empty()
             );
         }
         assert_eq!(pop(&mut queue, at(1)).unwrap().number, 0);
         assert!(
             queue
-                .push(at(1), Class::Default, 2, item(2, 0, 100))
+                .push(at(1), of(Priority::Default), 2, item(2, 0, 100))
                 .is_empty()
         );
         assert_eq!(pop(&mut queue, at(1)).unwrap().flow, 2);
@@ -436,7 +422,12 @@ mod tests {
         let mut queue = Queue::default();
         for number in 0..50 {
             for (flow, bytes) in [(1, 1_000), (2, 10_000)] {
-                queue.push(at(0), Class::Default, flow, item(flow, number, bytes));
+                queue.push(
+                    at(0),
+                    of(Priority::Default),
+                    flow,
+                    item(flow, number, bytes),
+                );
             }
         }
         let mut sent = [0, 0];
@@ -450,10 +441,14 @@ mod tests {
     #[test]
     fn urgent_packets_are_first_but_starve_nobody() {
         let mut queue = Queue::default();
-        let classes = [(Class::Bulk, 1), (Class::Default, 2), (Class::RealTime, 3)];
+        let priorities = [
+            (Priority::Bulk, 1),
+            (Priority::Default, 2),
+            (Priority::RealTime, 3),
+        ];
         for number in 0..300 {
-            for (class, flow) in classes {
-                queue.push(at(0), class, flow, item(flow, number, 1_000));
+            for (priority, flow) in priorities {
+                queue.push(at(0), of(priority), flow, item(flow, number, 1_000));
             }
         }
         assert_eq!(pop(&mut queue, at(0)).unwrap().flow, 3);
@@ -470,10 +465,10 @@ mod tests {
     #[test]
     fn what_is_too_much_is_taken_from_the_longest_flow_and_memory_is_bounded() {
         let mut queue = Queue::default();
-        queue.push(at(0), Class::Default, 7, item(7, 0, 1_000));
+        queue.push(at(0), of(Priority::Default), 7, item(7, 0, 1_000));
         let mut dropped = Vec::new();
         for number in 0..5_000 {
-            dropped.extend(queue.push(at(0), Class::Bulk, 1, item(1, number, 1_400)));
+            dropped.extend(queue.push(at(0), of(Priority::Bulk), 1, item(1, number, 1_400)));
             assert!(queue.bytes() <= MAX_BYTES);
         }
         assert!(dropped.iter().all(|item| item.flow == 1));
@@ -499,7 +494,7 @@ mod tests {
             while queue.items() < 20 {
                 queue.push(
                     at(millis),
-                    Class::Default,
+                    of(Priority::Default),
                     1,
                     item(1, numbers.next().unwrap(), 1_400),
                 );
@@ -523,7 +518,7 @@ mod tests {
         for number in 0..20 {
             queue.push(
                 at(0),
-                Class::Default,
+                of(Priority::Default),
                 1,
                 Test {
                     ecn: true,
@@ -536,7 +531,7 @@ mod tests {
                 ecn: true,
                 ..item(1, 20 + millis as u32, 1_400)
             };
-            queue.push(at(millis), Class::Default, 1, more);
+            queue.push(at(millis), of(Priority::Default), 1, more);
             let popped = queue.pop(at(millis), |item| panic!("{item:?} was dropped"));
             marked += u64::from(popped.unwrap().marked);
         }
@@ -545,18 +540,35 @@ mod tests {
     }
 
     #[test]
-    fn priorities_of_frames_are_classes() {
-        for class in Class::ALL {
-            assert_eq!(Class::of_priority(class.priority()), class);
+    fn flows_share_by_their_weights() {
+        let mut queue = Queue::default();
+        let flows = [(1, 10), (2, 18), (3, 26)];
+        for number in 0..100 {
+            for (flow, dscp) in flows {
+                let of_flow = item(flow, number, 1_000);
+                queue.push(at(0), Marking::of_dscp(dscp), flow, of_flow);
+            }
         }
-        assert_eq!(Class::of_priority(15), Class::Default);
-        for (dscp, class) in [
-            (0, Class::Default),
-            (46, Class::RealTime),
-            (1, Class::Bulk),
-            (10, Class::Default),
-        ] {
-            assert_eq!(Class::of_dscp(dscp), class);
+        // Three rounds.
+        let sent: Vec<_> = (0..108).filter_map(|_| pop(&mut queue, at(1))).collect();
+        let sent_of = |flow| sent.iter().filter(|item| item.flow == flow).count();
+        assert_eq!([sent_of(1), sent_of(2), sent_of(3)], [18, 36, 54]);
+    }
+
+    #[test]
+    fn what_may_be_dropped_sooner_is_dropped_first() {
+        let mut queue = Queue::default();
+        let mut dropped = Vec::new();
+        for number in 0..MAX_ITEMS as u32 {
+            for (flow, dscp) in [(1, 10), (2, 14)] {
+                let of_flow = item(flow, number, 100);
+                dropped.extend(queue.push(at(0), Marking::of_dscp(dscp), flow, of_flow));
+            }
         }
+        let dropped_of = |flow| dropped.iter().filter(|item| item.flow == flow).count();
+        // Three times as much of the second one counts as much as the first one's.
+        assert_eq!(dropped_of(1) + dropped_of(2), MAX_ITEMS);
+        let left = [1, 2].map(|flow| MAX_ITEMS - dropped_of(flow));
+        assert!(left[0].abs_diff(3 * left[1]) <= 4, "{left:?}");
     }
 }

@@ -81,9 +81,12 @@ impl Cost {
         self.0 != u64::MAX
     }
 
-    /// The sum of the tiers.
+    /// The sum of the tiers; none of what cannot be used.
     pub const fn tiers(self) -> u32 {
-        (self.0 >> MICROS_BITS) as u32
+        match self.is_finite() {
+            true => (self.0 >> MICROS_BITS) as u32,
+            false => 0,
+        }
     }
 
     /// The time, in microseconds, without the tiers.
@@ -146,6 +149,7 @@ mod tests {
         assert_eq!(fast.or_worse(Cost::INFINITE), Cost::INFINITE);
         assert_eq!(fast.plus(fast).tiers(), 2);
         assert_eq!(Cost::INFINITE.in_tier(3), Cost::INFINITE);
+        assert_eq!(Cost::INFINITE.tiers(), 0);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Knows nothing of sockets, clocks or files. The words are those of `docs/protocol/glossary.md`.
 
 mod checksum;
+mod class;
 mod cost;
 mod endpoint;
 mod id;
@@ -13,6 +14,7 @@ mod time;
 pub mod waypoint;
 
 pub use checksum::Checksum;
+pub use class::{ApartCosts, Class, UnknownClass};
 pub use cost::{Cost, Micros, Ppm};
 pub use endpoint::Endpoint;
 pub use id::{

@@ -5,7 +5,7 @@
 //! each uses the cost that the *record* says.
 
 use serde::{Deserialize, Serialize};
-use wattle_model::{Carrier, Cost, Measurement, Micros, Ppm};
+use wattle_model::{Carrier, Class, Cost, Measurement, Micros, Ppm};
 
 /// Price of a hop that takes no time, so that fewer hops win: what a relay takes for a packet on a busy machine, and as much
 /// as the first measurement of a short link may be off.
@@ -65,6 +65,25 @@ impl CostParts {
             jitter: Micros(measurement.jitter.0.saturating_mul(2)),
             loss: Micros(loss),
             carrier: surcharge(carrier, minimum / 2),
+        }
+    }
+
+    /// The parts that count in a class; the others are zero. What waits by itself does not mind queues, and what is to be
+    /// governed by operators not the time that a link takes, but nobody wants loss.
+    #[must_use]
+    pub fn of_class(self, class: Class) -> Self {
+        match class {
+            Class::Latency => self,
+            Class::Bulk => Self {
+                queueing: Micros(0),
+                jitter: Micros(0),
+                ..self
+            },
+            Class::Admin => Self {
+                base: self.base,
+                loss: self.loss,
+                ..Self::default()
+            },
         }
     }
 
@@ -152,6 +171,21 @@ mod tests {
         let lossy = parts(&measured(200, 200, 0, 300_000)).total();
         assert!(lossy > Cost(80_000), "{lossy}");
         assert!(parts(&measured(200, 200, 0, 1_000_000)).total().is_finite());
+    }
+
+    #[test]
+    fn a_class_pays_for_what_it_minds() {
+        // 1 ms of propagation, 2 ms of queueing, 1 ms of jitter, 20 % loss.
+        let link = measured(6_000, 2_000, 500, 200_000);
+        let all = CostParts::of(&link, Carrier::Quic);
+        let loss = all.loss.0;
+        for (class, total) in [
+            (Class::Latency, 250 + 1_000 + 2_000 + 1_000 + loss + 10_250),
+            (Class::Bulk, 250 + 1_000 + loss + 10_250),
+            (Class::Admin, 250 + loss),
+        ] {
+            assert_eq!(all.of_class(class).total(), Cost(total), "{class}");
+        }
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! What routing tells people: past tense, with the cause and a trace that is the same on every node.
 
 use serde::{Deserialize, Serialize};
-use wattle_model::{Carrier, Cost, Instant, LinkId, Micros, NodeId, UnixTime};
+use wattle_model::{Carrier, Class, Cost, Instant, LinkId, Micros, NodeId, UnixTime};
 use wattle_wire::flood::RecordId;
 
 /// Something happened.
@@ -56,6 +56,9 @@ pub enum Happening {
     },
     /// Packets to a node go another way.
     RouteChanged {
+        /// Packets of this class.
+        #[serde(default, skip_serializing_if = "Class::is_latency")]
+        class: Class,
         /// The node.
         destination: NodeId,
         /// The former next hops, preferred first.

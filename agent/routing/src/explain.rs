@@ -1,7 +1,7 @@
 //! Why packets go where they go: every way that this node could take to a destination, and the verdict on each.
 
 use serde::{Deserialize, Serialize};
-use wattle_model::{Cost, LinkId, Measurement, NodeId};
+use wattle_model::{Class, Cost, LinkId, Measurement, NodeId};
 
 use crate::cost::CostParts;
 use crate::multipath::{Forest, Trees};
@@ -84,26 +84,28 @@ pub enum Verdict {
 }
 
 impl Router {
-    /// The path that packets to `destination` take, as far as this node can tell: others may hold on to older choices.
-    pub fn path(&self, destination: NodeId) -> Option<Path> {
-        let route = self.routes.routes.get(&destination)?;
-        let first = self.graph.vertex(route.next.first()?.neighbour)?;
-        let own = self.graph.vertex(self.node)?;
-        let onward = Tree::of(&self.graph, first).path(self.graph.vertex(destination)?)?;
+    /// The path that packets of a class take to `destination`, as far as this node can tell: others may hold on to older
+    /// choices.
+    pub fn path(&self, class: Class, destination: NodeId) -> Option<Path> {
+        let graph = self.graph_of(class);
+        let route = self.routes_of(class).routes.get(&destination)?;
+        let first = graph.vertex(route.next.first()?.neighbour)?;
+        let own = graph.vertex(self.node)?;
+        let onward = Tree::of(graph, first).path(graph.vertex(destination)?)?;
         let vertices: Vec<_> = [own].into_iter().chain(onward).collect();
         let hops: Vec<Hop> = vertices
             .windows(2)
             .map(|ends| {
-                let to = self.graph.node(ends[1]);
+                let to = graph.node(ends[1]);
                 let transit = if to == destination {
                     Cost(0)
                 } else {
-                    self.graph.transit(ends[1])
+                    graph.transit(ends[1])
                 };
                 Hop {
-                    from: self.graph.node(ends[0]),
+                    from: graph.node(ends[0]),
                     to,
-                    cost: self.graph.cost(ends[0], ends[1]),
+                    cost: graph.cost(ends[0], ends[1]),
                     transit,
                 }
             })
@@ -114,37 +116,35 @@ impl Router {
         Some(Path { hops, cost })
     }
 
-    /// Why packets to `destination` go where they go.
-    pub fn explain(&self, destination: NodeId) -> Option<Explanation> {
-        let own = self.graph.vertex(self.node)?;
-        let target = self
-            .graph
-            .vertex(destination)
-            .filter(|target| *target != own)?;
-        let route = self.routes.routes.get(&destination).cloned();
+    /// Why packets of a class go where they go to reach `destination`.
+    pub fn explain(&self, class: Class, destination: NodeId) -> Option<Explanation> {
+        let graph = self.graph_of(class);
+        let own = graph.vertex(self.node)?;
+        let target = graph.vertex(destination).filter(|target| *target != own)?;
+        let route = self.routes_of(class).routes.get(&destination).cloned();
         // What a way costs that does not come back here.
-        let onward = self.graph.closed_at(own);
+        let onward = graph.closed_at(own);
         let forest = Forest::of(&onward, own);
         let trees = Trees::of(&onward, &forest);
         let ways = trees
             .candidates(target)
             .into_iter()
             .map(|candidate| {
-                let neighbour = self.graph.node(candidate.neighbour);
+                let neighbour = graph.node(candidate.neighbour);
                 let link = self
                     .links
                     .iter()
                     .filter(|(_, link)| link.neighbour == neighbour)
-                    .min_by_key(|(id, link)| (link.advertised(), **id));
+                    .min_by_key(|(id, link)| (link.advertised_in(class), **id));
                 Way {
                     neighbour,
                     link: link.map(|(id, _)| *id),
                     cost: candidate.cost,
                     hops: candidate.hops,
-                    link_cost: self.graph.cost(own, candidate.neighbour),
-                    advertised: link.map_or(Cost::INFINITE, |(_, link)| link.advertised()),
+                    link_cost: graph.cost(own, candidate.neighbour),
+                    advertised: link.map_or(Cost::INFINITE, |(_, link)| link.advertised_in(class)),
                     measurement: link.map(|(_, link)| link.measurement).unwrap_or_default(),
-                    parts: link.map(|(_, link)| link.parts()).unwrap_or_default(),
+                    parts: link.map(|(_, link)| link.parts(class)).unwrap_or_default(),
                     verdict: verdict(route.as_ref(), neighbour, candidate.downstream),
                 }
             })
@@ -152,7 +152,7 @@ impl Router {
         Some(Explanation {
             destination,
             route,
-            path: self.path(destination),
+            path: self.path(class, destination),
             ways,
         })
     }

@@ -22,8 +22,8 @@ const VALIDITY_PER_MEMBER: Micros = Micros::from_secs(6);
 const VALIDITY_MOST: Micros = Micros::from_secs(23 * 3_600);
 /// How far the counter jumps at most over a number of a former life: small against the 32 bits of an epoch.
 const JUMP: u64 = 1 << 20;
-/// Links and prefixes that fit one record.
-const LINKS_PER_PART: usize = 34;
+/// Bytes of links and number of prefixes that fit one record.
+const LINKS_LENGTH: usize = 987;
 const PREFIXES_PER_PART: usize = 45;
 /// Records of one kind and origin; others are refused, so a member cannot fill everybody's memory.
 pub(crate) const MAX_PARTS: u8 = 16;
@@ -102,28 +102,34 @@ impl Origin {
         let (placed, others): (Vec<&LinkEntry>, Vec<&LinkEntry>) = links
             .iter()
             .partition(|link| self.parts.contains_key(&end(link)));
+        let mut lengths = [0; MAX_PARTS as usize];
+        let mut grown = Vec::new();
         for link in placed {
             let part = usize::from(self.parts[&end(link)]);
             bodies.resize_with(bodies.len().max(part + 1), Vec::new);
+            if lengths[part] + link.length() > LINKS_LENGTH {
+                grown.push(link);
+                continue;
+            }
             bodies[part].push(*link);
+            lengths[part] += link.length();
         }
-        for link in others.into_iter().take(self.room()) {
-            let with_room = bodies.iter().position(|body| body.len() < LINKS_PER_PART);
-            let part = with_room.unwrap_or_else(|| {
-                bodies.push(Vec::new());
-                bodies.len() - 1
-            });
+        for link in grown.into_iter().chain(others) {
+            let mut parts = lengths.iter();
+            let with_room = parts.position(|length| length + link.length() <= LINKS_LENGTH);
+            let Some(part) = with_room else {
+                self.parts.remove(&end(link));
+                continue;
+            };
+            bodies.resize_with(bodies.len().max(part + 1), Vec::new);
             bodies[part].push(*link);
+            lengths[part] += link.length();
             self.parts.insert(end(link), part as u8);
         }
         for body in &mut bodies {
             body.sort_unstable_by_key(end);
         }
         bodies
-    }
-
-    fn room(&self) -> usize {
-        usize::from(MAX_PARTS) * LINKS_PER_PART - self.parts.len()
     }
 
     /// How many bytes the records about links take.
@@ -255,7 +261,7 @@ fn says_the_same(one: &Body, other: &Body) -> bool {
             (one.transit, &one.version) == (other.transit, &other.version)
         }
         (Body::Links(one), Body::Links(other)) => {
-            let price = |link: &LinkEntry| (link.neighbour, link.carrier, link.cost);
+            let price = |link: &LinkEntry| (link.neighbour, link.carrier, link.cost, link.apart);
             one.links
                 .iter()
                 .map(price)
@@ -278,7 +284,7 @@ fn empty(kind: RecordKind) -> Body {
 
 #[cfg(test)]
 mod tests {
-    use wattle_model::{Carrier, Cost, Ppm};
+    use wattle_model::{ApartCosts, Carrier, Class, Cost, Ppm};
     use wattle_wire::record::MAX_RECORD;
 
     use super::*;
@@ -292,6 +298,7 @@ mod tests {
             neighbour: NodeId(neighbour),
             carrier: Carrier::Udp6,
             cost: Cost::MOST.in_tier(u8::MAX),
+            apart: ApartCosts::NONE,
             rtt: Micros(u64::MAX),
             jitter: Micros(u64::MAX),
             loss: Ppm(u32::MAX),
@@ -353,6 +360,37 @@ mod tests {
         assert_eq!(written(&links), [(0, 33)]);
         links.push(link(1_000));
         assert_eq!(written(&links), [(0, 34)]);
+    }
+
+    #[test]
+    fn links_whose_prices_grow_move_to_a_record_with_room_and_none_is_left_out() {
+        let mut origin = origin(1);
+        let mut links: Vec<_> = (0..100).map(link).collect();
+        let mut said: BTreeMap<u8, Vec<NodeId>> = BTreeMap::new();
+        for priced_apart in [0, 1, 40, 100, 0] {
+            for (at, link) in links.iter_mut().enumerate() {
+                let costs = |costs: ApartCosts, class| costs.with(class, Cost(5).in_tier(1));
+                link.apart = match at < priced_apart {
+                    true => Class::APART.into_iter().fold(ApartCosts::NONE, costs),
+                    false => ApartCosts::NONE,
+                };
+            }
+            for record in origin.links(Instant(0), UnixTime(1), &links) {
+                assert!(record.bytes().len() <= MAX_RECORD);
+                let Body::Links(body) = record.body() else {
+                    panic!("{record:?}");
+                };
+                let named = body.links.iter().map(|link| link.neighbour).collect();
+                said.insert(record.key().part, named);
+            }
+            let mut all: Vec<_> = said.values().flatten().copied().collect();
+            all.sort_unstable();
+            assert_eq!(
+                all,
+                (0..100).map(NodeId).collect::<Vec<_>>(),
+                "{priced_apart}"
+            );
+        }
     }
 
     #[test]

@@ -3,8 +3,10 @@
 //! A policy is this node's own. What it does to the price is told to others with the price (`docs/protocol/routing.md` §4);
 //! a weight is told to nobody, since shares are each node's own affair (§2).
 
+use std::collections::BTreeSet;
+
 use serde::{Deserialize, Serialize};
-use wattle_model::{Carrier, Cost, Micros, NodeId};
+use wattle_model::{Carrier, Class, Cost, Micros, NodeId};
 
 /// A factor, in thousandths.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,6 +55,8 @@ pub struct PolicyRule {
     pub neighbour: Option<NodeId>,
     /// Only links over this carrier.
     pub carrier: Option<Carrier>,
+    /// Only in this class.
+    pub class: Option<Class>,
     /// See [`LinkPolicy::weight`].
     pub weight: Option<Thousandths>,
     /// See [`LinkPolicy::multiplier`].
@@ -64,21 +68,27 @@ pub struct PolicyRule {
 }
 
 impl PolicyRule {
-    fn is_about(&self, neighbour: NodeId, carrier: Carrier) -> bool {
+    fn is_about(&self, neighbour: NodeId, carrier: Carrier, class: Class) -> bool {
         self.neighbour.is_none_or(|only| only == neighbour)
             && self.carrier.is_none_or(|only| only == carrier)
+            && self.class.is_none_or(|only| only == class)
     }
 }
 
 /// The policies of all links of this node.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Policies(pub Vec<PolicyRule>);
+pub struct Policies {
+    /// What is wanted of which links.
+    pub rules: Vec<PolicyRule>,
+    /// The classes that are priced apart from latency.
+    pub apart: BTreeSet<Class>,
+}
 
 impl Policies {
-    /// The policy of a link: of each setting the last word that is about it.
-    pub fn of(&self, neighbour: NodeId, carrier: Carrier) -> LinkPolicy {
-        let rules = self.0.iter();
-        let rules = rules.filter(|rule| rule.is_about(neighbour, carrier));
+    /// The policy of a link in a class: of each setting the last word that is about it.
+    pub fn of(&self, neighbour: NodeId, carrier: Carrier, class: Class) -> LinkPolicy {
+        let rules = self.rules.iter();
+        let rules = rules.filter(|rule| rule.is_about(neighbour, carrier, class));
         rules.fold(LinkPolicy::default(), |policy, rule| LinkPolicy {
             weight: rule.weight.unwrap_or(policy.weight),
             multiplier: rule.multiplier.unwrap_or(policy.multiplier),
@@ -136,12 +146,22 @@ mod tests {
             addend: Some(Micros(0)),
             ..of_one
         };
-        let policies = Policies(vec![of_all, of_quic, of_one, of_one_link]);
-        for (neighbour, carrier, weight, multiplier, addend, tier) in [
-            (2, Carrier::Udp4, 500, 1_000, 7, 0),
-            (2, Carrier::Quic, 500, 2_000, 7, 1),
-            (1, Carrier::Udp6, 3_000, 1_000, 7, 0),
-            (1, Carrier::Quic, 3_000, 2_000, 0, 1),
+        let of_bulk = PolicyRule {
+            class: Some(Class::Bulk),
+            tier: Some(9),
+            ..PolicyRule::default()
+        };
+        let policies = Policies {
+            rules: vec![of_all, of_quic, of_one, of_one_link, of_bulk],
+            apart: BTreeSet::from([Class::Bulk]),
+        };
+        let (latency, bulk) = (Class::Latency, Class::Bulk);
+        for (neighbour, carrier, class, weight, multiplier, addend, tier) in [
+            (2, Carrier::Udp4, latency, 500, 1_000, 7, 0),
+            (2, Carrier::Quic, latency, 500, 2_000, 7, 1),
+            (1, Carrier::Udp6, latency, 3_000, 1_000, 7, 0),
+            (1, Carrier::Quic, latency, 3_000, 2_000, 0, 1),
+            (1, Carrier::Quic, bulk, 3_000, 2_000, 0, 9),
         ] {
             let expected = LinkPolicy {
                 weight: Thousandths(weight),
@@ -149,10 +169,10 @@ mod tests {
                 addend: Micros(addend),
                 tier,
             };
-            assert_eq!(policies.of(NodeId(neighbour), carrier), expected);
+            assert_eq!(policies.of(NodeId(neighbour), carrier, class), expected);
         }
         assert_eq!(
-            Policies::default().of(NodeId(1), Carrier::Udp4),
+            Policies::default().of(NodeId(1), Carrier::Udp4, latency),
             LinkPolicy::default()
         );
     }

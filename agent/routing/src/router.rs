@@ -9,19 +9,20 @@ mod deciding;
 mod interface;
 mod links;
 mod membership;
+mod plan;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use wattle_model::{Cost, Instant, LinkId, Micros, NodeId, Prefix, UnixTime};
+use wattle_model::{Class, Cost, Instant, LinkId, Micros, NodeId, Prefix, UnixTime};
 use wattle_wire::control::Control;
 use wattle_wire::record::{Body, Record, RecordKey};
 
-use self::deciding::{Computing, Decided};
+use self::deciding::Computing;
 pub use self::interface::{Config, Counters, Input, Output};
 pub use self::links::Link;
-use self::turn::Held;
+use self::plan::Plans;
 use crate::cost::Health;
 use crate::damping::Damper;
 use crate::event::{Cause, Event, Happening};
@@ -45,8 +46,7 @@ pub struct Router {
     pub(crate) links: BTreeMap<LinkId, Link>,
     pub(crate) database: Lsdb,
     pub(crate) topology: Topology,
-    pub(crate) graph: Graph,
-    pub(crate) routes: Arc<Routes>,
+    plans: Plans,
     version: String,
     quic_port: Option<u16>,
     removed: BTreeMap<NodeId, u64>,
@@ -66,8 +66,6 @@ pub struct Router {
     /// Per origin, the neighbours that get its records from others; until the graph changes.
     spared: BTreeMap<NodeId, BTreeSet<NodeId>>,
     computing: Computing,
-    decided: Decided,
-    held: Option<Held>,
     verifier: Box<dyn Verifier>,
     counters: Counters,
     outputs: VecDeque<Output>,
@@ -92,8 +90,7 @@ impl Router {
             links: BTreeMap::new(),
             database: Lsdb::default(),
             topology: Topology::default(),
-            graph: Graph::default(),
-            routes: Arc::default(),
+            plans: Plans::default(),
             version: config.version,
             quic_port: config.quic_port,
             removed: BTreeMap::new(),
@@ -116,8 +113,6 @@ impl Router {
                 last: Instant(0),
                 pause: 0,
             },
-            decided: Decided::default(),
-            held: None,
             verifier,
             counters: Counters::default(),
             outputs: VecDeque::new(),
@@ -202,7 +197,7 @@ impl Router {
 
     /// When [`Self::handle_timeout`] is to be called next.
     pub fn poll_timeout(&self) -> Instant {
-        let dampers = self.links.values().filter_map(|link| link.damper.as_ref());
+        let dampers = self.links.values().flat_map(Link::dampers);
         let dampers = dampers.chain([&self.transit]).map(Damper::poll_timeout);
         let adjacencies = self.adjacencies.values().map(Adjacency::poll_timeout);
         let others = [
@@ -210,8 +205,7 @@ impl Router {
             self.links_due(),
             self.database.poll_timeout(),
             self.origin.poll_timeout(),
-            self.decided.due.unwrap_or(Instant::NEVER),
-            self.held.as_ref().map_or(Instant::NEVER, |held| held.due),
+            self.plans.poll_timeout(),
         ];
         dampers
             .chain(adjacencies)
@@ -317,9 +311,24 @@ impl Router {
         &self.topology
     }
 
-    /// The routes.
+    /// The routes of packets that do not say otherwise.
     pub fn routes(&self) -> &Arc<Routes> {
-        &self.routes
+        self.routes_of(Class::Latency)
+    }
+
+    /// The routes of a class: those of latency where nobody prices it apart.
+    pub fn routes_of(&self, class: Class) -> &Arc<Routes> {
+        &self.plans.of(class).routes
+    }
+
+    /// The classes that have routes of their own, beside latency.
+    pub fn apart(&self) -> impl Iterator<Item = Class> + '_ {
+        self.plans.apart()
+    }
+
+    /// The network as a class prices it.
+    pub(crate) fn graph_of(&self, class: Class) -> &Graph {
+        &self.plans.of(class).graph
     }
 
     /// Who belongs to the network, without those who were removed.

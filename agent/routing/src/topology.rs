@@ -3,10 +3,10 @@
 //! A link counts only if both its ends report it, at the worse of their two prices: nobody attracts traffic by
 //! boasting. A prefix counts only within what its origin was granted.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
-use wattle_model::{Carrier, Cost, NetworkId, NodeId, Prefix};
+use wattle_model::{ApartCosts, Carrier, Class, Cost, NetworkId, NodeId, Prefix};
 use wattle_wire::key::PublicKey;
 use wattle_wire::record::{Body, LinkEntry};
 
@@ -59,6 +59,16 @@ pub struct TopologyLink {
     pub cost_a: Cost,
     /// What `b` claims.
     pub cost_b: Cost,
+    /// The prices that routing uses in the classes that either end prices apart.
+    #[serde(default)]
+    pub apart: ApartCosts,
+}
+
+impl TopologyLink {
+    /// The price that routing uses in a class.
+    pub fn cost_of(&self, class: Class) -> Cost {
+        self.apart.of(class).unwrap_or(self.cost)
+    }
 }
 
 /// What the valid records of the members say together.
@@ -114,8 +124,7 @@ impl Topology {
             .filter(|((a, b, _), _)| a < b)
             .filter_map(|((a, b, carrier), claim)| {
                 let reverse = claims.get(&(*b, *a, *carrier))?;
-                // A free link would let two ends swap packets without coming nearer.
-                let cost = claim.cost.or_worse(reverse.cost).max(Cost(1));
+                let cost = agreed(claim, reverse, Class::Latency);
                 cost.is_finite().then_some(TopologyLink {
                     a: *a,
                     b: *b,
@@ -123,19 +132,42 @@ impl Topology {
                     cost,
                     cost_a: claim.cost,
                     cost_b: reverse.cost,
+                    apart: apart(claim, reverse),
                 })
             })
             .collect();
         topology
     }
 
-    /// The graph of nodes and of the best link between every two.
-    pub fn graph(&self) -> Graph {
+    /// The classes that are priced apart by anybody.
+    pub fn apart(&self) -> BTreeSet<Class> {
+        let links = self.links.iter();
+        links
+            .flat_map(|link| Class::APART.map(|class| (class, link.apart.of(class))))
+            .filter_map(|(class, cost)| cost.map(|_| class))
+            .collect()
+    }
+
+    /// The graph of nodes and of the best link between every two, with the prices of a class.
+    pub fn graph(&self, class: Class) -> Graph {
         let mut links: BTreeMap<(NodeId, NodeId), Cost> = BTreeMap::new();
         for link in &self.links {
             let best = links.entry((link.a, link.b)).or_insert(Cost::INFINITE);
-            *best = link.cost.min(*best);
+            *best = link.cost_of(class).min(*best);
         }
         Graph::new(&self.nodes, &links)
     }
+}
+
+/// The worse of what both ends ask. A free link would let them swap packets without coming nearer.
+fn agreed(claim: &LinkEntry, reverse: &LinkEntry, class: Class) -> Cost {
+    let cost = claim.cost_of(class).or_worse(reverse.cost_of(class));
+    cost.max(Cost(1))
+}
+
+fn apart(claim: &LinkEntry, reverse: &LinkEntry) -> ApartCosts {
+    let claims = claim.apart.iter().chain(reverse.apart.iter());
+    claims.fold(ApartCosts::NONE, |costs, (class, _)| {
+        costs.with(class, agreed(claim, reverse, class))
+    })
 }

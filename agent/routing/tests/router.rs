@@ -1,10 +1,11 @@
 //! One router and the neighbours that a test plays: whom it believes, what it tells, what it decides.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 use wattle_model::{
-    Carrier, Cost, Instant, LinkId, LinkState, Measurement, Micros, NodeId, SeqNo, UnixTime,
+    ApartCosts, Carrier, Class, Cost, Instant, LinkId, LinkState, Measurement, Micros, NodeId,
+    SeqNo, UnixTime,
 };
 use wattle_routing::{
     Config, Event, Happening, Input, Member, Members, Output, Policies, PolicyRule, Router,
@@ -283,7 +284,10 @@ fn a_policy_changes_prices_and_shares_at_once_and_is_undone_at_once() {
             vec![(node(2), 256)],
         ),
     ] {
-        test.handle(Input::Policies(Policies(vec![rule])));
+        test.handle(Input::Policies(Policies {
+            rules: vec![rule],
+            ..Policies::default()
+        }));
         test.run(Micros::from_millis(100));
         assert_eq!((advertised(&test), shares(&test)), (prices, shared));
         test.handle(Input::Policies(Policies::default()));
@@ -292,6 +296,58 @@ fn a_policy_changes_prices_and_shares_at_once_and_is_undone_at_once() {
         undone.sort_by_key(|(neighbour, _)| *neighbour != node(1));
         assert_eq!((advertised(&test), undone), plain);
     }
+}
+
+#[test]
+fn a_class_priced_apart_takes_ways_of_its_own_from_the_same_database() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.link_up(2);
+    for (relay, onward) in [(1, 500), (2, 5_000)] {
+        test.receive(
+            relay,
+            &[test.links_record(relay, 1, &[(0, 500), (3, onward)])],
+        );
+    }
+    test.receive(1, &[test.links_record(3, 1, &[(1, 500), (2, 5_000)])]);
+    test.run(Micros::from_secs(2));
+    let next = |test: &Test, class| {
+        let route = &test.router.routes_of(class).routes[&node(3)];
+        route.next[0].neighbour
+    };
+    let told = |test: &Test| test.router.links()[&LinkId(1)].advertised_apart();
+    assert_eq!(Class::ALL.map(|class| next(&test, class)), [node(1); 3]);
+    assert_eq!(told(&test), ApartCosts::NONE);
+    let rule = PolicyRule {
+        neighbour: Some(node(1)),
+        class: Some(Class::Bulk),
+        tier: Some(1),
+        ..PolicyRule::default()
+    };
+    test.handle(Input::Policies(Policies {
+        rules: vec![rule],
+        apart: BTreeSet::from([Class::Bulk]),
+    }));
+    test.run(Micros::from_millis(100));
+    let ways = [node(1), node(2), node(1)];
+    assert_eq!(Class::ALL.map(|class| next(&test, class)), ways);
+    assert_eq!(told(&test).of(Class::Bulk).map(Cost::tiers), Some(1));
+    let path = test.router.path(Class::Bulk, node(3)).unwrap();
+    assert_eq!(path.hops.len(), 2);
+    assert_eq!(path.hops[0].to, node(2));
+    // The other way fails: a class gives up a tier before it gives up its packets.
+    test.link(2, LinkState::Down);
+    assert_eq!(Class::ALL.map(|class| next(&test, class)), [node(1); 3]);
+    // What others price apart is heeded without a word in one's own configuration.
+    test.link_up(2);
+    test.handle(Input::Policies(Policies::default()));
+    test.run(Micros::from_secs(2));
+    assert_eq!(Class::ALL.map(|class| next(&test, class)), [node(1); 3]);
+    let mut links = test.links_of(&[(0, 500), (3, 500)]);
+    links[1].apart = ApartCosts::NONE.with(Class::Bulk, Cost(50_000));
+    test.receive(1, &[test.record_of(1, 2, links)]);
+    test.run(Micros::from_millis(100));
+    assert_eq!(Class::ALL.map(|class| next(&test, class)), ways);
 }
 
 #[test]
@@ -330,7 +386,7 @@ fn explain_shows_the_runner_up_and_adds_up() {
     test.receive(2, &[test.links_record(2, 1, &[(0, 500), (3, 9_000)])]);
     test.receive(1, &[test.links_record(3, 1, &[(1, 500), (2, 500)])]);
     test.run(Micros::from_millis(200));
-    let explanation = test.router.explain(node(3)).unwrap();
+    let explanation = test.router.explain(Class::Latency, node(3)).unwrap();
     let ways: Vec<_> = explanation
         .ways
         .iter()
@@ -348,8 +404,8 @@ fn explain_shows_the_runner_up_and_adds_up() {
         explanation.path.map(|path| path.cost),
         explanation.route.map(|route| route.cost)
     );
-    assert_eq!(test.router.explain(node(0)), None);
-    assert_eq!(test.router.explain(NodeId(0)), None);
+    assert_eq!(test.router.explain(Class::Latency, node(0)), None);
+    assert_eq!(test.router.explain(Class::Latency, NodeId(0)), None);
 }
 
 proptest! {
@@ -525,15 +581,23 @@ impl Test {
     }
 
     fn links_record(&self, origin: u8, seq: u64, links: &[(u8, u64)]) -> Record {
+        self.record_of(origin, seq, self.links_of(links))
+    }
+
+    fn links_of(&self, links: &[(u8, u64)]) -> Vec<LinkEntry> {
         let entry = |(neighbour, cost): &(u8, u64)| LinkEntry {
             neighbour: node(*neighbour),
             carrier: Carrier::Udp4,
             cost: Cost(*cost),
+            apart: ApartCosts::NONE,
             rtt: Micros(0),
             jitter: Micros(0),
             loss: wattle_model::Ppm(0),
         };
-        let links = links.iter().map(entry).collect();
+        links.iter().map(entry).collect()
+    }
+
+    fn record_of(&self, origin: u8, seq: u64, links: Vec<LinkEntry>) -> Record {
         let body = Body::Links(LinksBody {
             at: UnixTime(1),
             links,

@@ -11,7 +11,9 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use wattle_model::{Carrier, Cost, Micros, NetworkId, NodeId, Ppm, Prefix, SeqNo, UnixTime};
+use wattle_model::{
+    ApartCosts, Carrier, Class, Cost, Micros, NetworkId, NodeId, Ppm, Prefix, SeqNo, UnixTime,
+};
 
 use crate::DecodeError;
 use crate::codec::{Reader, Writer};
@@ -251,6 +253,8 @@ pub struct LinkEntry {
     pub carrier: Carrier,
     /// Its price for the origin, in the tier that the origin gave it.
     pub cost: Cost,
+    /// Its prices in the classes that the origin prices apart.
+    pub apart: ApartCosts,
     /// Smoothed round-trip time.
     pub rtt: Micros,
     /// Jitter.
@@ -367,10 +371,19 @@ impl Body {
 impl LinkEntry {
     /// The tier that the origin gave the link; none is the first.
     pub fn tier(&self) -> u8 {
-        match self.cost.is_finite() {
-            true => u8::try_from(self.cost.tiers()).unwrap_or(u8::MAX),
-            false => 0,
-        }
+        tier(self.cost)
+    }
+
+    /// The price in a class.
+    pub fn cost_of(&self, class: Class) -> Cost {
+        self.apart.of(class).unwrap_or(self.cost)
+    }
+
+    /// Bytes that the link takes in a record.
+    pub fn length(&self) -> usize {
+        let mut writer = Writer::default();
+        field(&mut writer, LINK, |writer| self.encode(writer));
+        writer.bytes.len()
     }
 
     /// Reads a link; `None` if its carrier is not known here.
@@ -385,10 +398,19 @@ impl LinkEntry {
             true => 0,
             false => reader.u8()?,
         };
+        let mut apart = ApartCosts::NONE;
+        while !reader.is_empty() {
+            let class = Class::from_code(reader.u8()?);
+            let tier = reader.u8()?;
+            let cost = Cost::told(reader.u32()?).in_tier(tier);
+            // A class that is not known here decides nothing here.
+            apart = class.map_or(apart, |class| apart.with(class, cost));
+        }
         Ok(carrier.map(|carrier| Self {
             neighbour,
             carrier,
             cost: cost.in_tier(tier),
+            apart,
             rtt,
             jitter,
             loss,
@@ -404,11 +426,20 @@ impl LinkEntry {
             .u32(micros(self.rtt))
             .u32(micros(self.jitter))
             .u32(self.loss.0);
-        match self.tier() {
-            0 => writer,
-            tier => writer.u8(tier),
+        if self.tier() == 0 && self.apart == ApartCosts::NONE {
+            return writer;
         }
+        let writer = writer.u8(self.tier());
+        self.apart.iter().fold(writer, |writer, (class, cost)| {
+            let writer = writer.u8(class.code()).u8(tier(cost));
+            writer.u32(cost.to_tell())
+        })
     }
+}
+
+/// The tier of one link.
+fn tier(cost: Cost) -> u8 {
+    u8::try_from(cost.tiers()).unwrap_or(u8::MAX)
 }
 
 fn field(writer: &mut Writer, kind: u8, value: impl FnOnce(&mut Writer) -> &mut Writer) {

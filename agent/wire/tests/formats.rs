@@ -9,7 +9,8 @@ use std::collections::BTreeMap;
 
 use proptest::prelude::*;
 use wattle_model::{
-    Carrier, Cost, Micros, NetworkId, NodeId, NodeIndex, Ppm, Prefix, SeqNo, UnixTime, WgKey,
+    ApartCosts, Carrier, Class, Cost, Micros, NetworkId, NodeId, NodeIndex, Ppm, Prefix, SeqNo,
+    UnixTime, WgKey,
 };
 use wattle_wire::DecodeError;
 use wattle_wire::control::Control;
@@ -306,14 +307,19 @@ proptest! {
     #[test]
     fn links_read_as_they_were_signed(
         links in proptest::collection::vec(
-            (any::<u64>(), 0..3_usize, (any::<u32>(), any::<u8>()), any::<u32>(), any::<u32>(), any::<u32>()),
-            0..30,
+            (any::<u64>(), 0..3_usize, proptest::array::uniform3(proptest::option::of((any::<u32>(), any::<u8>()))), any::<u32>(), any::<u32>(), any::<u32>()),
+            0..20,
         ),
     ) {
-        let links = links.into_iter().map(|(neighbour, carrier, cost, rtt, jitter, loss)| LinkEntry {
+        let cost = |(micros, tier)| Cost::told(micros).in_tier(tier);
+        let links = links.into_iter().map(|(neighbour, carrier, [latency, bulk, admin], rtt, jitter, loss)| LinkEntry {
             neighbour: NodeId(neighbour),
             carrier: Carrier::ALL[carrier],
-            cost: Cost::told(cost.0).in_tier(cost.1),
+            cost: latency.map(cost).unwrap_or_default(),
+            apart: [(Class::Bulk, bulk), (Class::Admin, admin)].into_iter().fold(
+                ApartCosts::NONE,
+                |costs, (class, apart)| apart.map_or(costs, |apart| costs.with(class, cost(apart))),
+            ),
             rtt: Micros(rtt.into()),
             jitter: Micros(jitter.into()),
             loss: Ppm(loss),
@@ -344,6 +350,7 @@ fn links_record(origin: NodeId, signer: &SecretKey) -> Record {
         neighbour: NodeId(5),
         carrier: Carrier::Udp4,
         cost: Cost(1234),
+        apart: ApartCosts::NONE,
         rtt: Micros(2000),
         jitter: Micros(10),
         loss: Ppm(7),

@@ -1,7 +1,7 @@
 //! The fast channel (`docs/protocol/fast-channel.md`): its keys, and what comes over it.
 
 use wattle_dataplane::segment::complete_partial_checksum;
-use wattle_dataplane::{AppendError, Class, DropReason, TunBatch, TxBatch};
+use wattle_dataplane::{AppendError, DropReason, Marking, TunBatch, TxBatch};
 use wattle_model::{Checksum, Instant};
 use wattle_wire::control::{self, Control};
 
@@ -138,7 +138,7 @@ impl Worker {
     ) {
         let peer = self.table[slot].entry.id;
         let sent = self
-            .way(slot, flow_of(peer), Class::RealTime)
+            .way(slot, flow_of(peer), Marking::CONTROL)
             .map_err(|(reason, _)| reason)
             .and_then(|way| {
                 let length = control::wrap(self.config.node, peer, message, &mut self.scratch)

@@ -1,13 +1,14 @@
 //! Packets that wait because the network takes less than comes: held before they are sealed, so that what is dropped
-//! leaves no gap in a session, and sent by class and turn when the sockets take something again.
+//! leaves no gap in a session, and sent by priority and turn when the sockets take something again.
 
 use wattle_dataplane::packet::mark_congestion;
 use wattle_dataplane::queue::Item;
 use wattle_dataplane::segment::SuperPacket;
-use wattle_dataplane::{Class, DropReason, Origin, Packet, TunBatch, TxBatch, VnetHeader, flow};
+use wattle_dataplane::{DropReason, Marking, Origin, Packet, TunBatch, TxBatch, VnetHeader, flow};
 use wattle_model::{Instant, NodeId};
 use wattle_wire::frame::Header;
 
+use crate::relay::marking;
 use crate::worker::Worker;
 
 /// What waits.
@@ -87,13 +88,13 @@ impl Worker {
             bytes: packet.to_vec(),
             count: whole.map_or(1, |whole| whole.count() as u64),
         };
-        let class = Class::of_dscp(ip.dscp);
-        self.hold(now, class, flow::hash(ip, packet), held);
+        let marking = Marking::of_dscp(ip.dscp);
+        self.hold(now, marking, flow::hash(ip, packet), held);
     }
 
     /// Lets a relay frame wait.
     pub(crate) fn hold_frame(&mut self, now: Instant, from: NodeId, header: Header, frame: &[u8]) {
-        let class = Class::of_priority(header.class_priority & 15);
+        let marking = marking(&header);
         let flow = header.flow;
         let bytes = frame.to_vec();
         let held = Held::Frame {
@@ -101,11 +102,11 @@ impl Worker {
             header,
             bytes,
         };
-        self.hold(now, class, flow, held);
+        self.hold(now, marking, flow, held);
     }
 
-    fn hold(&mut self, now: Instant, class: Class, flow: u32, held: Held) {
-        for held in self.held.push(now, class, flow, held) {
+    fn hold(&mut self, now: Instant, marking: Marking, flow: u32, held: Held) {
+        for held in self.held.push(now, marking, flow, held) {
             self.drop_held(&held, DropReason::QueueFull);
         }
     }

@@ -1,6 +1,6 @@
 //! Coming to a session: whom to dial when and over what, and what follows once it is there.
 
-use wattle_dataplane::{Class, DropReason, Packet, TxBatch};
+use wattle_dataplane::{DropReason, Marking, Packet, TxBatch};
 use wattle_link::Traffic;
 use wattle_model::{Carrier, Instant};
 use wattle_tunnel::{DialRole, MIN_BUFFER};
@@ -46,7 +46,7 @@ impl Worker {
         if peer.waiting.is_empty() {
             return;
         }
-        let way = self.way(slot, flow_of(peer.entry.id), Class::RealTime);
+        let way = self.way(slot, flow_of(peer.entry.id), Marking::CONTROL);
         if let Some((next, carrier)) = way.ok().and_then(|way| way.link()) {
             self.link_sent(now, next, carrier, 0, Traffic::Data);
         }
@@ -67,7 +67,9 @@ impl Worker {
     /// peer may have and through relays; the peer answers the copy that comes first.
     pub(crate) fn send_handshake(&mut self, slot: Slot, message: &[u8], tx: &mut TxBatch) {
         let peer = &self.table[slot];
-        let routed = self.way(slot, flow_of(peer.entry.id), Class::RealTime).ok();
+        let routed = self
+            .way(slot, flow_of(peer.entry.id), Marking::CONTROL)
+            .ok();
         let mut ways = Vec::new();
         let is_leaf = matches!(peer.kind, Kind::Leaf(_));
         if (peer.entry.adjacent || is_leaf) && !peer.has_usable_link() {

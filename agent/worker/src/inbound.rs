@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use wattle_dataplane::packet::lower_ttl;
-use wattle_dataplane::{Class, DropReason, Packet, TunBatch, TxBatch};
+use wattle_dataplane::{DropReason, Marking, Packet, TunBatch, TxBatch};
 use wattle_model::{Checksum, Endpoint, Instant, NodeId};
 use wattle_tunnel::{CHANNEL_TYPE, Initiator, MIN_BUFFER, Message, Opened, Outcome, Refusal};
 use wattle_wire::frame::FRAME_TYPE;
@@ -219,7 +219,7 @@ impl Worker {
                 to: arrival.from,
                 link: None,
             },
-            Some(_) => match self.way(slot, flow_of(self.table[slot].entry.id), Class::RealTime) {
+            Some(_) => match self.way(slot, flow_of(self.table[slot].entry.id), Marking::CONTROL) {
                 Ok(way) => way,
                 Err((reason, _)) => return self.unsent(reason),
             },

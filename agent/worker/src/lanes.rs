@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use wattle_dataplane::{DropReason, TxBatch};
 use wattle_link::Traffic;
-use wattle_model::{Carrier, Endpoint, Instant, NodeId};
+use wattle_model::{Carrier, Class, Endpoint, Instant, NodeId};
 use wattle_wire::control::{Control, Lanes};
 
 use crate::config::Place;
@@ -126,12 +126,18 @@ impl Worker {
         if !matches!(peer.kind, Kind::Node) || !peer.entry.adjacent {
             return None;
         }
-        let path = self.forwarding.path(peer.entry.id)?;
-        let straight = path.next_links().iter().all(|next| {
-            let found = self.table.by_link(next.link);
-            found.is_some_and(|(to, carrier)| to == slot && carrier != Carrier::Quic)
-        });
-        let hop = self.hop(slot, self.lane_flow(slot), Envelope::Shortest, None);
+        let is_straight = |class| {
+            let path = self.forwarding.path(class, peer.entry.id);
+            path.is_some_and(|path| {
+                path.next_links().iter().all(|next| {
+                    let found = self.table.by_link(next.link);
+                    found.is_some_and(|(to, carrier)| to == slot && carrier != Carrier::Quic)
+                })
+            })
+        };
+        let straight = Class::ALL.into_iter().all(is_straight);
+        let course = (Class::Latency, self.lane_flow(slot));
+        let hop = self.hop(slot, course, Envelope::Shortest, None);
         hop.ok()
             .filter(|hop| straight && hop.next == slot && hop.carrier != Carrier::Quic)
     }

@@ -1,7 +1,7 @@
 //! What this node carries in the clear: packets from a leaf that it hosts, and to one.
 
 use wattle_dataplane::icmp::{self, Problem};
-use wattle_dataplane::{Class, DropReason, Origin, Packet, TxBatch};
+use wattle_dataplane::{DropReason, Marking, Origin, Packet, TxBatch};
 use wattle_model::{Checksum, Instant};
 
 use crate::inbound::flow_of;
@@ -52,7 +52,7 @@ impl Worker {
         self.icmp_tokens -= 1;
         let flow = flow_of(self.table[sender].entry.id);
         let sent = self
-            .way(sender, flow, Class::RealTime)
+            .way(sender, flow, Marking::CONTROL)
             .map_err(|(reason, _)| reason)
             .and_then(|way| self.seal(sender, way, length, tx).map(|()| way));
         match sent {

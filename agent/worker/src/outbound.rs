@@ -7,7 +7,7 @@ use wattle_dataplane::segment::{
     SuperPacket, checksum_state, complete_checksum, complete_partial_checksum,
 };
 use wattle_dataplane::vnet::Gso;
-use wattle_dataplane::{Class, DropReason, Packet, TunBatch, TxBatch, VnetHeader, flow};
+use wattle_dataplane::{DropReason, Marking, Packet, TunBatch, TxBatch, VnetHeader, flow};
 use wattle_link::Traffic;
 use wattle_model::{Carrier, Checksum, Endpoint, Instant};
 use wattle_tunnel::{CHANNEL_HEADER, DATA_OVERHEAD, MIN_BUFFER};
@@ -90,7 +90,11 @@ impl Worker {
         tx: &mut TxBatch,
     ) -> Result<(), Refused> {
         self.fits(now, destination, ip, packet.len())?;
-        let way = self.way(destination, flow::hash(ip, packet), Class::of_dscp(ip.dscp))?;
+        let way = self.way(
+            destination,
+            flow::hash(ip, packet),
+            Marking::of_dscp(ip.dscp),
+        )?;
         let write = |space: &mut [u8]| {
             space.get_mut(..packet.len())?.copy_from_slice(packet);
             Some(packet.len())
@@ -119,9 +123,9 @@ impl Worker {
         tx: &mut TxBatch,
     ) -> Result<(), DropReason> {
         let hash = flow::hash(ip, &self.scratch);
-        let class = Class::of_dscp(ip.dscp);
+        let marking = Marking::of_dscp(ip.dscp);
         let way = self
-            .way(destination, hash, class)
+            .way(destination, hash, marking)
             .map_err(|(reason, _)| reason)?;
         let sent = self.send_or_wait(now, destination, way, ip.length, tx)?;
         self.count_sent(now, way, sent);
@@ -167,7 +171,12 @@ impl Worker {
     }
 
     /// The way to a peer.
-    pub(crate) fn way(&self, destination: Slot, flow: u32, class: Class) -> Result<Way, Refused> {
+    pub(crate) fn way(
+        &self,
+        destination: Slot,
+        flow: u32,
+        marking: Marking,
+    ) -> Result<Way, Refused> {
         let peer = &self.table[destination];
         if self.lane_number().is_some() {
             let to = self.lane_endpoint(destination);
@@ -181,7 +190,7 @@ impl Worker {
         }
         let unreachable = |reason| (reason, Some(Problem::NoRoute));
         let hop = self
-            .hop(destination, flow, Envelope::Shortest, None)
+            .hop(destination, (marking.class, flow), Envelope::Shortest, None)
             .map_err(unreachable)?;
         if hop.next == destination {
             return Ok(Way::Direct {
@@ -191,7 +200,7 @@ impl Worker {
         }
         Ok(Way::Relayed {
             hop,
-            header: self.header(destination, flow, class, hop.waypoints),
+            header: self.header(destination, flow, marking, hop.waypoints),
         })
     }
 
@@ -199,16 +208,16 @@ impl Worker {
         &self,
         destination: Slot,
         flow: u32,
-        class: Class,
+        marking: Marking,
         waypoints: Waypoints,
     ) -> Header {
-        let class_priority = class.priority();
+        let [class_priority, precedence_weight] = marking.to_bytes();
         Header {
             destination: self.table[destination].entry.id,
             source: self.config.node,
             hop_limit: MAX_HOPS,
             class_priority,
-            precedence_weight: 0,
+            precedence_weight,
             flow,
             lane: 0,
             waypoints,
@@ -225,7 +234,7 @@ impl Worker {
         tx: &mut TxBatch,
     ) -> Result<(), Refused> {
         self.fits(now, destination, &whole.ip(), whole.largest())?;
-        let way = self.way(destination, hash, Class::of_dscp(whole.ip().dscp))?;
+        let way = self.way(destination, hash, Marking::of_dscp(whole.ip().dscp))?;
         let mut sent = 0;
         for index in 0..whole.count() {
             let write = |space: &mut [u8]| whole.write(index, Checksum::Partial, space);

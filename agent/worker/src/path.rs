@@ -3,7 +3,7 @@
 //! A suspect link is passed over at once, without asking anybody; that is the whole of fast healing on this side.
 
 use wattle_dataplane::DropReason;
-use wattle_model::{Carrier, Endpoint, LinkId, LinkState, NodeIndex, Waypoint};
+use wattle_model::{Carrier, Class, Endpoint, LinkId, LinkState, NodeIndex, Waypoint};
 use wattle_wire::frame::Waypoints;
 
 use crate::table::Slot;
@@ -36,7 +36,7 @@ impl Worker {
     pub(crate) fn hop(
         &self,
         target: Slot,
-        flow: u32,
+        (class, flow): (Class, u32),
         envelope: Envelope,
         avoid: Option<Slot>,
     ) -> Result<Hop, DropReason> {
@@ -47,7 +47,7 @@ impl Worker {
         let passes = left.into_iter().take(1 + usize::from(ways.left() > 0));
         let passes = passes.flat_map(|left| [(left, LinkState::Up), (left, LinkState::Suspect)]);
         for (left, state) in passes {
-            for (order, (link, waypoints)) in self.links_towards(target, flow).enumerate() {
+            for (order, (link, waypoints)) in self.links_towards(target, class, flow).enumerate() {
                 if left != self.is_left(target, link) {
                     continue;
                 }
@@ -98,9 +98,14 @@ impl Worker {
     }
 
     /// The links that lead to `target`, the one to use first.
-    fn links_towards(&self, target: Slot, flow: u32) -> impl Iterator<Item = (LinkId, Waypoints)> {
+    fn links_towards(
+        &self,
+        target: Slot,
+        class: Class,
+        flow: u32,
+    ) -> impl Iterator<Item = (LinkId, Waypoints)> {
         let peer = &self.table[target];
-        let path = self.forwarding.path(peer.entry.id);
+        let path = self.forwarding.path(class, peer.entry.id);
         let picked = path.and_then(|path| path.pick(own_share(flow, self.own_index)));
         let others = path
             .into_iter()

@@ -1,6 +1,6 @@
 //! Relay frames of others: open the header, look up, re-seal, forward. The payload is not looked at.
 
-use wattle_dataplane::{DropReason, TunBatch, TxBatch};
+use wattle_dataplane::{DropReason, Marking, TunBatch, TxBatch};
 use wattle_model::{Endpoint, Instant};
 use wattle_tunnel::FrameRefusal;
 use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
@@ -123,9 +123,11 @@ impl Worker {
 
     /// Where a frame goes on, with the waypoints that are then left.
     fn onward(&mut self, from: Slot, header: &Header) -> Result<Onward, DropReason> {
+        let class = marking(header).class;
         let course = Course {
             from,
             destination: header.destination,
+            class,
             flow: header.flow,
             waypoints: header.waypoints,
         };
@@ -150,11 +152,16 @@ impl Worker {
         let avoid = (!may_return).then_some(from);
         let hop = match straight {
             Some(hop) => hop,
-            None => self.hop(target, header.flow, Envelope::Frame, avoid)?,
+            None => self.hop(target, (class, header.flow), Envelope::Frame, avoid)?,
         };
         let waypoints = hop.waypoints.before(&header.waypoints);
         let onward = Onward { hop, waypoints };
         self.run.found_onward(course, onward);
         Ok(onward)
     }
+}
+
+/// How a frame is to be treated.
+pub(crate) fn marking(header: &Header) -> Marking {
+    Marking::from_bytes([header.class_priority, header.precedence_weight])
 }

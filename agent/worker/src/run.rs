@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use wattle_dataplane::{Packet, TxBatch};
 use wattle_link::{Input, Traffic};
-use wattle_model::{Carrier, Endpoint, Instant, NodeId};
+use wattle_model::{Carrier, Class, Endpoint, Instant, NodeId};
 use wattle_wire::frame::Waypoints;
 
 use crate::path::Hop;
@@ -32,6 +32,7 @@ pub(crate) struct Run {
 pub(crate) struct Course {
     pub(crate) from: Slot,
     pub(crate) destination: NodeId,
+    pub(crate) class: Class,
     pub(crate) flow: u32,
     pub(crate) waypoints: Waypoints,
 }

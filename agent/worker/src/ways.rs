@@ -4,7 +4,7 @@
 //! A relay may answer every probe of its links and still lose what it is given to pass on. Only the far end can tell, so
 //! it is asked as long as packets go there; a relay over which no answer comes is left for the other ways that there are.
 
-use wattle_dataplane::{Class, TxBatch};
+use wattle_dataplane::{Marking, TxBatch};
 use wattle_model::{Instant, Micros, NodeId};
 use wattle_wire::control::{self, Control};
 use wattle_wire::frame::Waypoints;
@@ -327,7 +327,7 @@ impl Worker {
             &mut self.scratch,
         );
         let Some(length) = wrapped else { return };
-        let header = self.header(slot, flow_of(peer), Class::RealTime, hop.waypoints);
+        let header = self.header(slot, flow_of(peer), Marking::CONTROL, hop.waypoints);
         let way = Way::Relayed { hop, header };
         match self.seal(slot, way, length, tx) {
             Ok(()) => {

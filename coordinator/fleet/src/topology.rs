@@ -546,7 +546,7 @@ fn finite(cost: Cost) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use wattle_api::topology::Op;
-    use wattle_model::{Micros, NodeIndex, Ppm, SeqNo, UnixTime, WgKey};
+    use wattle_model::{ApartCosts, Micros, NodeIndex, Ppm, SeqNo, UnixTime, WgKey};
     use wattle_wire::grant::Holder;
     use wattle_wire::key::SecretKey;
     use wattle_wire::record::{LinksBody, NodeBody, PrefixesBody};
@@ -606,6 +606,7 @@ mod tests {
             neighbour: to.id,
             carrier: Carrier::Udp4,
             cost: Cost(100),
+            apart: ApartCosts::NONE,
             rtt: Micros(*rtt),
             jitter: Micros(1),
             loss: Ppm(0),

@@ -88,6 +88,58 @@ fn links_in_a_higher_tier_carry_packets_only_while_nothing_else_leads_there() {
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]
+fn packets_of_a_class_that_is_priced_apart_take_ways_of_their_own() {
+    story("classes", |lab| {
+        let apart = [
+            "[[links]]",
+            "class = \"bulk\"",
+            "peer = \"near\"",
+            "tier = 1",
+        ];
+        let (mesh, [a, b, near, far]) = two_relays(lab, "classes", &apart)?;
+        eventually("bulk has a way of its own", PATIENCE, || {
+            let path = mesh.data(&a, &["path", "--class", "bulk", "b"])?;
+            Ok(path["ways"][0]["hops"][0]["to"]["name"] == "far")
+        })?;
+        let to = mesh.address(&b)?.to_string();
+        let relayed = |relay: &Host| {
+            mesh.metrics(relay)?
+                .get("wattle_worker_relayed_packets_total")
+        };
+        let pings = |tos: &str| -> Result<bool> {
+            let said = a.run(
+                "ping",
+                ["-n", "-q", "-c", "50", "-i", "0.02", "-Q", tos, &to],
+            )?;
+            Ok(said.contains(" 0% packet loss"))
+        };
+        // Class selector 1, lower effort, class selector 2; answers are marked as their questions.
+        for (tos, over, beside) in [
+            ("0", &near, &far),
+            ("0x20", &far, &near),
+            ("0x04", &far, &near),
+            ("0x40", &near, &far),
+        ] {
+            let before = [relayed(over)?, relayed(beside)?];
+            assert!(pings(tos)?, "{tos}");
+            let after = [relayed(over)?, relayed(beside)?];
+            let [over, beside] = [after[0] - before[0], after[1] - before[1]];
+            assert!(over >= 100 && beside <= 30, "{tos}: {over} and {beside}");
+        }
+        lab.cut(&a, &far)?;
+        eventually(
+            "a class without a way of its own loses nothing",
+            PATIENCE,
+            || pings("0x20"),
+        )?;
+        let path = mesh.data(&a, &["path", "--class", "bulk", "b"])?;
+        assert_eq!(path["ways"][0]["tier"], 2, "{path}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
 fn a_cost_that_rises_twentyfold_and_falls_again_moves_packets_twice_at_most() {
     story("ramp", |lab| {
         let [a, b, relay] = lab.hosts(["a", "b", "relay"])?;

@@ -7,7 +7,9 @@ use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 use wattle_link::{Input as LinkInput, Link, Output as LinkOutput, Traffic as Watched};
 use wattle_model::{Instant, LinkId, Micros, NodeId, Prefix, SeqNo, UnixTime};
-use wattle_routing::{Config, Event, Happening, Input, Member, Members, Output, Router, adjacency};
+use wattle_routing::{
+    Config, Event, Happening, Input, Member, Members, Output, Policies, Router, adjacency,
+};
 use wattle_wire::control::Control;
 use wattle_wire::key::SecretKey;
 use wattle_wire::record::{Body, Record, RecordKey, RecordKind, RemovalBody};
@@ -30,6 +32,8 @@ pub struct Node {
     key: SecretKey,
     /// How often it booted, as it remembers.
     epoch: u32,
+    /// What its operator wants of its links.
+    policies: Policies,
     /// The running process.
     pub process: Option<Process>,
 }
@@ -159,6 +163,7 @@ impl Fleet {
                     id,
                     key,
                     epoch: 0,
+                    policies: Policies::default(),
                     process: None,
                 }
             })
@@ -239,6 +244,10 @@ impl Fleet {
         // The second one was not granted: nobody may believe it.
         let announced = vec![granted_prefix(number), stolen_prefix(number)];
         router.handle(Input::Prefixes(announced), local);
+        router.handle(
+            Input::Policies(self.nodes[number.0].policies.clone()),
+            local,
+        );
         let edges = self.network.edges.iter().enumerate();
         let links = edges
             .filter(|(_, edge)| edge.ends.contains(&number))
@@ -253,6 +262,11 @@ impl Fleet {
             inbox: Vec::new(),
         });
         self.drain(number);
+    }
+
+    /// From its next start on, a node's operator wants this of its links.
+    pub fn set_policies(&mut self, number: NodeNumber, policies: Policies) {
+        self.nodes[number.0].policies = policies;
     }
 
     /// Starts all nodes.
@@ -623,7 +637,7 @@ impl Fleet {
                     }
                     self.events.push((number, event));
                 }
-                Output::Routes(_) | Output::Accepted(_) | Output::Expired(_) => {}
+                Output::Routes(..) | Output::Accepted(_) | Output::Expired(_) => {}
             }
         }
     }

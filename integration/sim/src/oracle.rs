@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wattle_model::{Cost, NodeId};
+use wattle_model::{Class, Cost, NodeId};
 use wattle_routing::Router;
 use wattle_wire::flood::RecordId;
 use wattle_wire::record::Body;
@@ -22,16 +22,20 @@ pub fn check(fleet: &Fleet) -> Result<(), Violation> {
     world.links_are_up_where_edges_are_whole(fleet)?;
     world.databases_agree()?;
     world.nothing_was_forged()?;
-    world.routes_are_the_shortest()?;
     world.prefixes_are_granted_ones(fleet)?;
-    world.nothing_loops()
+    for class in Class::ALL {
+        world.routes_are_the_shortest(class)?;
+        world.nothing_loops(class)?;
+    }
+    Ok(())
 }
 
 /// The running nodes and the links that both ends use.
 struct World<'a> {
     routers: BTreeMap<NodeId, &'a Router>,
     numbers: BTreeMap<NodeId, NodeNumber>,
-    links: BTreeMap<(NodeId, NodeId), Cost>,
+    /// In the order of [`Class::ALL`].
+    links: BTreeMap<(NodeId, NodeId), [Cost; Class::ALL.len()]>,
 }
 
 fn broken(what: String) -> Result<(), Violation> {
@@ -53,7 +57,7 @@ impl<'a> World<'a> {
             world.routers.insert(id, router);
             world.numbers.insert(id, number);
         }
-        let claims: BTreeMap<_, Cost> = world
+        let claims: BTreeMap<_, [Cost; Class::ALL.len()]> = world
             .routers
             .iter()
             .flat_map(|(id, router)| {
@@ -61,13 +65,19 @@ impl<'a> World<'a> {
                     .links()
                     .values()
                     .filter(|link| link.state.is_usable());
-                used.map(move |link| ((*id, link.neighbour, link.carrier), link.advertised()))
+                used.map(move |link| {
+                    let costs = Class::ALL.map(|class| link.advertised_in(class));
+                    ((*id, link.neighbour, link.carrier), costs)
+                })
             })
             .collect();
-        for ((a, b, carrier), cost) in &claims {
+        for ((a, b, carrier), costs) in &claims {
             if let Some(reverse) = claims.get(&(*b, *a, *carrier)) {
-                let best = world.links.entry((*a, *b)).or_insert(Cost::INFINITE);
-                *best = cost.or_worse(*reverse).min(*best);
+                let nothing = [Cost::INFINITE; Class::ALL.len()];
+                let best = world.links.entry((*a, *b)).or_insert(nothing);
+                for ((best, cost), reverse) in best.iter_mut().zip(costs).zip(reverse) {
+                    *best = cost.or_worse(*reverse).min(*best);
+                }
             }
         }
         world
@@ -140,18 +150,18 @@ impl<'a> World<'a> {
         Ok(())
     }
 
-    fn routes_are_the_shortest(&self) -> Result<(), Violation> {
+    fn routes_are_the_shortest(&self, class: Class) -> Result<(), Violation> {
         for (id, router) in &self.routers {
-            let shortest = self.bellman_ford(*id);
+            let shortest = self.bellman_ford(*id, class);
             let reached: BTreeSet<_> = shortest.keys().copied().filter(|to| to != id).collect();
-            let routed: BTreeSet<_> = router.routes().routes.keys().copied().collect();
+            let routed: BTreeSet<_> = router.routes_of(class).routes.keys().copied().collect();
             if reached != routed {
                 return broken(format!(
-                    "{:?} reaches {reached:?}, routes {routed:?}",
+                    "{:?} reaches {reached:?}, routes {routed:?} ({class})",
                     self.numbers[id]
                 ));
             }
-            for (to, route) in &router.routes().routes {
+            for (to, route) in &router.routes_of(class).routes {
                 let best = shortest[to];
                 let paid = route.cost.micros();
                 let gain = paid.wrapping_sub(best.micros());
@@ -159,7 +169,7 @@ impl<'a> World<'a> {
                 let held = route.cost.tiers() == best.tiers() && (gain < 500 || gain * 20 < paid);
                 if route.cost < best || !held {
                     return broken(format!(
-                        "{:?} pays {} to {:?}, could pay {best}",
+                        "{:?} pays {} to {:?}, could pay {best} ({class})",
                         self.numbers[id], route.cost, self.numbers[to]
                     ));
                 }
@@ -176,10 +186,11 @@ impl<'a> World<'a> {
     }
 
     /// The price of the best path to every node that has one, by relaxing every link again and again.
-    fn bellman_ford(&self, root: NodeId) -> BTreeMap<NodeId, Cost> {
+    fn bellman_ford(&self, root: NodeId, class: Class) -> BTreeMap<NodeId, Cost> {
         let mut prices = BTreeMap::from([(root, Cost(0))]);
         for _ in 0..self.routers.len() {
-            for ((from, to), cost) in &self.links {
+            for ((from, to), costs) in &self.links {
+                let cost = costs[usize::from(class.code())];
                 let Some(price) = prices.get(from) else {
                     continue;
                 };
@@ -188,7 +199,7 @@ impl<'a> World<'a> {
                 } else {
                     transit(self.routers[from])
                 };
-                let candidate = price.plus(through).plus(*cost);
+                let candidate = price.plus(through).plus(cost);
                 let price = prices.entry(*to).or_insert(Cost::INFINITE);
                 *price = candidate.min(*price);
             }
@@ -212,10 +223,10 @@ impl<'a> World<'a> {
     }
 
     /// Follows every next hop of every node: nobody is met twice, and the destination is reached.
-    fn nothing_loops(&self) -> Result<(), Violation> {
+    fn nothing_loops(&self, class: Class) -> Result<(), Violation> {
         for destination in self.routers.keys() {
             for from in self.routers.keys() {
-                self.follow(*destination, *from, &mut Vec::new())?;
+                self.follow((class, *destination), *from, &mut Vec::new())?;
             }
         }
         Ok(())
@@ -223,7 +234,7 @@ impl<'a> World<'a> {
 
     fn follow(
         &self,
-        destination: NodeId,
+        (class, destination): (Class, NodeId),
         at: NodeId,
         trail: &mut Vec<NodeId>,
     ) -> Result<(), Violation> {
@@ -233,7 +244,7 @@ impl<'a> World<'a> {
         if trail.contains(&at) {
             let trail: Vec<_> = trail.iter().map(|id| self.numbers[id]).collect();
             return broken(format!(
-                "packets to {:?} loop: {trail:?}",
+                "{class} packets to {:?} loop: {trail:?}",
                 self.numbers[&destination]
             ));
         }
@@ -241,7 +252,7 @@ impl<'a> World<'a> {
         let route = self
             .routers
             .get(&at)
-            .and_then(|router| router.routes().routes.get(&destination));
+            .and_then(|router| router.routes_of(class).routes.get(&destination));
         match route {
             None if trail.len() > 1 => {
                 return broken(format!(
@@ -252,7 +263,7 @@ impl<'a> World<'a> {
             None => {}
             Some(route) => {
                 for next in &route.next {
-                    self.follow(destination, next.neighbour, trail)?;
+                    self.follow((class, destination), next.neighbour, trail)?;
                 }
             }
         }

@@ -1,7 +1,7 @@
 //! A run from a seed: a random network comes up, is broken in random ways, is mended, and must settle.
 
-use wattle_model::{Carrier, Instant, Micros};
-use wattle_routing::{Health, Input};
+use wattle_model::{Carrier, Class, Instant, Micros};
+use wattle_routing::{Health, Input, Policies, PolicyRule, Thousandths};
 
 use crate::fleet::{Fleet, NodeNumber};
 use crate::network::{Edge, EdgeNumber};
@@ -86,6 +86,8 @@ struct Run {
     /// What will be mended when the trouble is over, and when nodes that crashed come back.
     restarts: Vec<(Instant, NodeNumber)>,
     removed: Option<NodeNumber>,
+    /// Whether operators price classes apart.
+    prices_apart: bool,
 }
 
 impl Run {
@@ -97,6 +99,7 @@ impl Run {
             story: Vec::new(),
             restarts: Vec::new(),
             removed: None,
+            prices_apart: seed % 3 == 1,
         }
     }
 
@@ -118,6 +121,9 @@ impl Run {
                 self.connect(a.0, b.0);
             }
         }
+        if self.prices_apart {
+            (0..count).for_each(|node| self.price_apart(NodeNumber(node)));
+        }
         for node in 0..count {
             self.fleet.start(NodeNumber(node));
             let pause = self.fleet.below(300);
@@ -128,6 +134,29 @@ impl Run {
             self.fleet.network.edges.len()
         ));
         self.fleet.run(Micros::from_secs(2));
+    }
+
+    /// Some operators price a class apart, some of them only their links to one neighbour, some of those in another tier.
+    fn price_apart(&mut self, node: NodeNumber) {
+        let other = self.some_node();
+        let other = self.fleet.nodes[other.0].id;
+        let rules = Class::APART.map(|class| PolicyRule {
+            neighbour: (self.fleet.below(2) == 0).then_some(other),
+            class: Some(class),
+            multiplier: Some(Thousandths(100 + self.fleet.below(3_000) as u32)),
+            addend: Some(Micros(self.fleet.below(20_000))),
+            tier: (self.fleet.below(4) == 0).then_some(1),
+            ..PolicyRule::default()
+        });
+        let apart = Class::APART
+            .into_iter()
+            .filter(|_| self.fleet.below(2) == 0);
+        let policies = Policies {
+            rules: rules.to_vec(),
+            apart: apart.collect(),
+        };
+        self.tell(format!("{node:?} prices {:?} apart", policies.apart));
+        self.fleet.set_policies(node, policies);
     }
 
     fn connect(&mut self, a: usize, b: usize) {

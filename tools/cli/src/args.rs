@@ -6,8 +6,9 @@ mod topology;
 use std::net::IpAddr;
 use std::path::PathBuf;
 
+use clap::builder::{PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use wattle_model::{NodeName, Prefix, WgKey};
+use wattle_model::{Class, NodeName, Prefix, WgKey};
 
 pub(crate) use self::kafka::{KafkaApplyArgs, KafkaVerb, RenderArgs};
 pub(crate) use self::topology::{MapArgs, StreamArgs, TailArgs, TopologyVerb};
@@ -224,8 +225,17 @@ pub(crate) struct RoutesArgs {
     #[arg(long)]
     pub(crate) kernel: bool,
     /// Prefixes that are not in all three places; exit with 5 if there are any
-    #[arg(long)]
+    #[arg(long, conflicts_with = "class")]
     pub(crate) diff: bool,
+    /// Those of packets of a class
+    #[arg(long, default_value_t, value_parser = class())]
+    pub(crate) class: Class,
+}
+
+/// Names of classes, for whoever completes a line.
+fn class() -> impl TypedValueParser<Value = Class> {
+    let names = PossibleValuesParser::new(Class::ALL.map(Class::name));
+    names.try_map(|name| name.parse::<Class>())
 }
 
 /// Arguments of `topo`.
@@ -257,6 +267,9 @@ pub(crate) struct DestinationArgs {
     /// A node's name or id, or an address
     #[arg(value_name = "NODE|ADDRESS")]
     pub(crate) destination: String,
+    /// Packets of which class
+    #[arg(long, default_value_t, value_parser = class())]
+    pub(crate) class: Class,
 }
 
 /// Arguments of `trace`.

@@ -5,23 +5,26 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use wattle_dataplane::{Backup, Forwarding, NextLink, Path};
 use wattle_host::Wanted;
-use wattle_model::{NodeId, Prefix, Waypoint};
-use wattle_routing::{Route, Routes, Topology};
+use wattle_model::{Class, NodeId, Prefix, Waypoint};
+use wattle_routing::{Route, Router, Topology};
 
 use super::Membership;
 
-/// The data thread's snapshot: members' addresses from their grants, announced prefixes from routing.
-pub(super) fn snapshot(membership: &Membership, routes: &Routes) -> Forwarding {
-    let announced = routes
-        .prefixes
-        .iter()
-        .map(|(prefix, node)| (*prefix, *node));
+/// The data thread's snapshot: members' addresses from their grants, announced prefixes and the paths of all classes from
+/// routing.
+pub(super) fn snapshot(membership: &Membership, router: &Router) -> Forwarding {
+    let announced = router.routes().prefixes.iter();
+    let announced = announced.map(|(prefix, node)| (*prefix, *node));
     let prefixes = announced.chain(membership.address_prefixes());
-    let paths = routes
-        .routes
-        .iter()
-        .map(|(node, route)| (*node, path(membership, route)));
-    Forwarding::new(prefixes, paths)
+    let paths = |class| {
+        let routes = router.routes_of(class).routes.iter();
+        routes.map(|(node, route)| (*node, path(membership, route)))
+    };
+    let forwarding = Forwarding::new(prefixes, paths(Class::Latency));
+    let apart = router.apart();
+    apart.fold(forwarding, |forwarding, class| {
+        forwarding.with_class(class, paths(class))
+    })
 }
 
 fn path(membership: &Membership, route: &Route) -> Path {

@@ -374,7 +374,7 @@ impl Engine {
                 Output::Send { link, payload, .. } => {
                     self.worker.order(Command::SendControl { link, payload });
                 }
-                Output::Routes(_) => routes_changed = true,
+                Output::Routes(..) => routes_changed = true,
                 Output::Fingerprint(fingerprint) => {
                     self.worker.order(Command::SetFingerprint(fingerprint));
                 }
@@ -408,7 +408,7 @@ impl Engine {
 
     /// Hands the data thread a new forwarding snapshot.
     fn forward(&mut self) {
-        let snapshot = forwarding::snapshot(self.membership(), self.router.routes());
+        let snapshot = forwarding::snapshot(self.membership(), &self.router);
         self.forwarding = Arc::new(snapshot.keeping(&self.forwarding));
         let order = Command::SetForwarding(Arc::clone(&self.forwarding));
         self.worker.order(order);
@@ -452,8 +452,9 @@ impl Engine {
 
     /// Tells routing what the configuration wants of the links to those who are members.
     fn apply_policies(&mut self, now: Instant) {
+        let config = &self.setting.config;
         let find = |name: &str| self.membership().find(name).map(|found| found.node);
-        let (policies, unknown) = policy::policies(&self.setting.config.links, find);
+        let (policies, unknown) = policy::policies((&config.links, &config.classes), find);
         for peer in unknown.difference(&self.unknown_neighbours) {
             tracing::warn!(
                 peer,

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 
 use wattle_control::{
-    CostParts, ExplainReport, HopReport, PathReport, PathRole, PolicyReport, WayReport,
+    ApartReport, CostParts, ExplainReport, HopReport, PathReport, PathRole, PolicyReport, WayReport,
 };
-use wattle_model::{Carrier, Cost, LinkState, NodeId, Waypoint};
+use wattle_model::{Carrier, Class, Cost, LinkState, NodeId, Waypoint};
 use wattle_routing::graph::Graph;
 use wattle_routing::spf::Tree;
 use wattle_routing::{Explanation, Link, LinkPolicy, Router, Thousandths, Verdict, Way};
@@ -17,25 +17,27 @@ use super::{Destination, Membership};
 pub(super) struct Map<'a> {
     membership: &'a Membership,
     router: &'a Router,
+    class: Class,
     graph: Graph,
     claims: BTreeMap<(NodeId, NodeId), LinkEntry>,
 }
 
 impl<'a> Map<'a> {
-    /// The map as the database describes it at the moment.
-    pub(super) fn new(membership: &'a Membership, router: &'a Router) -> Self {
-        let graph = router.topology().graph();
+    /// The map of a class as the database describes it at the moment.
+    pub(super) fn new(membership: &'a Membership, router: &'a Router, class: Class) -> Self {
+        let graph = router.topology().graph(class);
         Self {
             membership,
             router,
+            class,
             graph,
-            claims: claims(router),
+            claims: claims(router, class),
         }
     }
 
     /// All ways in use to a destination, then the backup; `None` if no route leads there.
     pub(super) fn path(&self, to: Destination) -> Option<PathReport> {
-        let route = self.router.routes().routes.get(&to.node)?;
+        let route = self.router.routes_of(self.class).routes.get(&to.node)?;
         let shares: u32 = route.next.iter().map(|next| u32::from(next.weight)).sum();
         let used = route.next.iter().filter_map(|next| {
             let share = u64::from(next.weight) * 1_000_000 / u64::from(shares.max(1));
@@ -49,6 +51,7 @@ impl<'a> Map<'a> {
         Some(PathReport {
             destination: self.membership.node_ref(to.node),
             prefix: to.prefix,
+            class: self.class,
             ways: used.chain(backup).collect(),
             changed: None,
         })
@@ -57,7 +60,7 @@ impl<'a> Map<'a> {
     /// Why packets go where they go; `None` if no route leads there.
     pub(super) fn explain(&self, to: Destination) -> Option<ExplainReport> {
         let chosen = self.path(to)?.ways.into_iter().next()?;
-        let explanation = self.router.explain(to.node)?;
+        let explanation = self.router.explain(self.class, to.node)?;
         let is_other = |way: &&Way| !matches!(way.verdict, Verdict::Preferred);
         let other = explanation
             .ways
@@ -76,6 +79,7 @@ impl<'a> Map<'a> {
         Some(ExplainReport {
             destination: self.membership.node_ref(to.node),
             prefix: to.prefix,
+            class: self.class,
             cost: sum(chosen.hops.iter().map(|hop| hop.cost)),
             margin_us: runner_up
                 .as_ref()
@@ -90,14 +94,8 @@ impl<'a> Map<'a> {
 
     /// The price of the way to a node's neighbours' measure: round trip and loss summed over the preferred way.
     pub(super) fn quality(&self, to: NodeId) -> Option<(u64, u32)> {
-        let first = self
-            .router
-            .routes()
-            .routes
-            .get(&to)?
-            .next
-            .first()?
-            .neighbour;
+        let route = self.router.routes_of(self.class).routes.get(&to)?;
+        let first = route.next.first()?.neighbour;
         let nodes = self.nodes(first, &[], to)?;
         let mut rtt = 0;
         let mut arrives = 1.0;
@@ -111,8 +109,8 @@ impl<'a> Map<'a> {
 
     fn notes(&self, explanation: &Explanation) -> Vec<String> {
         let has_no_weight = |way: &Way| {
-            let link = way.link.and_then(|link| self.router.links().get(&link));
-            link.is_some_and(|link| link.policy.weight == Thousandths(0))
+            let policy = self.link(way).map(|link| link.policy(self.class));
+            policy.is_some_and(|policy| policy.weight == Thousandths(0))
         };
         let notes = explanation.ways.iter().map(|way| {
             let name = self.membership.node_ref(way.neighbour).name;
@@ -143,9 +141,14 @@ impl<'a> Map<'a> {
 
     /// What the operator set for the way's link, if anything.
     fn policy(&self, way: &Way) -> String {
-        let link = way.link.and_then(|link| self.router.links().get(&link));
-        let policy = link.and_then(|link| policy_report(&link.policy));
+        let policy = self.link(way).map(|link| link.policy(self.class));
+        let policy = policy.and_then(policy_report);
         policy.map_or_else(String::new, |policy| format!("; policy: {policy}"))
+    }
+
+    /// The link that a way begins with.
+    fn link(&self, way: &Way) -> Option<&Link> {
+        self.router.links().get(&way.link?)
     }
 
     /// The nodes of the way that begins with `neighbour`, this node first.
@@ -221,9 +224,9 @@ impl<'a> Map<'a> {
         let links = self.router.links().values();
         let best = links
             .filter(|link| link.neighbour == neighbour && link.state != LinkState::Down)
-            .min_by_key(|link| link.advertised());
+            .min_by_key(|link| link.advertised_in(self.class));
         match best {
-            Some(link) => control_parts(link, agreed),
+            Some(link) => control_parts(link, self.class, agreed),
             None => of_others(agreed),
         }
     }
@@ -232,25 +235,17 @@ impl<'a> Map<'a> {
 /// What is known of a price that others made.
 fn of_others(cost: Cost) -> CostParts {
     CostParts {
-        tier: tier(cost),
+        tier: cost.tiers(),
         total_us: cost.to_tell(),
         ..CostParts::default()
     }
 }
 
-/// The tiers of what can be used.
-pub(super) fn tier(cost: Cost) -> u32 {
-    match cost.is_finite() {
-        true => cost.tiers(),
-        false => 0,
-    }
-}
-
 /// The parts of a link's price in the local socket's words. What policy adds stands by itself, what it takes off is taken off
 /// every part; what is left of `agreed` is held.
-pub(super) fn control_parts(link: &Link, agreed: Cost) -> CostParts {
-    let parts = link.parts();
-    let less = link.policy.multiplier.min(Thousandths::ONE);
+pub(super) fn control_parts(link: &Link, class: Class, agreed: Cost) -> CostParts {
+    let parts = link.parts(class);
+    let less = link.policy(class).multiplier.min(Thousandths::ONE);
     let micros = |span: wattle_model::Micros| {
         let left = span.0.saturating_mul(less.0.into()) / 1_000;
         u32::try_from(left).unwrap_or(u32::MAX)
@@ -272,16 +267,27 @@ pub(super) fn control_parts(link: &Link, agreed: Cost) -> CostParts {
     ]
     .into_iter()
     .fold(0, u32::saturating_add);
-    let price = link.price().to_tell().max(sum);
+    let price = link.price(class).to_tell().max(sum);
     // A price that fell is believed late, one that rose is told in steps: within those the parts are scaled by nothing.
     let total_us = agreed.to_tell().max(price);
     CostParts {
-        tier: tier(agreed),
+        tier: agreed.tiers(),
         total_us,
         policy_us: price - sum,
         held_us: total_us - price,
         ..measured
     }
+}
+
+/// What a link costs packets of the classes that this node prices apart.
+pub(super) fn apart(link: &Link) -> Vec<ApartReport> {
+    let costs = link.advertised_apart();
+    let reports = costs.iter().map(|(class, cost)| ApartReport {
+        class,
+        cost: control_parts(link, class, cost),
+        policy: policy_report(link.policy(class)),
+    });
+    reports.collect()
 }
 
 /// A policy that changes something, in the local socket's words.
@@ -311,11 +317,11 @@ fn sum(parts: impl Iterator<Item = CostParts>) -> CostParts {
 }
 
 /// The cheapest claim of each direction.
-fn claims(router: &Router) -> BTreeMap<(NodeId, NodeId), LinkEntry> {
+fn claims(router: &Router, class: Class) -> BTreeMap<(NodeId, NodeId), LinkEntry> {
     let mut claims: BTreeMap<(NodeId, NodeId), LinkEntry> = BTreeMap::new();
     for (from, link) in all_claims(router) {
         let best = claims.entry((from, link.neighbour)).or_insert(link);
-        if link.cost < best.cost {
+        if link.cost_of(class) < best.cost_of(class) {
             *best = link;
         }
     }

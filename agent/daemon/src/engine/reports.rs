@@ -10,14 +10,14 @@ use wattle_control::{
     TopoLink, TopoNode, TopoReport, VersionReport, WhoamiReport,
 };
 use wattle_dataplane::Path;
-use wattle_model::{Cost, LinkState, NodeId, Prefix};
+use wattle_model::{Class, Cost, LinkState, NodeId, Prefix};
 use wattle_routing::Route;
 use wattle_wire::grant::{Grant, Peer};
 use wattle_wire::record::LinkEntry;
 use wattle_worker::{LaneStatus, LinkStatus, SessionStatus};
 
 use super::forwarding::{self, LeftOut};
-use super::paths::{Map, agreed, all_claims, control_parts, policy_report, tier};
+use super::paths::{Map, agreed, all_claims, apart, control_parts, policy_report};
 use super::{Destination, Engine};
 use crate::health;
 use crate::local_api::refusal;
@@ -43,16 +43,18 @@ impl Engine {
             Request::Links { name } => self.links(name.as_deref(), worker),
             Request::Routes {
                 view: RouteView::Rib,
-            } => Reply::Routes(self.decided_routes()),
+                class,
+            } => Reply::Routes(self.decided_routes(*class)),
             Request::Routes {
                 view: RouteView::Fib,
-            } => Reply::Routes(self.forwarded_routes()),
+                class,
+            } => Reply::Routes(self.forwarded_routes(*class)),
             Request::Topo {} => Reply::Topo(self.topo()),
-            Request::Path { dst } => self.along(dst, |map, to, changed| {
+            Request::Path { dst, class } => self.along(dst, *class, |map, to, changed| {
                 let report = map.path(to)?;
                 Some(Reply::Path(PathReport { changed, ..report }))
             }),
-            Request::Explain { dst } => self.along(dst, |map, to, changed| {
+            Request::Explain { dst, class } => self.along(dst, *class, |map, to, changed| {
                 let report = map.explain(to)?;
                 Some(Reply::Explain(Box::new(ExplainReport {
                     changed,
@@ -65,6 +67,7 @@ impl Engine {
             }),
             Request::Routes {
                 view: RouteView::Kernel,
+                ..
             }
             | Request::Ping { .. }
             | Request::Events { .. }
@@ -123,7 +126,7 @@ impl Engine {
             ),
             links_total: count(links.len()),
             links_up: count(up.clone().count()),
-            routes_total: count(self.decided_routes().routes.len()),
+            routes_total: count(self.decided_routes(Class::Latency).routes.len()),
             worst_link: up
                 .max_by_key(|link| link.cost.map(|cost| cost.total_us))
                 .cloned(),
@@ -245,7 +248,7 @@ impl Engine {
 
     fn peers(&self, worker: Option<&WorkerReport>) -> PeersReport {
         let sessions = worker.map(sessions_by_peer).unwrap_or_default();
-        let map = Map::new(self.membership(), &self.router);
+        let map = Map::new(self.membership(), &self.router, Class::Latency);
         let own = self.membership().own();
         let others = self
             .membership()
@@ -350,7 +353,7 @@ impl Engine {
         let measured = link.measurement.rtt.0 > 0;
         let cost = routed
             .zip(advertised)
-            .map(|(link, cost)| control_parts(link, cost));
+            .map(|(link, cost)| control_parts(link, Class::Latency, cost));
         LinkReport {
             link: link.link,
             peer: self.membership().node_ref(link.peer),
@@ -364,7 +367,8 @@ impl Engine {
             mtu_bytes: session.map(|session| session.path_mtu),
             reason: cost.map(|cost| reason(&cost, link)).unwrap_or_default(),
             cost,
-            policy: routed.and_then(|link| policy_report(&link.policy)),
+            policy: routed.and_then(|link| policy_report(link.policy(Class::Latency))),
+            apart: routed.map(apart).unwrap_or_default(),
             handshake_age_ms: handshake.map(|at| self.clock.now().since(at).as_millis()),
             fast_channel: session.and_then(fast_channel),
             rx_bytes: link.rx_bytes,
@@ -376,7 +380,7 @@ impl Engine {
     // --- routes ----------------------------------------------------------------------------------
 
     /// What routing and the grants say.
-    fn decided_routes(&self) -> RoutesReport {
+    fn decided_routes(&self, class: Class) -> RoutesReport {
         let own = self.membership().own();
         let announced = self.router.routes().prefixes.iter();
         let announced = announced.map(|(prefix, node)| (*prefix, (*node, RouteSource::Announced)));
@@ -404,24 +408,30 @@ impl Engine {
             announced.chain(granted).chain(local).collect();
         let routes = all
             .into_iter()
-            .map(|(prefix, (node, source))| self.route(prefix, node, source));
+            .map(|(prefix, (node, source))| self.route(prefix, node, source, class));
         RoutesReport {
             routes: routes.collect(),
         }
     }
 
-    fn route(&self, prefix: Prefix, node: NodeId, source: RouteSource) -> RouteReport {
+    fn route(
+        &self,
+        prefix: Prefix,
+        node: NodeId,
+        source: RouteSource,
+        class: Class,
+    ) -> RouteReport {
         let via = self
             .membership()
             .grant(node)
             .and_then(Grant::leaf_of)
             .unwrap_or(node);
-        let route = self.router.routes().routes.get(&via);
+        let route = self.router.routes_of(class).routes.get(&via);
         RouteReport {
             prefix,
             node: Some(self.membership().node_ref(node)),
             source,
-            tier: route.map_or(0, |route| tier(route.cost)),
+            tier: route.map_or(0, |route| route.cost.tiers()),
             cost_us: route.map(|route| route.cost.to_tell()),
             next_hops: route.map(|route| self.next_hops(route)).unwrap_or_default(),
             device: None,
@@ -449,13 +459,13 @@ impl Engine {
     }
 
     /// What the data thread was given, entry by entry; of where an entry comes from it knows nothing.
-    fn forwarded_routes(&self) -> RoutesReport {
-        let decided = self.decided_routes().routes.into_iter();
+    fn forwarded_routes(&self, class: Class) -> RoutesReport {
+        let decided = self.decided_routes(class).routes.into_iter();
         let sources: BTreeMap<_, _> = decided.map(|route| (route.prefix, route.source)).collect();
         let entries: BTreeMap<Prefix, NodeId> = self.forwarding.prefixes().collect();
         let routes = entries.into_iter().map(|(prefix, node)| {
             let source = sources.get(&prefix).copied();
-            let path = self.forwarding.path(node);
+            let path = self.forwarding.path(class, node);
             RouteReport {
                 prefix,
                 node: Some(self.membership().node_ref(node)),
@@ -542,7 +552,7 @@ impl Engine {
                 from: self.membership().node_ref(from),
                 to: self.membership().node_ref(link.neighbour),
                 carrier: link.carrier,
-                tier: agreed_on(from, &link).map_or(0, tier),
+                tier: agreed_on(from, &link).map_or(0, Cost::tiers),
                 cost_us: agreed_on(from, &link).map(Cost::to_tell),
                 rtt_us: Some(link.rtt.0),
                 jitter_us: Some(link.jitter.0),
@@ -560,6 +570,7 @@ impl Engine {
     fn along(
         &self,
         dst: &str,
+        class: Class,
         answer: impl FnOnce(&Map<'_>, Destination, Option<ChangeReport>) -> Option<Reply>,
     ) -> Reply {
         let Some(found) = self.membership().find(dst) else {
@@ -574,7 +585,7 @@ impl Engine {
             node: leaf_of.unwrap_or(found.node),
             ..found
         };
-        let map = Map::new(self.membership(), &self.router);
+        let map = Map::new(self.membership(), &self.router, class);
         let changed = self.log.last_change(to.node);
         answer(&map, to, changed).unwrap_or_else(|| {
             let why = "no link-state record leads there at the moment";

@@ -3,12 +3,11 @@
 use std::sync::atomic::Ordering;
 
 use wattle_control::{MetricsReport, Reply};
-use wattle_model::{Cost, LinkState, Measurement, NodeId};
+use wattle_model::{Class, Cost, LinkState, Measurement, NodeId};
 use wattle_routing::{Cause, Event, Happening as Routing};
 use wattle_wire::record::RecordKind;
 
 use super::event_log::{Happening, ROUTE_CHANGED};
-use super::paths::tier;
 use super::{Engine, Membership};
 use crate::metrics::{Kind, Snapshot};
 use crate::offloads::OffloadName;
@@ -65,16 +64,26 @@ pub(super) fn happening(membership: &Membership, event: &Event) -> Happening {
             in_tier(told.field("after_us", after.to_tell()), *after)
         }
         Routing::RouteChanged {
+            class,
             destination,
             before,
             after,
             cost,
         } => {
             let (from, to) = (names(before), names(after));
-            let text = format!("{} goes via {to}, before via {from}", name(*destination));
+            let whose = match class {
+                Class::Latency => String::new(),
+                class => format!("{class} to "),
+            };
+            let name = name(*destination);
+            let text = format!("{whose}{name} goes via {to}, before via {from}");
             let told = Happening::new(ROUTE_CHANGED, text);
             let told = priced(told.node(membership.node_ref(*destination)), *cost);
-            told.field("before", from).field("after", to)
+            let told = told.field("before", from).field("after", to);
+            match class {
+                Class::Latency => told,
+                class => told.field("class", class.to_string()),
+            }
         }
         Routing::NodeJoined { node } => {
             let text = format!("{} is reachable", name(*node));
@@ -105,7 +114,7 @@ fn priced(told: Happening, cost: Cost) -> Happening {
 
 /// The tier, where there is one to tell of.
 fn in_tier(told: Happening, cost: Cost) -> Happening {
-    match tier(cost) {
+    match cost.tiers() {
         0 => told,
         tier => told.field("tier", tier),
     }

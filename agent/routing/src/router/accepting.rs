@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::ops::Bound;
 
-use wattle_model::{Instant, NodeId};
+use wattle_model::{Class, Instant, NodeId};
 use wattle_wire::control::Control;
 use wattle_wire::flood::{Digest, Flood, RecordId};
 use wattle_wire::record::{Body, LinkEntry, Record, RecordKind};
@@ -161,7 +161,7 @@ impl Router {
     }
 
     fn spared_by_tree(&mut self, origin: NodeId) -> &BTreeSet<NodeId> {
-        let (graph, node) = (&self.graph, self.node);
+        let (graph, node) = (&self.plans.of(Class::Latency).graph, self.node);
         self.spared
             .entry(origin)
             .or_insert_with(|| spreading::spared(graph, origin, node))
@@ -260,7 +260,7 @@ fn decides_differently(before: &Body, after: &Body) -> bool {
     match (before, after) {
         (Body::Node(before), Body::Node(after)) => before.transit != after.transit,
         (Body::Links(before), Body::Links(after)) => {
-            let price = |link: &LinkEntry| (link.neighbour, link.carrier, link.cost);
+            let price = |link: &LinkEntry| (link.neighbour, link.carrier, link.cost, link.apart);
             !before
                 .links
                 .iter()

@@ -18,6 +18,7 @@ impl Router {
                 neighbour: link.neighbour,
                 carrier: link.carrier,
                 cost: link.advertised(),
+                apart: link.advertised_apart(),
                 rtt: link.measurement.rtt,
                 jitter: link.measurement.jitter,
                 loss: link.measurement.loss,

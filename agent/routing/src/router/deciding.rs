@@ -1,10 +1,12 @@
 //! When routes are computed, and from what.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
 
-use wattle_model::{Carrier, Cost, Instant, LinkId, Micros, NodeId};
+use wattle_model::{Carrier, Class, Cost, Instant, LinkId, Micros, NodeId};
 
-use super::Router;
+use super::plan::Plan;
+use super::{Output, Router};
 use crate::backup::{EXHAUSTIVE, Search};
 use crate::event::Cause;
 use crate::graph::Change;
@@ -33,19 +35,6 @@ const MOST_CHANGES: usize = 16;
 /// that nothing is searched for what is about to change again.
 const SEARCH_BUDGET: usize = 200_000;
 const SEARCH_PAUSE: Micros = Micros::from_millis(100);
-
-/// The shortest paths of this node and its neighbours, and the search for better backups that goes on behind them.
-#[derive(Debug, Default)]
-pub(super) struct Decided {
-    forest: Option<Forest>,
-    search: Option<Search>,
-    /// Destinations whose backup may be bettered.
-    open: Vec<NodeId>,
-    /// The one that the search came to last: where prices never rest, it goes on from there, not from the start.
-    reached: Option<NodeId>,
-    /// When the search goes on.
-    pub(super) due: Option<Instant>,
-}
 
 /// When the next computation of routes is due, and why.
 #[derive(Debug, Clone, Copy)]
@@ -91,72 +80,85 @@ impl Router {
         self.counters.computations += 1;
         self.topology = Topology::of(&self.database, &self.members.nodes);
         self.leave_out_lost_links();
-        let graph = self.topology.graph();
-        let before = std::mem::replace(&mut self.graph, graph);
         self.spared.clear();
-        let changes = self.graph.changes_since(&before, MOST_CHANGES);
-        let routes = self.decide(changes.as_deref());
-        let routes = match self.graph.len() <= EXHAUSTIVE {
-            true => self.search_backups(now, routes),
+        for class in self.plans.keep(&self.topology.apart()) {
+            self.outputs
+                .push_back(Output::Routes(class, Arc::default()));
+        }
+        for class in self.plans.classes() {
+            let mut plan = self.plans.take(class);
+            self.compute_class(now, cause, class, &mut plan);
+            self.plans.put(class, plan);
+        }
+    }
+
+    fn compute_class(&mut self, now: Instant, cause: Cause, class: Class, plan: &mut Plan) {
+        let graph = self.topology.graph(class);
+        let before = std::mem::replace(&mut plan.graph, graph);
+        let changes = plan.graph.changes_since(&before, MOST_CHANGES);
+        let routes = self.decide(class, plan, changes.as_deref());
+        let routes = match plan.graph.len() <= EXHAUSTIVE {
+            true => self.search_backups(now, class, plan, routes),
             false => {
-                self.search_later(now);
+                search_later(now, plan);
                 routes
             }
         };
-        self.hold_or_take(now, routes, cause, (&before, changes));
+        self.hold_or_take(now, (class, plan), routes, cause, (&before, changes));
     }
 
     /// Next hops by shortest paths, which are brought up to date when little changed.
-    fn decide(&mut self, changes: Option<&[Change]>) -> Routes {
-        self.decided.open.clear();
-        self.decided.search = None;
-        let Some(own) = self.graph.vertex(self.node) else {
-            self.decided.forest = None;
+    fn decide(&mut self, class: Class, plan: &mut Plan, changes: Option<&[Change]>) -> Routes {
+        plan.open.clear();
+        plan.search = None;
+        let Some(own) = plan.graph.vertex(self.node) else {
+            plan.forest = None;
             return Routes::default();
         };
-        let forest = match (self.decided.forest.take(), changes) {
+        let forest = match (plan.forest.take(), changes) {
             (Some(mut forest), Some(changes)) => {
                 self.counters.updates += 1;
-                forest.update(&self.graph, changes);
+                forest.update(&plan.graph, changes);
                 forest
             }
-            (None, _) | (_, None) => Forest::of(&self.graph, own),
+            (None, _) | (_, None) => Forest::of(&plan.graph, own),
         };
         let grounds = Grounds {
             topology: &self.topology,
-            trees: Trees::of(&self.graph, &forest),
-            neighbours: &self.neighbours(),
-            weights: &self.weights(),
+            trees: Trees::of(&plan.graph, &forest),
+            neighbours: &self.neighbours(class),
+            weights: &self.weights(class),
             preferences: &self.preferences,
         };
-        let (routes, mut open) = routes::compute(&grounds, &self.routes);
-        if let Some(reached) = self.decided.reached {
+        let (routes, mut open) = routes::compute(&grounds, &plan.routes);
+        if let Some(reached) = plan.reached {
             let rest = open.partition_point(|id| *id < reached);
             open.rotate_left(rest);
         }
-        self.decided.open = open;
-        self.decided.search = Some(Search::new(own));
-        self.decided.forest = Some(forest);
+        plan.open = open;
+        plan.search = Some(Search::new(own));
+        plan.forest = Some(forest);
         routes
     }
 
-    pub(super) fn search_backups(&mut self, now: Instant, mut routes: Routes) -> Routes {
-        let neighbours = self.neighbours();
-        if let Some(search) = &mut self.decided.search {
-            let open = &mut self.decided.open;
-            let on = (&self.graph, &neighbours);
-            let reached = routes::better(&mut routes, open, search, on, SEARCH_BUDGET);
-            self.decided.reached = reached.or(self.decided.reached);
+    pub(super) fn search_backups(
+        &self,
+        now: Instant,
+        class: Class,
+        plan: &mut Plan,
+        mut routes: Routes,
+    ) -> Routes {
+        let neighbours = self.neighbours(class);
+        if let Some(search) = &mut plan.search {
+            let on = (&plan.graph, &neighbours);
+            let reached = routes::better(&mut routes, &mut plan.open, search, on, SEARCH_BUDGET);
+            plan.reached = reached.or(plan.reached);
         }
-        self.search_later(now);
-        if self.decided.due.is_none() {
-            self.decided.search = None;
+        search_later(now, plan);
+        if plan.search_due.is_none() {
+            plan.search = None;
         }
         routes
-    }
-
-    fn search_later(&mut self, now: Instant) {
-        self.decided.due = (!self.decided.open.is_empty()).then(|| now + SEARCH_PAUSE);
     }
 
     /// This node's own links are what it knows of them, not what it has told yet.
@@ -174,16 +176,15 @@ impl Router {
     }
 
     /// What an operator wants neighbours to carry, by this node's links.
-    fn weights(&self) -> Weights {
+    fn weights(&self, class: Class) -> Weights {
         let links = self.links.iter();
-        let weighted = links.filter(|(_, link)| link.policy.weight != Thousandths::ONE);
-        weighted
-            .map(|(id, link)| (*id, link.policy.weight))
-            .collect()
+        let weights = links.map(|(id, link)| (*id, link.policy(class).weight));
+        let weighted = weights.filter(|(_, weight)| *weight != Thousandths::ONE);
+        weighted.collect()
     }
 
     /// Usable links by neighbour, best first, by the price that both ends agree on.
-    pub(super) fn neighbours(&self) -> Neighbours {
+    pub(super) fn neighbours(&self, class: Class) -> Neighbours {
         let node = self.node;
         let own = self.topology.links.iter().filter_map(|link| {
             let neighbour = match (link.a == node, link.b == node) {
@@ -191,7 +192,7 @@ impl Router {
                 (_, true) => link.a,
                 (false, false) => return None,
             };
-            Some(((neighbour, link.carrier), link.cost))
+            Some(((neighbour, link.carrier), link.cost_of(class)))
         });
         let agreed: BTreeMap<(NodeId, Carrier), Cost> = own.collect();
         let mut neighbours: BTreeMap<NodeId, Vec<(Cost, Carrier, LinkId)>> = BTreeMap::new();
@@ -212,4 +213,8 @@ impl Router {
             })
             .collect()
     }
+}
+
+fn search_later(now: Instant, plan: &mut Plan) {
+    plan.search_due = (!plan.open.is_empty()).then(|| now + SEARCH_PAUSE);
 }

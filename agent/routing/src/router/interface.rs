@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
-use wattle_model::{Carrier, LinkId, LinkState, Measurement, NodeId, Prefix, UnixTime};
+use wattle_model::{Carrier, Class, LinkId, LinkState, Measurement, NodeId, Prefix, UnixTime};
 use wattle_wire::key::SecretKey;
 use wattle_wire::record::{Record, RecordKey};
 
@@ -88,8 +88,8 @@ pub enum Output {
         /// The bytes of the message.
         payload: Vec<u8>,
     },
-    /// The routes changed.
-    Routes(Arc<Routes>),
+    /// The routes of a class changed; those of one that is no longer priced apart are none.
+    Routes(Class, Arc<Routes>),
     /// The database changed: probes carry this fingerprint.
     Fingerprint(u64),
     /// A record was accepted or written, for whoever keeps a replica.

@@ -1,6 +1,10 @@
 //! This node's links: which are in use, what they cost, over which one a neighbour is told link state.
 
-use wattle_model::{Carrier, Cost, Instant, LinkId, LinkState, Measurement, Micros, NodeId, Ppm};
+use std::collections::BTreeMap;
+
+use wattle_model::{
+    ApartCosts, Carrier, Class, Cost, Instant, LinkId, LinkState, Measurement, Micros, NodeId, Ppm,
+};
 
 use super::Router;
 use crate::cost::CostParts;
@@ -24,9 +28,12 @@ pub struct Link {
     pub state: LinkState,
     /// Its quality.
     pub measurement: Measurement,
-    /// What an operator wants of it.
-    pub policy: LinkPolicy,
+    pub(super) policy: LinkPolicy,
+    /// What an operator wants of it in the classes that are priced apart.
+    pub(super) apart: BTreeMap<Class, LinkPolicy>,
     pub(super) damper: Option<Damper>,
+    /// The prices that others are told in those classes, while the link is in use.
+    pub(super) dampers: BTreeMap<Class, Damper>,
     /// When the other end fell silent.
     pub(super) suspected_at: Option<Instant>,
 }
@@ -39,16 +46,93 @@ impl Link {
         })
     }
 
-    /// What the measured price is made of at the moment.
-    pub fn parts(&self) -> CostParts {
-        CostParts::of(&self.measurement, self.carrier)
+    /// The prices that others are told in the classes that are priced apart, each in its tier.
+    pub fn advertised_apart(&self) -> ApartCosts {
+        let dampers = self.dampers.iter();
+        dampers.fold(ApartCosts::NONE, |costs, (class, damper)| {
+            costs.with(
+                *class,
+                damper.advertised().in_tier(self.policy(*class).tier),
+            )
+        })
     }
 
-    /// The price at the moment, without the tier: the measured one as the policy has it.
-    pub fn price(&self) -> Cost {
-        self.policy.price(self.parts().total())
+    /// The price that others are told in a class; infinite while the link is not in use.
+    pub fn advertised_in(&self, class: Class) -> Cost {
+        let apart = self.advertised_apart().of(class);
+        apart.unwrap_or_else(|| self.advertised())
+    }
+
+    /// What an operator wants of it in a class.
+    pub fn policy(&self, class: Class) -> &LinkPolicy {
+        self.apart.get(&class).unwrap_or(&self.policy)
+    }
+
+    /// What the measured price is made of at the moment, in a class.
+    pub fn parts(&self, class: Class) -> CostParts {
+        let parts = CostParts::of(&self.measurement, self.carrier);
+        match self.apart.contains_key(&class) {
+            true => parts.of_class(class),
+            false => parts,
+        }
+    }
+
+    /// The price in a class at the moment, without the tier: the measured one as the policy has it.
+    pub fn price(&self, class: Class) -> Cost {
+        self.policy(class).price(self.parts(class).total())
+    }
+
+    /// What keeps its prices from changing too often.
+    pub(super) fn dampers(&self) -> impl Iterator<Item = &Damper> {
+        self.damper.iter().chain(self.dampers.values())
+    }
+
+    /// Begins to tell prices, or tells them anew.
+    fn tell_from(&mut self, now: Instant) {
+        let begin = |price| Damper::new(now, price);
+        self.damper = Some(begin(self.price(Class::Latency)));
+        let apart = self.apart.keys().copied();
+        self.dampers = apart
+            .map(|class| (class, begin(self.price(class))))
+            .collect();
+    }
+
+    /// Takes in the measured prices; whether one that others are told changed.
+    fn wants(&mut self, now: Instant) -> bool {
+        let urgency = urgency_of(&self.measurement);
+        let wanted = |class| self.price(class);
+        let latency = wanted(Class::Latency);
+        let apart: Vec<_> = self
+            .dampers
+            .keys()
+            .map(|class| (*class, wanted(*class)))
+            .collect();
+        let mut changed = match &mut self.damper {
+            Some(damper) => damper.wants(now, latency, urgency),
+            None => false,
+        };
+        for (class, price) in apart {
+            if let Some(damper) = self.dampers.get_mut(&class) {
+                changed |= damper.wants(now, price, urgency);
+            }
+        }
+        changed
+    }
+
+    /// Tells what has waited long enough; whether a price that others are told changed.
+    fn retell(&mut self, now: Instant) -> bool {
+        let dampers = self.damper.iter_mut().chain(self.dampers.values_mut());
+        let changed = dampers.map(|damper| damper.handle_timeout(now));
+        changed.fold(false, |any, changed| any | changed)
+    }
+
+    fn told(&self) -> Told {
+        (self.advertised(), self.advertised_apart())
     }
 }
+
+/// The prices that others are told.
+type Told = (Cost, ApartCosts);
 
 impl Router {
     pub(super) fn link_changed(
@@ -60,36 +144,36 @@ impl Router {
         measurement: Measurement,
     ) {
         let before = self.links.get_mut(&id);
-        let (damper, suspected_at) =
-            before.map_or((None, None), |link| (link.damper.take(), link.suspected_at));
+        let (damper, dampers, suspected_at) = before.map_or_else(Default::default, |link| {
+            let dampers = std::mem::take(&mut link.dampers);
+            (link.damper.take(), dampers, link.suspected_at)
+        });
         let was_usable = damper.is_some();
+        let (policy, apart) = policies_of(&self.policies, neighbour, carrier);
         let mut link = Link {
             neighbour,
             carrier,
             state,
             measurement,
-            policy: self.policies.of(neighbour, carrier),
+            policy,
+            apart,
             damper,
+            dampers,
             suspected_at: match state {
                 LinkState::Suspect => suspected_at.or(Some(now)),
                 LinkState::Down => suspected_at,
                 LinkState::Up | LinkState::Probing => None,
             },
         };
-        let wanted = link.price();
         match (was_usable, state.is_usable()) {
             (false, true) => {
-                link.damper = Some(Damper::new(now, wanted));
+                link.tell_from(now);
                 self.links.insert(id, link);
                 self.notice(now, News::Joined);
             }
             (true, true) => {
-                let before = link.advertised();
-                let urgency = urgency_of(&measurement);
-                let changed = link
-                    .damper
-                    .as_mut()
-                    .is_some_and(|damper| damper.wants(now, wanted, urgency));
+                let before = link.told();
+                let changed = link.wants(now);
                 self.links.insert(id, link);
                 if changed {
                     self.cost_changed(now, id, before);
@@ -99,6 +183,7 @@ impl Router {
                 let suspected = link.suspected_at.take();
                 self.suspected_at = Some(suspected.unwrap_or(now));
                 link.damper = None;
+                link.dampers.clear();
                 self.links.insert(id, link);
                 self.notice(now, News::Failure);
                 let cause = match self.links_due() <= now {
@@ -123,15 +208,17 @@ impl Router {
     pub(super) fn policies_changed(&mut self, now: Instant, policies: Policies) {
         self.policies = policies;
         let mut changed = false;
+        let policies = &self.policies;
+        let of = |neighbour, carrier| policies_of(policies, neighbour, carrier);
         for link in self.links.values_mut() {
-            let policy = self.policies.of(link.neighbour, link.carrier);
-            if std::mem::replace(&mut link.policy, policy) == policy {
+            let (policy, apart) = of(link.neighbour, link.carrier);
+            if (link.policy, &link.apart) == (policy, &apart) {
                 continue;
             }
-            let price = link.price();
+            (link.policy, link.apart) = (policy, apart);
             changed = true;
-            if let Some(damper) = &mut link.damper {
-                *damper = Damper::new(now, price);
+            if link.damper.is_some() {
+                link.tell_from(now);
             }
         }
         if changed {
@@ -159,11 +246,8 @@ impl Router {
             .links
             .iter_mut()
             .filter_map(|(id, link)| {
-                let before = link.advertised();
-                link.damper
-                    .as_mut()?
-                    .handle_timeout(now)
-                    .then_some((*id, before))
+                let before = link.told();
+                link.retell(now).then_some((*id, before))
             })
             .collect();
         for (id, before) in changed {
@@ -171,11 +255,11 @@ impl Router {
         }
     }
 
-    pub(super) fn cost_changed(&mut self, now: Instant, id: LinkId, before: Cost) {
+    fn cost_changed(&mut self, now: Instant, id: LinkId, before: Told) {
         let Some(link) = self.links.get(&id) else {
             return;
         };
-        if before == link.advertised() {
+        if before == link.told() {
             return;
         }
         let news = match urgency_of(&link.measurement) {
@@ -215,4 +299,18 @@ fn urgency_of(measurement: &Measurement) -> Urgency {
         true => Urgency::Alarm,
         false => Urgency::Normal,
     }
+}
+
+/// What an operator wants of a link for latency, and in the classes that are priced apart.
+fn policies_of(
+    policies: &Policies,
+    neighbour: NodeId,
+    carrier: Carrier,
+) -> (LinkPolicy, BTreeMap<Class, LinkPolicy>) {
+    let of = |class| policies.of(neighbour, carrier, class);
+    let apart = policies.apart.iter().filter(|class| !class.is_latency());
+    (
+        of(Class::Latency),
+        apart.map(|class| (*class, of(*class))).collect(),
+    )
 }

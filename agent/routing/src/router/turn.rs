@@ -3,8 +3,9 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use wattle_model::{Cost, Instant, LinkId, Micros, NodeId};
+use wattle_model::{Class, Cost, Instant, LinkId, Micros, NodeId};
 
+use super::plan::Plan;
 use super::{Output, Router};
 use crate::event::{Cause, Happening};
 use crate::graph::{Change, Graph};
@@ -45,22 +46,33 @@ impl Held {
 impl Router {
     /// Goes on with the search for better backups, and takes to held routes, if it is time for it.
     pub(super) fn decide_on(&mut self, now: Instant) {
-        if self.decided.due.is_some_and(|due| due <= now) {
-            let latest = match &self.held {
+        if self.plans.poll_timeout() > now {
+            return;
+        }
+        for class in self.plans.classes() {
+            let mut plan = self.plans.take(class);
+            self.decide_class(now, class, &mut plan);
+            self.plans.put(class, plan);
+        }
+    }
+
+    fn decide_class(&mut self, now: Instant, class: Class, plan: &mut Plan) {
+        if plan.search_due.is_some_and(|due| due <= now) {
+            let latest = match &plan.held {
                 Some(held) => held.routes.clone(),
-                None => Routes::clone(&self.routes),
+                None => Routes::clone(&plan.routes),
             };
-            let routes = self.search_backups(now, latest);
-            match &mut self.held {
+            let routes = self.search_backups(now, class, plan, latest);
+            match &mut plan.held {
                 Some(held) => held.routes = routes,
-                None => self.take(now, routes, self.computing.cause),
+                None => self.take(now, (class, plan), routes, self.computing.cause),
             }
         }
-        if self.held.as_ref().is_some_and(|held| held.due <= now)
-            && let Some(held) = self.held.take()
+        if plan.held.as_ref().is_some_and(|held| held.due <= now)
+            && let Some(held) = plan.held.take()
         {
             self.suspected_at = held.suspected_at;
-            self.take(now, held.routes, held.cause);
+            self.take(now, (class, plan), held.routes, held.cause);
             self.suspected_at = None;
         }
     }
@@ -69,19 +81,20 @@ impl Router {
     pub(super) fn hold_or_take(
         &mut self,
         now: Instant,
+        (class, plan): (Class, &mut Plan),
         routes: Routes,
         cause: Cause,
         (before, changes): (&Graph, Option<Vec<Change>>),
     ) {
-        let own = self.graph.vertex(self.node);
+        let own = plan.graph.vertex(self.node);
         let (Some(own), Some(changes)) = (own, changes) else {
             // Too much changed at once for an order.
-            self.held = None;
-            self.take(now, routes, cause);
+            plan.held = None;
+            self.take(now, (class, plan), routes, cause);
             return;
         };
-        let delay = order::delay(before, &self.graph, own, &changes);
-        let held = self.held.take();
+        let delay = order::delay(before, &plan.graph, own, &changes);
+        let held = plan.held.take();
         let earlier = held
             .as_ref()
             .map_or_else(Vec::new, |held| held.changes.clone());
@@ -95,11 +108,11 @@ impl Router {
             None => now + delay.min(MOST_HELD),
         };
         if due <= now {
-            self.take(now, routes, cause);
+            self.take(now, (class, plan), routes, cause);
             return;
         }
-        let bridge = self.bridge(&routes);
-        self.held = Some(Held {
+        let bridge = self.bridge(plan, &routes);
+        plan.held = Some(Held {
             routes,
             due,
             since,
@@ -107,11 +120,11 @@ impl Router {
             suspected_at: self.suspected_at.or(suspected_at),
             changes: [earlier, changes].concat(),
         });
-        self.take(now, bridge, cause);
+        self.take(now, (class, plan), bridge, cause);
     }
 
     /// The routes until this node's turn: those in use, where they lead somewhere.
-    fn bridge(&self, next: &Routes) -> Routes {
+    fn bridge(&self, plan: &Plan, next: &Routes) -> Routes {
         let is_used = |link: &LinkId| {
             self.links
                 .get(link)
@@ -123,7 +136,7 @@ impl Router {
             links.chain(backup).any(|link| is_used(&link))
         };
         let routes = next.routes.iter().map(|(node, next)| {
-            let current = self.routes.routes.get(node).filter(leads);
+            let current = plan.routes.routes.get(node).filter(leads);
             (*node, current.unwrap_or(next).clone())
         });
         Routes {
@@ -132,17 +145,29 @@ impl Router {
         }
     }
 
-    fn take(&mut self, now: Instant, routes: Routes, cause: Cause) {
-        if routes != *self.routes {
-            let before = std::mem::replace(&mut self.routes, Arc::new(routes));
+    fn take(
+        &mut self,
+        now: Instant,
+        (class, plan): (Class, &mut Plan),
+        routes: Routes,
+        cause: Cause,
+    ) {
+        if routes != *plan.routes {
+            let before = std::mem::replace(&mut plan.routes, Arc::new(routes));
+            let after = Arc::clone(&plan.routes);
             self.outputs
-                .push_back(Output::Routes(Arc::clone(&self.routes)));
-            self.tell_routes(now, cause, &before);
+                .push_back(Output::Routes(class, Arc::clone(&after)));
+            self.tell_routes(now, cause, class, (&before, &after));
         }
     }
 
-    pub(super) fn tell_routes(&mut self, now: Instant, cause: Cause, before: &Routes) {
-        let after = Arc::clone(&self.routes);
+    fn tell_routes(
+        &mut self,
+        now: Instant,
+        cause: Cause,
+        class: Class,
+        (before, after): (&Routes, &Routes),
+    ) {
         let hops = |routes: &Routes, node: &NodeId| -> Vec<NodeId> {
             let route = routes.routes.get(node);
             route.map_or_else(Vec::new, |r| {
@@ -151,20 +176,26 @@ impl Router {
         };
         let nodes: BTreeSet<&NodeId> = before.routes.keys().chain(after.routes.keys()).collect();
         for node in nodes {
-            let (old, new) = (hops(before, node), hops(&after, node));
+            let (old, new) = (hops(before, node), hops(after, node));
             if old == new {
                 continue;
             }
+            // A node comes and goes in all classes at once.
             match (old.is_empty(), new.is_empty()) {
-                (true, false) => self.event(now, cause, Happening::NodeJoined { node: *node }),
-                (false, true) => self.event(now, cause, Happening::NodeLeft { node: *node }),
-                (true, true) | (false, false) => {}
+                (true, false) if class.is_latency() => {
+                    self.event(now, cause, Happening::NodeJoined { node: *node });
+                }
+                (false, true) if class.is_latency() => {
+                    self.event(now, cause, Happening::NodeLeft { node: *node });
+                }
+                _ => {}
             }
             let cost = after
                 .routes
                 .get(node)
                 .map_or(Cost::INFINITE, |route| route.cost);
             let what = Happening::RouteChanged {
+                class,
                 destination: *node,
                 before: old,
                 after: new,

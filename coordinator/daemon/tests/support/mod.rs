@@ -27,7 +27,9 @@ use wattle_agent::state::Fingerprint;
 use wattle_api::agent::{ErrorCode, Join, PROTOCOL, PeerSetUpdate, ToAgent, ToCoordinator};
 use wattle_api::rest::Problem;
 use wattle_api::token::JoinToken;
-use wattle_model::{Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey};
+use wattle_model::{
+    ApartCosts, Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey,
+};
 use wattle_wire::grant::PeerSet;
 use wattle_wire::key::{PublicKey, SecretKey};
 use wattle_wire::record::{Body, LinkEntry, LinksBody, Record, RecordKey, RecordKind};
@@ -446,6 +448,7 @@ impl Member {
             neighbour: *neighbour,
             carrier: Carrier::Udp4,
             cost: Cost(100),
+            apart: ApartCosts::NONE,
             rtt: Micros(rtt),
             jitter: Micros(1),
             loss: Ppm(0),

@@ -16,7 +16,9 @@ use wattle_agent::coordinator::{Connection, ConnectionError};
 use wattle_agent::state::Fingerprint;
 use wattle_api::agent::{Join, PROTOCOL, ToAgent, ToCoordinator};
 use wattle_api::token::JoinToken;
-use wattle_model::{Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey};
+use wattle_model::{
+    ApartCosts, Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey,
+};
 use wattle_wire::key::SecretKey;
 use wattle_wire::record::{Body, LinkEntry, LinksBody, Record, RecordKey, RecordKind};
 
@@ -187,6 +189,7 @@ impl Node {
             neighbour: *neighbour,
             carrier: Carrier::Udp4,
             cost: Cost(100),
+            apart: ApartCosts::NONE,
             rtt: Micros(rtt),
             jitter: Micros(1),
             loss: Ppm(0),

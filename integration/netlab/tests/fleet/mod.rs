@@ -16,7 +16,9 @@ use wattle_agent::state::Fingerprint;
 use wattle_api::agent::{Join, PROTOCOL, ToAgent, ToCoordinator};
 use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ};
 use wattle_api::token::JoinToken;
-use wattle_model::{Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey};
+use wattle_model::{
+    ApartCosts, Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey,
+};
 use wattle_netlab::kafka::Broker;
 use wattle_netlab::mesh::binary;
 use wattle_wire::key::SecretKey;
@@ -290,6 +292,7 @@ impl Agent {
             neighbour: *neighbour,
             carrier,
             cost: Cost(100),
+            apart: ApartCosts::NONE,
             rtt: Micros(1_000 + counter * 1_000 % 900_000),
             jitter: Micros(1),
             loss: Ppm(0),

@@ -5,16 +5,17 @@ use std::path::Path;
 use wattle_control::ExplainReport;
 
 use crate::agent;
+use crate::args::DestinationArgs;
 use crate::failure::Outcome;
 use crate::human::{clean, micros, millis};
 use crate::output::Output;
 use crate::verb::answers;
 use crate::verb::links::{priced, sum};
-use crate::verb::path::{change, names, way};
+use crate::verb::path::{change, names, of_class, way};
 
 /// Shows why traffic to a destination goes the way it goes.
-pub(crate) fn run(socket: &Path, destination: String, output: &mut Output) -> Outcome {
-    let report = agent::connect(socket, output)?.explain(destination)?;
+pub(crate) fn run(socket: &Path, args: DestinationArgs, output: &mut Output) -> Outcome {
+    let report = agent::connect(socket, output)?.explain(args.destination, args.class)?;
     output.answer(answers::EXPLAIN, &*report, show)
 }
 
@@ -24,7 +25,8 @@ fn show(report: &ExplainReport) -> String {
         .map(|prefix| format!(" by {prefix}"))
         .unwrap_or_default();
     let mut text = format!(
-        "to {} ({}){by}\n",
+        "{}to {} ({}){by}\n",
+        of_class(report.class),
         clean(&report.destination.name),
         report.destination.id
     );

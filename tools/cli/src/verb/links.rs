@@ -127,6 +127,11 @@ fn block(link: &LinkReport) -> String {
     for (name, value) in lines.into_iter().chain(policy) {
         text += &format!("  {name}: {}\n", clean(&value));
     }
+    for apart in &link.apart {
+        let policy = apart.policy.map(|policy| format!("; policy: {policy}"));
+        let policy = policy.unwrap_or_default();
+        text += &format!("  cost for {}: {}{policy}\n", apart.class, sum(&apart.cost));
+    }
     text
 }
 
@@ -229,6 +234,7 @@ mod tests {
           mtu: 1360
           cost: 13.1ms = base 100us + rtt 12.1ms + jitter 300us + loss 600us
           policy: weight 3
+          cost for bulk: tier 1 + 12.7ms = base 100us + rtt 12.0ms + loss 600us; policy: tier 1
         ");
     }
 }

@@ -4,8 +4,10 @@ use std::path::Path;
 
 use wattle_api::Timestamp;
 use wattle_control::{ChangeReport, HopReport, PathReport, PathRole, WayReport};
+use wattle_model::Class;
 
 use crate::agent;
+use crate::args::DestinationArgs;
 use crate::failure::Outcome;
 use crate::human::{clean, micros, or_unknown, percent};
 use crate::output::Output;
@@ -13,8 +15,8 @@ use crate::verb::answers;
 use crate::verb::links::{priced, sum};
 
 /// Shows the way to a destination.
-pub(crate) fn run(socket: &Path, destination: String, output: &mut Output) -> Outcome {
-    let report = agent::connect(socket, output)?.path(destination)?;
+pub(crate) fn run(socket: &Path, args: DestinationArgs, output: &mut Output) -> Outcome {
+    let report = agent::connect(socket, output)?.path(args.destination, args.class)?;
     output.answer(answers::PATH, &report, show)
 }
 
@@ -24,7 +26,8 @@ fn show(report: &PathReport) -> String {
         .map(|prefix| format!(" by {prefix}"))
         .unwrap_or_default();
     let mut text = format!(
-        "to {} ({}){by}\n",
+        "{}to {} ({}){by}\n",
+        of_class(report.class),
         clean(&report.destination.name),
         report.destination.id
     );
@@ -33,6 +36,14 @@ fn show(report: &PathReport) -> String {
     }
     text += &change(report.changed.as_ref());
     text
+}
+
+/// Whose way it is, where not all packets take it.
+pub(crate) fn of_class(class: Class) -> String {
+    match class {
+        Class::Latency => String::new(),
+        class => format!("{class} "),
+    }
 }
 
 /// What changed the way last, why, and how long that took.

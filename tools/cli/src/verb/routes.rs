@@ -6,7 +6,7 @@ use std::path::Path;
 use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_control::{NextHopReport, PathRole, RouteReport, RouteSource, RouteView, RoutesReport};
-use wattle_model::Prefix;
+use wattle_model::{Class, Prefix};
 
 use crate::agent;
 use crate::args::RoutesArgs;
@@ -38,13 +38,13 @@ pub(crate) fn run(socket: &Path, args: &RoutesArgs, output: &mut Output) -> Outc
         RoutesArgs { kernel: true, .. } => RouteView::Kernel,
         _ => RouteView::Rib,
     };
-    let report = agent::connect(socket, output)?.routes(view)?;
+    let report = agent::connect(socket, output)?.routes(view, args.class)?;
     output.answer(answers::ROUTES, &report, show)
 }
 
 fn diff(socket: &Path, output: &mut Output) -> Outcome {
     let mut client = agent::connect(socket, output)?;
-    let mut ask = |view| client.routes(view);
+    let mut ask = |view| client.routes(view, Class::Latency);
     let (rib, fib, kernel) = (
         ask(RouteView::Rib)?,
         ask(RouteView::Fib)?,

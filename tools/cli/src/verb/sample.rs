@@ -1,13 +1,13 @@
 //! Reports that the tests of the verbs show.
 
 use wattle_control::{
-    ChangeReport, CoordinatorReport, CoordinatorState, CostParts, EventReport, ExplainReport,
-    HealthLevel, HealthLine, HopReport, LinkReport, LinksReport, NetworkRef, NextHopReport,
-    NodeRef, PathReport, PathRole, PeerReport, PeerState, PeersReport, PingReport, PolicyReport,
-    Role, RouteReport, RouteSource, RoutesReport, StatusReport, TopoLink, TopoNode, TopoReport,
-    WayReport, WhoamiReport,
+    ApartReport, ChangeReport, CoordinatorReport, CoordinatorState, CostParts, EventReport,
+    ExplainReport, HealthLevel, HealthLine, HopReport, LinkReport, LinksReport, NetworkRef,
+    NextHopReport, NodeRef, PathReport, PathRole, PeerReport, PeerState, PeersReport, PingReport,
+    PolicyReport, Role, RouteReport, RouteSource, RoutesReport, StatusReport, TopoLink, TopoNode,
+    TopoReport, WayReport, WhoamiReport,
 };
-use wattle_model::{Carrier, LinkId, LinkState, NetworkId, NodeId, WgKey};
+use wattle_model::{Carrier, Class, LinkId, LinkState, NetworkId, NodeId, WgKey};
 
 pub(crate) fn node(n: u64) -> NodeRef {
     NodeRef {
@@ -102,6 +102,23 @@ pub(crate) fn links() -> LinksReport {
             addend_us: 0,
             tier: 0,
         }),
+        apart: vec![ApartReport {
+            class: Class::Bulk,
+            cost: CostParts {
+                tier: 1,
+                total_us: 12_700,
+                base_us: 100,
+                rtt_us: 12_000,
+                loss_us: 600,
+                ..CostParts::default()
+            },
+            policy: Some(PolicyReport {
+                weight: 1.0,
+                multiplier: 1.0,
+                addend_us: 0,
+                tier: 1,
+            }),
+        }],
         reason: "rtt, loss 3 %".into(),
         handshake_age_ms: Some(12_000),
         fast_channel: Some("aes-256-gcm".into()),
@@ -122,6 +139,7 @@ pub(crate) fn links() -> LinksReport {
         mtu_bytes: None,
         cost: None,
         policy: None,
+        apart: vec![],
         reason: String::new(),
         handshake_age_ms: None,
         fast_channel: None,
@@ -277,6 +295,7 @@ pub(crate) fn path() -> PathReport {
     PathReport {
         destination: node(3),
         prefix: "10.77.0.3".parse().ok(),
+        class: Class::Latency,
         ways: vec![used, backup],
         changed: Some(change()),
     }
@@ -296,6 +315,7 @@ pub(crate) fn explain() -> ExplainReport {
     let PathReport {
         destination,
         prefix,
+        class,
         mut ways,
         changed,
     } = path();
@@ -305,6 +325,7 @@ pub(crate) fn explain() -> ExplainReport {
     ExplainReport {
         destination,
         prefix,
+        class,
         chosen: ways.remove(0),
         cost: CostParts {
             tier: 0,

@@ -6,6 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_control::{ChangeReport, NodeRef, PathReport, PathRole, PingReport, Reply, Request};
+use wattle_model::Class;
 
 use crate::agent::{self, PATIENCE};
 use crate::args::TraceArgs;
@@ -51,7 +52,7 @@ struct Traced {
 /// Measures the way to a destination hop by hop.
 pub(crate) fn run(socket: &Path, args: &TraceArgs, output: &mut Output) -> Outcome {
     let mut client = agent::connect(socket, output)?;
-    let path = client.path(args.destination.clone())?;
+    let path = client.path(args.destination.clone(), Class::Latency)?;
     let mut trace = expected(path);
     for hop in &mut trace.hops {
         let client = agent::connect(socket, output)?;

@@ -1,0 +1,98 @@
+//! What a router decides for the packets of each class, and what it decided them on.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use wattle_model::{Class, Instant, NodeId};
+
+use super::turn::Held;
+use crate::backup::Search;
+use crate::graph::Graph;
+use crate::multipath::Forest;
+use crate::routes::Routes;
+
+/// The routes of one class, and all that keeping them up to date needs.
+#[derive(Debug, Default)]
+pub(super) struct Plan {
+    /// The network with the prices of the class.
+    pub(super) graph: Graph,
+    pub(super) routes: Arc<Routes>,
+    /// The shortest paths of this node and its neighbours.
+    pub(super) forest: Option<Forest>,
+    /// The search for better backups that goes on behind them.
+    pub(super) search: Option<Search>,
+    /// Destinations whose backup may be bettered.
+    pub(super) open: Vec<NodeId>,
+    /// The one that the search came to last: where prices never rest, it goes on from there, not from the start.
+    pub(super) reached: Option<NodeId>,
+    /// When the search goes on.
+    pub(super) search_due: Option<Instant>,
+    pub(super) held: Option<Held>,
+}
+
+impl Plan {
+    fn poll_timeout(&self) -> Instant {
+        let search = self.search_due.unwrap_or(Instant::NEVER);
+        let held = self.held.as_ref().map_or(Instant::NEVER, |held| held.due);
+        search.min(held)
+    }
+}
+
+/// The plan of latency, and those of the classes that somebody prices apart.
+#[derive(Debug)]
+pub(super) struct Plans(BTreeMap<Class, Plan>);
+
+impl Default for Plans {
+    fn default() -> Self {
+        Self(BTreeMap::from([(Class::Latency, Plan::default())]))
+    }
+}
+
+impl Plans {
+    /// The plan that packets of a class follow.
+    pub(super) fn of(&self, class: Class) -> &Plan {
+        let apart = self.0.get(&class);
+        apart.unwrap_or_else(|| &self.0[&Class::Latency])
+    }
+
+    /// The classes beside latency that have a plan.
+    pub(super) fn apart(&self) -> impl Iterator<Item = Class> + '_ {
+        self.0.keys().copied().filter(|class| !class.is_latency())
+    }
+
+    /// Every class that has a plan.
+    pub(super) fn classes(&self) -> Vec<Class> {
+        self.0.keys().copied().collect()
+    }
+
+    /// Leaves these classes beside latency; those that had a plan and have none any more.
+    pub(super) fn keep(&mut self, apart: &BTreeSet<Class>) -> Vec<Class> {
+        for class in apart {
+            self.0.entry(*class).or_default();
+        }
+        let gone: Vec<_> = self
+            .apart()
+            .filter(|class| !apart.contains(class))
+            .collect();
+        self.0.retain(|class, _| !gone.contains(class));
+        gone
+    }
+
+    /// Has a class's plan worked on: [`Self::put`] brings it back.
+    pub(super) fn take(&mut self, class: Class) -> Plan {
+        self.0
+            .get_mut(&class)
+            .map(std::mem::take)
+            .unwrap_or_default()
+    }
+
+    /// See [`Self::take`].
+    pub(super) fn put(&mut self, class: Class, plan: Plan) {
+        self.0.insert(class, plan);
+    }
+
+    pub(super) fn poll_timeout(&self) -> Instant {
+        let all = self.0.values().map(Plan::poll_timeout);
+        all.min().unwrap_or(Instant::NEVER)
+    }
+}

@@ -172,6 +172,7 @@ impl Worker {
     /// The neighbour stops: what it has not sent yet will not come.
     fn left(&mut self, now: Instant, slot: Slot, tx: &mut TxBatch) {
         self.flush_heard(now, tx);
+        self.table[slot].keys.left();
         for carrier in Carrier::ALL {
             if let Some(port) = self.table[slot].port_mut(carrier) {
                 port.link.handle(Input::Left, now);

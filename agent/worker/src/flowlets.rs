@@ -1,4 +1,4 @@
-//! Flows that stay on the link they used when shares change, until they pause (`docs/protocol/routing.md §2`).
+//! Flows that stay with the next hop they used when shares change, until they pause (`docs/protocol/routing.md §2`).
 //!
 //! A flow that jumps to a faster way amid packets overtakes itself; after a pause (it ends a *flowlet*) it does not. Flows are
 //! remembered only while some may linger: from the first packet after a change on. Knows nothing of links' states: whoever finds
@@ -44,8 +44,8 @@ pub(crate) struct Flowlets {
 #[derive(Debug, Clone, Copy)]
 struct Known {
     seen_at: Instant,
-    /// Where its last packet went.
-    link: LinkId,
+    /// The neighbour that its last packet went to.
+    via: NodeId,
     /// When it has to go where its share is, if it does not.
     lingers_until: Option<Instant>,
 }
@@ -67,34 +67,44 @@ impl Flowlets {
         self.until = self.until.max(self.unknown_until);
     }
 
-    /// A packet of a flow goes by `path`: the link on which the flow stays, if that is not the one of its share.
-    pub(crate) fn link(&mut self, now: Instant, flow: Flow, path: &Path) -> Option<LinkId> {
-        let owner = path.pick(flow.share)?;
-        let is_next = |link: LinkId| path.next_links().iter().any(|next| next.link == link);
+    /// A packet of a flow goes by `path`: the link on which the flow stays, if that is not the one of its share. `via` names the
+    /// neighbour at the other end of a link.
+    pub(crate) fn link(
+        &mut self,
+        now: Instant,
+        flow: Flow,
+        path: &Path,
+        via: impl Fn(LinkId) -> Option<NodeId>,
+    ) -> Option<LinkId> {
+        let owner = via(path.pick(flow.share)?)?;
+        let link_to = |neighbour: NodeId| {
+            let mut next = path.next_links().iter().map(|next| next.link);
+            next.find(|link| neighbour != owner && via(*link) == Some(neighbour))
+        };
         let longest_until = self.changed_at + LONGEST;
         if let Some(known) = self.flows.get_mut(&flow) {
             let is_amid = now.since(known.seen_at) < GAP;
             let is_over = known.lingers_until.is_some_and(|until| until <= now);
+            let stays = link_to(known.via).filter(|_| is_amid && !is_over);
             known.seen_at = now;
-            if !is_amid || is_over || !is_next(known.link) || known.link == owner {
-                known.link = owner;
+            if stays.is_some() {
+                let until = *known.lingers_until.get_or_insert(longest_until);
+                self.until = self.until.max(until);
+            } else {
+                known.via = owner;
                 known.lingers_until = None;
-                return None;
             }
-            let until = *known.lingers_until.get_or_insert(longest_until);
-            self.until = self.until.max(until);
-            return Some(known.link);
+            return stays;
         }
         if now >= self.unknown_until || self.flows.len() == MAX_FLOWS {
             return None;
         }
-        let link = self.before.path(flow.target)?.pick(flow.share)?;
-        if link == owner || !is_next(link) {
-            return None;
-        }
+        let before = self.before.path(flow.target)?;
+        let via = via(before.pick(flow.share)?)?;
+        let link = link_to(via)?;
         let known = Known {
             seen_at: now,
-            link,
+            via,
             lingers_until: Some(longest_until),
         };
         self.flows.insert(flow, known);
@@ -155,6 +165,11 @@ mod tests {
         }
     }
 
+    /// Links are numbered by their neighbours, and by a hundred more for a second link.
+    fn via(link: LinkId) -> Option<NodeId> {
+        Some(NodeId(u64::from(link.0 % 100)))
+    }
+
     /// The snapshots that come in use, when, and when a flow of the first bucket sends; where it stays each time.
     fn story(snapshots: &[(u64, &[(u32, u16)])], sends: &[u64]) -> Vec<Option<u32>> {
         let mut flowlets = Flowlets::default();
@@ -169,7 +184,7 @@ mod tests {
             if !flowlets.may_linger(now) {
                 return None;
             }
-            let link = flowlets.link(now, flow(0), current.path(TARGET)?)?;
+            let link = flowlets.link(now, flow(0), current.path(TARGET)?, via)?;
             Some(link.0)
         };
         sends.iter().map(send).collect()
@@ -234,6 +249,11 @@ mod tests {
                 &[Some(1); 5],
             ),
             ("nothing moves", &[(0, BOTH), (1_000, BOTH)], &[None; 5]),
+            (
+                "another link to its neighbour takes over",
+                &[(0, ONE), (1_000, BOTH), (1_015, &[(2, 1), (101, 1)])],
+                &[Some(1), Some(1), Some(101), Some(101), Some(101)],
+            ),
         ] {
             let sends = [1_002, 1_010, 1_020, 1_030, 1_040];
             assert_eq!(story(changes, &sends), stays, "{what}");
@@ -267,7 +287,7 @@ mod tests {
         let current = snapshot(BOTH);
         let path = current.path(TARGET).unwrap();
         let shares = (0..2 * MAX_FLOWS as u32).map(|number| number * 256);
-        let linger = shares.filter(|share| flowlets.link(at(1), flow(*share), path).is_some());
+        let linger = shares.filter(|share| flowlets.link(at(1), flow(*share), path, via).is_some());
         assert_eq!(linger.count(), MAX_FLOWS);
         flowlets.tidy(at(30));
         assert!(flowlets.may_linger(at(30)) && flowlets.flows.len() == MAX_FLOWS);
@@ -281,8 +301,8 @@ mod tests {
         flowlets.changed(START, snapshot(ONE));
         let current = snapshot(BOTH);
         let path = current.path(TARGET).unwrap();
-        assert_eq!(flowlets.link(at(1), flow(0), path), Some(LinkId(1)));
+        assert_eq!(flowlets.link(at(1), flow(0), path, via), Some(LinkId(1)));
         flowlets.settle(at(1), &flow(0));
-        assert_eq!(flowlets.link(at(2), flow(0), path), None);
+        assert_eq!(flowlets.link(at(2), flow(0), path, via), None);
     }
 }

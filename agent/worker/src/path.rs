@@ -72,7 +72,7 @@ impl Worker {
         Err(reason)
     }
 
-    /// The next hop of a flow that stays where it was before the last change, while that link is up and leads on.
+    /// The next hop of a flow that stays where it was before the last change, while the link there is up and leads on.
     pub(crate) fn lingering(
         &mut self,
         now: Instant,
@@ -90,7 +90,11 @@ impl Worker {
             share: own_share(flow, self.own_index),
         };
         let path = self.forwarding.path(flow.target)?;
-        let link = self.flowlets.link(now, flow, path)?;
+        let via = |link: LinkId| {
+            let (next, _) = self.table.by_link(link)?;
+            Some(self.table[next].entry.id)
+        };
+        let link = self.flowlets.link(now, flow, path, via)?;
         let hop = match self.is_left(target, link) {
             true => None,
             false => self

@@ -67,6 +67,7 @@ impl Report {
 pub struct Running {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    pause_us: Arc<AtomicU64>,
     thread: JoinHandle<Result<Report>>,
 }
 
@@ -77,6 +78,12 @@ impl Running {
         while self.sent.load(Ordering::Relaxed) < goal && !self.thread.is_finished() {
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Sends nothing for so long.
+    pub fn pause(&self, span: Duration) {
+        let micros = span.as_micros() as u64;
+        self.pause_us.store(micros, Ordering::Relaxed);
     }
 
     /// Ends the stream, waits for late echoes, and reports.
@@ -133,11 +140,18 @@ impl Host {
         let socket = self.inside(|| Ok(UdpSocket::bind(any)?))?;
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
+        let pause_us = Arc::new(AtomicU64::new(0));
         let thread = std::thread::spawn({
             let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
-            move || stream(&socket, to, interval, &stop, &sent)
+            let pause_us = Arc::clone(&pause_us);
+            move || stream(&socket, to, interval, &stop, &sent, &pause_us)
         });
-        Ok(Running { stop, sent, thread })
+        Ok(Running {
+            stop,
+            sent,
+            pause_us,
+            thread,
+        })
     }
 }
 
@@ -161,13 +175,14 @@ pub fn echo(socket: &UdpSocket, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Sends probes on a fixed schedule until told to stop, and reports.
+/// Sends probes on a fixed schedule until told to stop, and reports; told to pause, it is that much later from there on.
 pub fn stream(
     socket: &UdpSocket,
     to: SocketAddr,
     interval: Duration,
     stop: &AtomicBool,
     sent: &AtomicU64,
+    pause_us: &AtomicU64,
 ) -> Result<Report> {
     ask_for_ttl(socket)?;
     socket.set_read_timeout(Some(Duration::from_millis(50)))?;
@@ -177,8 +192,10 @@ pub fn stream(
         let receiver = scope.spawn(|| collect(socket, start, &ended));
         let mut departures = Vec::new();
         let mut unsendable = 0;
+        let mut paused = Duration::ZERO;
         while !stop.load(Ordering::Relaxed) {
-            let due = interval * departures.len() as u32;
+            paused += Duration::from_micros(pause_us.swap(0, Ordering::Relaxed));
+            let due = paused + interval * departures.len() as u32;
             std::thread::sleep(due.saturating_sub(start.elapsed()));
             let mut probe = [0; PROBE];
             probe[..8].copy_from_slice(&(departures.len() as u64).to_be_bytes());

@@ -4,7 +4,7 @@
 //! remembered only while some may linger: from the first packet after a change on. Knows nothing of links' states: whoever finds
 //! that a flow cannot stay has it [settle](Flowlets::settle).
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use wattle_dataplane::{Forwarding, Path};
@@ -18,7 +18,7 @@ const LONGEST: Micros = Micros::from_secs(5);
 const MAX_FLOWS: usize = 4_096;
 
 /// What packets have in common that must not overtake each other.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) struct Flow {
     /// Where they go: the destination, or a waypoint.
     pub(crate) target: NodeId,
@@ -38,7 +38,7 @@ pub(crate) struct Flowlets {
     unknown_until: Instant,
     /// When no flow has to be told from others any more.
     until: Instant,
-    flows: HashMap<Flow, Known>,
+    flows: BTreeMap<Flow, Known>,
 }
 
 #[derive(Debug, Clone, Copy)]

@@ -22,6 +22,8 @@ use crate::Host;
 
 /// Bytes of a probe: number, TTL seen by the echo, padding to what voice sends.
 const PROBE: usize = 172;
+/// What sockets of probes and echoes may hold.
+const SOCKET_BUFFER: usize = 8 << 20;
 /// How long an echo may take to count.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -116,6 +118,7 @@ impl Host {
     pub fn echo(&self, at: SocketAddr) -> Result<Echo> {
         let socket =
             self.inside(|| UdpSocket::bind(at).with_context(|| format!("echo at {at}")))?;
+        hold_what_waits(&socket)?;
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let stop = Arc::clone(&stop);
@@ -138,6 +141,7 @@ impl Host {
             0,
         );
         let socket = self.inside(|| Ok(UdpSocket::bind(any)?))?;
+        hold_what_waits(&socket)?;
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
         let pause_us = Arc::new(AtomicU64::new(0));
@@ -334,6 +338,11 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAd
     });
     let from = from.ok_or_else(|| io::Error::other("a datagram without a sender"))?;
     Ok((message.bytes, from, ttl))
+}
+
+/// Makes room for seconds of probes: a test that gets no processor for a while is no loss of the network.
+fn hold_what_waits(socket: &UdpSocket) -> Result<()> {
+    setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).context("a larger buffer")
 }
 
 fn is_pause(error: &io::Error) -> bool {

@@ -90,11 +90,8 @@ impl Worker {
         tx: &mut TxBatch,
     ) -> Result<(), Refused> {
         self.fits(now, destination, ip, packet.len())?;
-        let way = self.way(
-            destination,
-            flow::hash(ip, packet),
-            Marking::of_dscp(ip.dscp),
-        )?;
+        let marking = Marking::of_dscp(ip.dscp);
+        let way = self.way_of_flow(now, destination, flow::hash(ip, packet), marking)?;
         let write = |space: &mut [u8]| {
             space.get_mut(..packet.len())?.copy_from_slice(packet);
             Some(packet.len())
@@ -125,7 +122,7 @@ impl Worker {
         let hash = flow::hash(ip, &self.scratch);
         let marking = Marking::of_dscp(ip.dscp);
         let way = self
-            .way(destination, hash, marking)
+            .way_of_flow(now, destination, hash, marking)
             .map_err(|(reason, _)| reason)?;
         let sent = self.send_or_wait(now, destination, way, ip.length, tx)?;
         self.count_sent(now, way, sent);
@@ -192,16 +189,35 @@ impl Worker {
         let hop = self
             .hop(destination, (marking.class, flow), Envelope::Shortest, None)
             .map_err(unreachable)?;
+        Ok(self.way_over(hop, destination, flow, marking))
+    }
+
+    /// The way of a packet of a flow, which may stay where it was.
+    fn way_of_flow(
+        &mut self,
+        now: Instant,
+        destination: Slot,
+        flow: u32,
+        marking: Marking,
+    ) -> Result<Way, Refused> {
+        let course = (marking.class, flow);
+        match self.lingering(now, destination, course, Envelope::Shortest, None) {
+            Some(hop) => Ok(self.way_over(hop, destination, flow, marking)),
+            None => self.way(destination, flow, marking),
+        }
+    }
+
+    fn way_over(&self, hop: Hop, destination: Slot, flow: u32, marking: Marking) -> Way {
         if hop.next == destination {
-            return Ok(Way::Direct {
+            return Way::Direct {
                 to: hop.endpoint,
                 link: Some((hop.next, hop.carrier)),
-            });
+            };
         }
-        Ok(Way::Relayed {
+        Way::Relayed {
             hop,
             header: self.header(destination, flow, marking, hop.waypoints),
-        })
+        }
     }
 
     pub(crate) fn header(
@@ -234,7 +250,8 @@ impl Worker {
         tx: &mut TxBatch,
     ) -> Result<(), Refused> {
         self.fits(now, destination, &whole.ip(), whole.largest())?;
-        let way = self.way(destination, hash, Marking::of_dscp(whole.ip().dscp))?;
+        let marking = Marking::of_dscp(whole.ip().dscp);
+        let way = self.way_of_flow(now, destination, hash, marking)?;
         let mut sent = 0;
         for index in 0..whole.count() {
             let write = |space: &mut [u8]| whole.write(index, Checksum::Partial, space);

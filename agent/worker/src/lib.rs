@@ -14,6 +14,7 @@ mod channel;
 mod config;
 mod egress;
 mod event;
+mod flowlets;
 mod further;
 mod handover;
 mod handshake;

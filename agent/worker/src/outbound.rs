@@ -90,7 +90,8 @@ impl Worker {
         tx: &mut TxBatch,
     ) -> Result<(), Refused> {
         self.fits(now, destination, ip, packet.len())?;
-        let way = self.way(destination, flow::hash(ip, packet), Class::of_dscp(ip.dscp))?;
+        let class = Class::of_dscp(ip.dscp);
+        let way = self.way_of_flow(now, destination, flow::hash(ip, packet), class)?;
         let write = |space: &mut [u8]| {
             space.get_mut(..packet.len())?.copy_from_slice(packet);
             Some(packet.len())
@@ -121,7 +122,7 @@ impl Worker {
         let hash = flow::hash(ip, &self.scratch);
         let class = Class::of_dscp(ip.dscp);
         let way = self
-            .way(destination, hash, class)
+            .way_of_flow(now, destination, hash, class)
             .map_err(|(reason, _)| reason)?;
         let sent = self.send_or_wait(now, destination, way, ip.length, tx)?;
         self.count_sent(now, way, sent);
@@ -183,16 +184,34 @@ impl Worker {
         let hop = self
             .hop(destination, flow, Envelope::Shortest, None)
             .map_err(unreachable)?;
+        Ok(self.way_over(hop, destination, flow, class))
+    }
+
+    /// The way of a packet of a flow, which may stay where it was.
+    fn way_of_flow(
+        &mut self,
+        now: Instant,
+        destination: Slot,
+        flow: u32,
+        class: Class,
+    ) -> Result<Way, Refused> {
+        match self.lingering(now, destination, flow, Envelope::Shortest, None) {
+            Some(hop) => Ok(self.way_over(hop, destination, flow, class)),
+            None => self.way(destination, flow, class),
+        }
+    }
+
+    fn way_over(&self, hop: Hop, destination: Slot, flow: u32, class: Class) -> Way {
         if hop.next == destination {
-            return Ok(Way::Direct {
+            return Way::Direct {
                 to: hop.endpoint,
                 link: Some((hop.next, hop.carrier)),
-            });
+            };
         }
-        Ok(Way::Relayed {
+        Way::Relayed {
             hop,
             header: self.header(destination, flow, class, hop.waypoints),
-        })
+        }
     }
 
     pub(crate) fn header(
@@ -225,7 +244,8 @@ impl Worker {
         tx: &mut TxBatch,
     ) -> Result<(), Refused> {
         self.fits(now, destination, &whole.ip(), whole.largest())?;
-        let way = self.way(destination, hash, Class::of_dscp(whole.ip().dscp))?;
+        let class = Class::of_dscp(whole.ip().dscp);
+        let way = self.way_of_flow(now, destination, hash, class)?;
         let mut sent = 0;
         for index in 0..whole.count() {
             let write = |space: &mut [u8]| whole.write(index, Checksum::Partial, space);

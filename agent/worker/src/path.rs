@@ -1,11 +1,13 @@
-//! Choosing the link for a packet: the path's link for its flow, another of the path, the backup, the direct link.
+//! Choosing the link for a packet: the one its flow stays on, the path's link for its flow, another of the path, the backup,
+//! the direct link.
 //!
 //! A suspect link is passed over at once, without asking anybody; that is the whole of fast healing on this side.
 
 use wattle_dataplane::DropReason;
-use wattle_model::{Carrier, Endpoint, LinkId, LinkState, NodeIndex, Waypoint};
+use wattle_model::{Carrier, Endpoint, Instant, LinkId, LinkState, NodeIndex, Waypoint};
 use wattle_wire::frame::Waypoints;
 
+use crate::flowlets::Flow;
 use crate::table::Slot;
 use crate::worker::Worker;
 
@@ -68,6 +70,41 @@ impl Worker {
             }
         }
         Err(reason)
+    }
+
+    /// The next hop of a flow that stays where it was before the last change, while the link there is up and leads on.
+    pub(crate) fn lingering(
+        &mut self,
+        now: Instant,
+        target: Slot,
+        flow: u32,
+        envelope: Envelope,
+        avoid: Option<Slot>,
+    ) -> Option<Hop> {
+        if !self.flowlets.may_linger(now) {
+            return None;
+        }
+        let flow = Flow {
+            target: self.table[target].entry.id,
+            hash: flow,
+            share: own_share(flow, self.own_index),
+        };
+        let path = self.forwarding.path(flow.target)?;
+        let via = |link: LinkId| {
+            let (next, _) = self.table.by_link(link)?;
+            Some(self.table[next].entry.id)
+        };
+        let link = self.flowlets.link(now, flow, path, via)?;
+        let hop = match self.is_left(target, link) {
+            true => None,
+            false => self
+                .hop_over(link, target, LinkState::Up, envelope, avoid)
+                .ok(),
+        };
+        if hop.is_none() {
+            self.flowlets.settle(now, &flow);
+        }
+        hop
     }
 
     /// The hop to a neighbour over the first of its links that is up, for what may not go over anybody else.

@@ -95,7 +95,7 @@ impl Worker {
             .hop_limit
             .checked_sub(1)
             .ok_or(DropReason::HopLimit)?;
-        let Onward { hop, waypoints } = self.onward(from, &header)?;
+        let Onward { hop, waypoints } = self.onward(now, from, &header)?;
         let header = Header {
             hop_limit,
             waypoints,
@@ -122,7 +122,7 @@ impl Worker {
     }
 
     /// Where a frame goes on, with the waypoints that are then left.
-    fn onward(&mut self, from: Slot, header: &Header) -> Result<Onward, DropReason> {
+    fn onward(&mut self, now: Instant, from: Slot, header: &Header) -> Result<Onward, DropReason> {
         let course = Course {
             from,
             destination: header.destination,
@@ -148,7 +148,8 @@ impl Worker {
         // Never back to where it came from, unless a waypoint says so.
         let may_return = stop.is_some_and(|stop| !stop.direct);
         let avoid = (!may_return).then_some(from);
-        let hop = match straight {
+        let lingering = || self.lingering(now, target, header.flow, Envelope::Frame, avoid);
+        let hop = match straight.or_else(lingering) {
             Some(hop) => hop,
             None => self.hop(target, header.flow, Envelope::Frame, avoid)?,
         };

@@ -15,6 +15,7 @@ use wattle_tunnel::{Local, Shares};
 use crate::barrier::Owed;
 use crate::egress::Held;
 use crate::event::{Counters, LinkStatus, SessionStatus};
+use crate::flowlets::Flowlets;
 use crate::handover::Passed;
 use crate::lane::HeldBack;
 use crate::peer::Peer;
@@ -44,6 +45,8 @@ pub struct Worker {
     pub(crate) table: PeerTable,
     pub(crate) ownership: Ownership,
     pub(crate) forwarding: Arc<Forwarding>,
+    /// Flows that stay where they were before the last change.
+    pub(crate) flowlets: Flowlets,
     pub(crate) own_index: NodeIndex,
     pub(crate) fingerprint: u64,
     /// Where a packet lies while it is sealed.
@@ -84,6 +87,7 @@ impl Worker {
             table: PeerTable::default(),
             ownership: Ownership::default(),
             forwarding: Arc::default(),
+            flowlets: Flowlets::default(),
             own_index: NodeIndex::default(),
             fingerprint: 0,
             scratch: vec![0; SCRATCH],
@@ -218,6 +222,7 @@ impl Worker {
             self.icmp_tokens = ICMP_PER_SECOND;
             self.local.tick();
             self.shares.refill();
+            self.flowlets.tidy(now);
         }
         for slot in &slots {
             if tick {
@@ -297,7 +302,11 @@ impl Worker {
     }
 
     fn set_forwarding(&mut self, now: Instant, forwarding: Arc<Forwarding>) {
-        self.forwarding = forwarding;
+        let before = std::mem::replace(&mut self.forwarding, forwarding);
+        // What goes over a lane has one way only.
+        if self.lane_number().is_none() {
+            self.flowlets.changed(now, before);
+        }
         self.lanes_moved = true;
         self.dial_again(now);
     }

@@ -4,6 +4,7 @@
 //! fast channel too.
 
 mod channel;
+mod flowlets;
 mod lanes;
 mod ledger;
 mod malformed;

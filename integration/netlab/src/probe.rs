@@ -22,6 +22,8 @@ use crate::Host;
 
 /// Bytes of a probe: number, TTL seen by the echo, padding to what voice sends.
 const PROBE: usize = 172;
+/// What sockets of probes and echoes may hold.
+const SOCKET_BUFFER: usize = 8 << 20;
 /// How long an echo may take to count.
 const PATIENCE: Duration = Duration::from_secs(1);
 
@@ -67,6 +69,7 @@ impl Report {
 pub struct Running {
     stop: Arc<AtomicBool>,
     sent: Arc<AtomicU64>,
+    pause_us: Arc<AtomicU64>,
     thread: JoinHandle<Result<Report>>,
 }
 
@@ -77,6 +80,12 @@ impl Running {
         while self.sent.load(Ordering::Relaxed) < goal && !self.thread.is_finished() {
             std::thread::sleep(Duration::from_millis(1));
         }
+    }
+
+    /// Sends nothing for so long.
+    pub fn pause(&self, span: Duration) {
+        let micros = span.as_micros() as u64;
+        self.pause_us.store(micros, Ordering::Relaxed);
     }
 
     /// Ends the stream, waits for late echoes, and reports.
@@ -109,6 +118,7 @@ impl Host {
     pub fn echo(&self, at: SocketAddr) -> Result<Echo> {
         let socket =
             self.inside(|| UdpSocket::bind(at).with_context(|| format!("echo at {at}")))?;
+        hold_what_waits(&socket)?;
         let stop = Arc::new(AtomicBool::new(false));
         let thread = std::thread::spawn({
             let stop = Arc::clone(&stop);
@@ -131,13 +141,21 @@ impl Host {
             0,
         );
         let socket = self.inside(|| Ok(UdpSocket::bind(any)?))?;
+        hold_what_waits(&socket)?;
         let stop = Arc::new(AtomicBool::new(false));
         let sent = Arc::new(AtomicU64::new(0));
+        let pause_us = Arc::new(AtomicU64::new(0));
         let thread = std::thread::spawn({
             let (stop, sent) = (Arc::clone(&stop), Arc::clone(&sent));
-            move || stream(&socket, to, interval, &stop, &sent)
+            let pause_us = Arc::clone(&pause_us);
+            move || stream(&socket, to, interval, &stop, &sent, &pause_us)
         });
-        Ok(Running { stop, sent, thread })
+        Ok(Running {
+            stop,
+            sent,
+            pause_us,
+            thread,
+        })
     }
 }
 
@@ -161,13 +179,14 @@ pub fn echo(socket: &UdpSocket, stop: &AtomicBool) -> Result<()> {
     Ok(())
 }
 
-/// Sends probes on a fixed schedule until told to stop, and reports.
+/// Sends probes on a fixed schedule until told to stop, and reports; told to pause, it is that much later from there on.
 pub fn stream(
     socket: &UdpSocket,
     to: SocketAddr,
     interval: Duration,
     stop: &AtomicBool,
     sent: &AtomicU64,
+    pause_us: &AtomicU64,
 ) -> Result<Report> {
     ask_for_ttl(socket)?;
     socket.set_read_timeout(Some(Duration::from_millis(50)))?;
@@ -177,8 +196,10 @@ pub fn stream(
         let receiver = scope.spawn(|| collect(socket, start, &ended));
         let mut departures = Vec::new();
         let mut unsendable = 0;
+        let mut paused = Duration::ZERO;
         while !stop.load(Ordering::Relaxed) {
-            let due = interval * departures.len() as u32;
+            paused += Duration::from_micros(pause_us.swap(0, Ordering::Relaxed));
+            let due = paused + interval * departures.len() as u32;
             std::thread::sleep(due.saturating_sub(start.elapsed()));
             let mut probe = [0; PROBE];
             probe[..8].copy_from_slice(&(departures.len() as u64).to_be_bytes());
@@ -317,6 +338,11 @@ fn receive(socket: &UdpSocket, buffer: &mut [u8]) -> io::Result<(usize, SocketAd
     });
     let from = from.ok_or_else(|| io::Error::other("a datagram without a sender"))?;
     Ok((message.bytes, from, ttl))
+}
+
+/// Makes room for seconds of probes: a test that gets no processor for a while is no loss of the network.
+fn hold_what_waits(socket: &UdpSocket) -> Result<()> {
+    setsockopt(socket, sockopt::RcvBufForce, &SOCKET_BUFFER).context("a larger buffer")
 }
 
 fn is_pause(error: &io::Error) -> bool {

@@ -56,7 +56,14 @@ fn run(from: IpAddr, to: SocketAddr, interval: Duration, span: Duration, json: b
             std::thread::sleep(span);
             stop.store(true, Ordering::Relaxed);
         });
-        probe::stream(&socket, to, interval, &stop, &AtomicU64::new(0))
+        probe::stream(
+            &socket,
+            to,
+            interval,
+            &stop,
+            &AtomicU64::new(0),
+            &AtomicU64::new(0),
+        )
     })?;
     if json {
         serde_json::to_writer(std::io::stdout(), &report)?;

@@ -1,0 +1,187 @@
+//! Flows when a faster way comes in: none is reordered, and all take it in time.
+
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use wattle_netlab::probe::{Echo, Report};
+use wattle_netlab::{Host, Lab, Mesh, PATIENCE, Shape, eventually, story};
+
+const EACH: Duration = Duration::from_millis(1);
+const MEASURED: Duration = Duration::from_millis(500);
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_flow_takes_a_faster_way_in_its_next_pause_or_after_five_seconds_and_is_not_reordered() {
+    story("flowlets", |lab| {
+        let hosts = lab.hosts(["a", "b", "slow", "fast"])?;
+        let [a, b, slow, fast] = &hosts;
+        let mesh = two_ways(lab, &hosts, [[20, 20], [18, 18]])?;
+        let (there, _echo) = echo(&mesh, b)?;
+        let flow = || a.probe(there, EACH);
+        let (pausing, ending, lasting) = (flow()?, flow()?, flow()?);
+        lasting.wait_for(500);
+        let one = rate(a, slow)? / 3.0;
+        let flows = || -> Result<[f64; 2]> { Ok([rate(a, slow)? / one, rate(a, fast)? / one]) };
+        let before = detours(&mesh, &hosts)?;
+
+        let after = come_in(lab, &mesh, &hosts)?;
+        after(500);
+        let amid = flows()?;
+        pausing.pause(Duration::from_millis(100));
+        after(2_000);
+        let paused = flows()?;
+        let ended = [pausing, ending].map(|flow| std::thread::spawn(|| flow.stop()));
+        after(3_600);
+        let alone = flows()?;
+        after(5_500);
+        let moved = flows()?;
+        let lasting = lasting.stop()?;
+        let ended = ended.into_iter().map(|flow| flow.join().expect("no panic"));
+        let ended = ended.collect::<Result<Vec<_>>>()?;
+
+        let detours = detours(&mesh, &hosts)? - before;
+        eprintln!("amid {amid:.2?}, paused {paused:.2?}, alone {alone:.2?}, moved {moved:.2?}");
+        for report in ended.iter().chain([&lasting]) {
+            tell(report);
+        }
+        let dropped = hosts.iter().map(|host| dropped(&mesh, host));
+        let dropped = dropped.collect::<Result<Vec<_>>>()?;
+        eprintln!("{detours} packets by detours, dropped {dropped:?}");
+        for (found, due) in [
+            (amid, [3.0, 0.0]),
+            (paused, [2.0, 1.0]),
+            (alone, [1.0, 0.0]),
+            (moved, [0.0, 1.0]),
+        ] {
+            let is_off = |(found, due): (f64, f64)| (found - due).abs() > 0.45;
+            let is_off = found.into_iter().zip(due).any(is_off);
+            ensure!(!is_off, "flows over slow and fast: {found:?}, not {due:?}");
+        }
+        for report in &ended {
+            assert_eq!((report.lost, report.reordered), (0, 0), "{report:?}");
+        }
+        assert_eq!(lasting.lost, 0, "{lasting:?}");
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
+fn a_way_that_is_so_much_faster_that_flows_cannot_be_shared_is_taken_at_once() {
+    story("faster", |lab| {
+        let hosts = lab.hosts(["a", "b", "slow", "fast"])?;
+        let [a, b, slow, fast] = &hosts;
+        let mesh = two_ways(lab, &hosts, [[37, 3], [5, 5]])?;
+        let (there, _echo) = echo(&mesh, b)?;
+        let flow = a.probe(there, EACH)?;
+        flow.wait_for(500);
+        let one = rate(a, slow)?;
+        let after = come_in(lab, &mesh, &hosts)?;
+        after(200);
+        let flows = [rate(a, slow)? / one, rate(a, fast)? / one];
+        let report = flow.stop()?;
+        tell(&report);
+        ensure!(flows[0] < 0.1 && flows[1] > 0.6, "{flows:?}");
+        assert_eq!(report.lost, 0, "{report:?}");
+        Ok(())
+    });
+}
+
+/// Two nodes and two relays between them, with the milliseconds that the links of each take; the first link of the second is
+/// cut.
+fn two_ways(lab: &mut Lab, hosts: &[Host; 4], millis: [[u64; 2]; 2]) -> Result<Mesh> {
+    let [a, b, slow, fast] = hosts;
+    for (relay, [near, far]) in [slow, fast].into_iter().zip(millis) {
+        lab.wire(a, relay, Shape::delay(Duration::from_millis(near)))?;
+        lab.wire(relay, b, Shape::delay(Duration::from_millis(far)))?;
+    }
+    // Of 256 parts the faster way takes all but two or three.
+    let mesh = lab.mesh("flowlets", &[a, b, slow, fast]);
+    let mesh = mesh
+        .setting("quic_port = \"off\"")
+        .setting("[[links]]\npeer = \"fast\"\nweight = 100");
+    let mesh = mesh.start()?;
+    lab.cut(a, fast)?;
+    eventually("the slow way is taken", PATIENCE, || {
+        Ok(first_relays(&mesh, a, b)? == ["slow", "slow"])
+    })?;
+    mesh.wait_settled(PATIENCE)?;
+    // Frames alone, since what agents say to each other is no flow's; in bytes, since several may leave at once.
+    for relay in [slow, fast] {
+        let name = relay.name();
+        a.nft(&format!(
+            "add table inet flows
+            add counter inet flows {name}
+            add chain inet flows out {{ type filter hook output priority 0; }}
+            add rule inet flows out oifname {name} meta l4proto udp @th,64,8 0x57 counter name {name}"
+        ))?;
+    }
+    Ok(mesh)
+}
+
+/// Mends the link that is cut; waits until so many milliseconds after both ends prefer the faster way.
+fn come_in(lab: &mut Lab, mesh: &Mesh, hosts: &[Host; 4]) -> Result<impl Fn(u64) + use<>> {
+    let [a, b, _, fast] = hosts;
+    lab.heal(a, fast)?;
+    eventually("the fast way is preferred", PATIENCE, || {
+        Ok(first_relays(mesh, a, b)? == ["fast", "fast"])
+    })?;
+    let changed = Instant::now();
+    Ok(move |millis| {
+        let due = changed + Duration::from_millis(millis);
+        std::thread::sleep(due.saturating_duration_since(Instant::now()));
+    })
+}
+
+fn tell(report: &Report) {
+    eprintln!(
+        "{} of {} lost, {} reordered, ttl {:?} {:?}",
+        report.lost, report.sent, report.reordered, report.ttl, report.ttl_there
+    );
+}
+
+/// Packets that an agent dropped, for whatever reason.
+fn dropped(mesh: &Mesh, host: &Host) -> Result<u64> {
+    Ok(mesh
+        .metrics(host)?
+        .sum("wattle_worker_dropped_packets_total", ""))
+}
+
+/// Bytes of frames that a host sends to a relay in a second.
+fn rate(host: &Host, relay: &Host) -> Result<f64> {
+    let sent = || -> Result<u64> {
+        let listed = host.sh(&format!("nft list counter inet flows {}", relay.name()))?;
+        let mut words = listed.split_whitespace();
+        let count = words.by_ref().skip_while(|word| *word != "bytes").nth(1);
+        Ok(count.context("no count")?.parse()?)
+    };
+    let (began, before) = (Instant::now(), sent()?);
+    std::thread::sleep(MEASURED);
+    Ok((sent()? - before) as f64 / began.elapsed().as_secs_f64())
+}
+
+/// The relays that two nodes prefer for each other.
+fn first_relays(mesh: &Mesh, a: &Host, b: &Host) -> Result<[String; 2]> {
+    let relay = |from: &Host, to: &Host| -> Result<String> {
+        let path = mesh.data(from, &["path", to.name()])?;
+        let relay = path["ways"][0]["hops"][0]["to"]["name"].as_str();
+        Ok(relay.context("no relay")?.to_owned())
+    };
+    Ok([relay(a, b)?, relay(b, a)?])
+}
+
+/// Packets that went around a suspect link.
+fn detours(mesh: &Mesh, hosts: &[Host]) -> Result<u64> {
+    let each = hosts.iter().map(|host| {
+        mesh.metrics(host)?
+            .get("wattle_worker_backup_packets_total")
+    });
+    each.sum()
+}
+
+/// An echo at the overlay address of a node.
+fn echo(mesh: &Mesh, host: &Host) -> Result<(SocketAddr, Echo)> {
+    let at = SocketAddr::new(mesh.address(host)?, 7);
+    Ok((at, host.echo(at)?))
+}

@@ -46,6 +46,9 @@ pub struct Report {
     pub outage_ms: f64,
     /// All runs of unanswered probes: when it began after the start of the stream, how long it was, in milliseconds.
     pub outages_ms: Vec<(f64, f64)>,
+    /// The longest time in which no probe was sent, or no answer came, in milliseconds: what is more than the interval is a pause
+    /// of the stream, by its own wish or because it got no processor, or an outage.
+    pub pause_ms: f64,
     /// Round trips in microseconds: median, 99th percentile, longest.
     pub rtt_us: [u64; 3],
     /// With which TTL how many echoes arrived.
@@ -290,6 +293,12 @@ fn judge(
         .iter()
         .map(|(_, span)| *span)
         .fold(0.0, f64::max);
+    let came: Vec<Duration> = arrivals.iter().map(|arrival| arrival.at).collect();
+    let pauses = [departures, &came].map(|times| {
+        let pauses = times.windows(2).map(|two| two[1].saturating_sub(two[0]));
+        pauses.max().unwrap_or_default().as_secs_f64() * 1e3
+    });
+    report.pause_ms = pauses[0].max(pauses[1]);
     round_trips.sort_unstable();
     let at = |share: f64| {
         let index = (round_trips.len() as f64 * share) as usize;
@@ -372,6 +381,8 @@ mod tests {
         assert_eq!((report.duplicated, report.reordered), (1, 1));
         assert_eq!(report.outages_ms, [(40.0, 30.0), (80.0, 10.0)]);
         assert_eq!(report.outage_ms, 30.0);
+        // Between the answers to 2 and to 7.
+        assert_eq!(report.pause_ms, 50.0);
         assert_eq!(report.rtt_us, [300, 300, 300]);
         assert_eq!(report.usual_ttl(), Some(63));
     }

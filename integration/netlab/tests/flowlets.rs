@@ -3,66 +3,32 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use wattle_netlab::probe::{Echo, Report};
 use wattle_netlab::{Host, Lab, Mesh, PATIENCE, Shape, eventually, story};
 
 const EACH: Duration = Duration::from_millis(1);
 const MEASURED: Duration = Duration::from_millis(500);
+/// Flows of a machine that stalls as long as this may have paused for 50 ms where it matters.
+const STALL_MS: f64 = 30.0;
+const ATTEMPTS: usize = 6;
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]
 fn a_flow_takes_a_faster_way_in_its_next_pause_or_after_five_seconds_and_is_not_reordered() {
     story("flowlets", |lab| {
         let hosts = lab.hosts(["a", "b", "slow", "fast"])?;
-        let [a, b, slow, fast] = &hosts;
+        let [a, b, _, fast] = &hosts;
         let mesh = two_ways(lab, &hosts, [[20, 20], [18, 18]])?;
         let (there, _echo) = echo(&mesh, b)?;
-        let flow = || a.probe(there, EACH);
-        let (pausing, ending, lasting) = (flow()?, flow()?, flow()?);
-        lasting.wait_for(500);
-        let one = rate(a, slow)? / 3.0;
-        let flows = || -> Result<[f64; 2]> { Ok([rate(a, slow)? / one, rate(a, fast)? / one]) };
-        let before = detours(&mesh, &hosts)?;
-
-        let after = come_in(lab, &mesh, &hosts)?;
-        after(500);
-        let amid = flows()?;
-        pausing.pause(Duration::from_millis(100));
-        after(2_000);
-        let paused = flows()?;
-        let ended = [pausing, ending].map(|flow| std::thread::spawn(|| flow.stop()));
-        after(3_600);
-        let alone = flows()?;
-        after(5_500);
-        let moved = flows()?;
-        let lasting = lasting.stop()?;
-        let ended = ended.into_iter().map(|flow| flow.join().expect("no panic"));
-        let ended = ended.collect::<Result<Vec<_>>>()?;
-
-        let detours = detours(&mesh, &hosts)? - before;
-        eprintln!("amid {amid:.2?}, paused {paused:.2?}, alone {alone:.2?}, moved {moved:.2?}");
-        for report in ended.iter().chain([&lasting]) {
-            tell(report);
+        for _ in 0..ATTEMPTS {
+            if a_faster_way_comes_in(lab, &mesh, &hosts, there)? == Outcome::Judged {
+                return Ok(());
+            }
+            lab.cut(a, fast)?;
+            slow_way_is_taken(&mesh, a, b)?;
         }
-        let dropped = hosts.iter().map(|host| dropped(&mesh, host));
-        let dropped = dropped.collect::<Result<Vec<_>>>()?;
-        eprintln!("{detours} packets by detours, dropped {dropped:?}");
-        for (found, due) in [
-            (amid, [3.0, 0.0]),
-            (paused, [2.0, 1.0]),
-            (alone, [1.0, 0.0]),
-            (moved, [0.0, 1.0]),
-        ] {
-            let is_off = |(found, due): (f64, f64)| (found - due).abs() > 0.45;
-            let is_off = found.into_iter().zip(due).any(is_off);
-            ensure!(!is_off, "flows over slow and fast: {found:?}, not {due:?}");
-        }
-        for report in &ended {
-            assert_eq!((report.lost, report.reordered), (0, 0), "{report:?}");
-        }
-        assert_eq!(lasting.lost, 0, "{lasting:?}");
-        Ok(())
+        bail!("the machine stalled in each of {ATTEMPTS} attempts")
     });
 }
 
@@ -88,6 +54,72 @@ fn a_way_that_is_so_much_faster_that_flows_cannot_be_shared_is_taken_at_once() {
     });
 }
 
+/// Whether an attempt says something.
+#[derive(Debug, PartialEq)]
+enum Outcome {
+    Judged,
+    /// For want of a processor the flow paused, or a link was suspected.
+    Stalled,
+}
+
+/// A flow that pauses, one that ends and one that does neither while the faster way comes in.
+fn a_faster_way_comes_in(
+    lab: &mut Lab,
+    mesh: &Mesh,
+    hosts: &[Host; 4],
+    there: SocketAddr,
+) -> Result<Outcome> {
+    let [a, _, slow, fast] = hosts;
+    let flow = || a.probe(there, EACH);
+    let (pausing, ending, lasting) = (flow()?, flow()?, flow()?);
+    lasting.wait_for(500);
+    let one = rate(a, slow)? / 3.0;
+    let flows = || -> Result<[f64; 2]> { Ok([rate(a, slow)? / one, rate(a, fast)? / one]) };
+    let before = detours(mesh, hosts)?;
+
+    let after = come_in(lab, mesh, hosts)?;
+    after(500);
+    let amid = flows()?;
+    pausing.pause(Duration::from_millis(100));
+    after(2_000);
+    let paused = flows()?;
+    let ended = [pausing, ending].map(|flow| std::thread::spawn(|| flow.stop()));
+    after(3_600);
+    let alone = flows()?;
+    after(5_500);
+    let moved = flows()?;
+    let lasting = lasting.stop()?;
+    let ended = ended
+        .into_iter()
+        .map(|flow| flow.join().expect("no panic"))
+        .collect::<Result<Vec<_>>>()?;
+
+    let detours = detours(mesh, hosts)? - before;
+    eprintln!("amid {amid:.2?}, paused {paused:.2?}, alone {alone:.2?}, moved {moved:.2?}");
+    ended.iter().chain([&lasting]).for_each(tell);
+    let dropped = hosts.iter().map(|host| dropped(mesh, host));
+    let dropped = dropped.collect::<Result<Vec<_>>>()?;
+    eprintln!("{detours} packets by detours, dropped {dropped:?}");
+    if detours > 0 || lasting.pause_ms > STALL_MS {
+        return Ok(Outcome::Stalled);
+    }
+    for (found, due) in [
+        (amid, [3.0, 0.0]),
+        (paused, [2.0, 1.0]),
+        (alone, [1.0, 0.0]),
+        (moved, [0.0, 1.0]),
+    ] {
+        let is_off = |(found, due): (f64, f64)| (found - due).abs() > 0.45;
+        let is_off = found.into_iter().zip(due).any(is_off);
+        ensure!(!is_off, "flows over slow and fast: {found:?}, not {due:?}");
+    }
+    for report in &ended {
+        assert_eq!((report.lost, report.reordered), (0, 0), "{report:?}");
+    }
+    assert_eq!(lasting.lost, 0, "{lasting:?}");
+    Ok(Outcome::Judged)
+}
+
 /// Two nodes and two relays between them, with the milliseconds that the links of each take; the first link of the second is
 /// cut.
 fn two_ways(lab: &mut Lab, hosts: &[Host; 4], millis: [[u64; 2]; 2]) -> Result<Mesh> {
@@ -103,10 +135,7 @@ fn two_ways(lab: &mut Lab, hosts: &[Host; 4], millis: [[u64; 2]; 2]) -> Result<M
         .setting("[[links]]\npeer = \"fast\"\nweight = 100");
     let mesh = mesh.start()?;
     lab.cut(a, fast)?;
-    eventually("the slow way is taken", PATIENCE, || {
-        Ok(first_relays(&mesh, a, b)? == ["slow", "slow"])
-    })?;
-    mesh.wait_settled(PATIENCE)?;
+    slow_way_is_taken(&mesh, a, b)?;
     // Frames alone, since what agents say to each other is no flow's; in bytes, since several may leave at once.
     for relay in [slow, fast] {
         let name = relay.name();
@@ -118,6 +147,13 @@ fn two_ways(lab: &mut Lab, hosts: &[Host; 4], millis: [[u64; 2]; 2]) -> Result<M
         ))?;
     }
     Ok(mesh)
+}
+
+fn slow_way_is_taken(mesh: &Mesh, a: &Host, b: &Host) -> Result<()> {
+    eventually("the slow way is taken", PATIENCE, || {
+        Ok(first_relays(mesh, a, b)? == ["slow", "slow"])
+    })?;
+    mesh.wait_settled(PATIENCE)
 }
 
 /// Mends the link that is cut; waits until so many milliseconds after both ends prefer the faster way.
@@ -136,8 +172,8 @@ fn come_in(lab: &mut Lab, mesh: &Mesh, hosts: &[Host; 4]) -> Result<impl Fn(u64)
 
 fn tell(report: &Report) {
     eprintln!(
-        "{} of {} lost, {} reordered, ttl {:?} {:?}",
-        report.lost, report.sent, report.reordered, report.ttl, report.ttl_there
+        "{} of {} lost, {} reordered, longest pause {:.0} ms, ttl {:?} {:?}",
+        report.lost, report.sent, report.reordered, report.pause_ms, report.ttl, report.ttl_there
     );
 }
 

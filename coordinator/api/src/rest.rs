@@ -75,7 +75,7 @@ pub struct Network {
     pub revision: u64,
     /// `seq` of the newest topology event.
     pub last_seq: u64,
-    /// `seq` up to which events are in Kafka; `null` without Kafka.
+    /// `seq` up to which Kafka has everything, events and state; `null` without Kafka.
     pub mirrored_seq: Option<u64>,
 }
 

@@ -217,7 +217,7 @@ async fn network(State(api): Shared) -> Json<Network> {
         mirrored_seq: api
             .mirror
             .as_ref()
-            .map(|mirror| mirror.status().committed_seq),
+            .map(|mirror| mirror.status().mirrored_seq()),
     })
 }
 

@@ -171,6 +171,7 @@ impl<O: Outbox> Worker<O> {
         }
         session.position = write(&session.producer, &session.context, claim)?;
         self.tell_truncation(&mut session, &truncated)?;
+        self.board.reached(&session.position);
         if let Some(topic) = found.lost {
             tracing::warn!(
                 topic,
@@ -180,7 +181,6 @@ impl<O: Outbox> Worker<O> {
             self.snapshots
                 .want(Instant::now(), SnapshotReason::TopicLost);
         }
-        self.board.resumed(session.position.last_seq);
         tracing::info!(
             seq = session.position.last_seq,
             term = self.config.term,
@@ -291,6 +291,7 @@ impl<O: Outbox> Worker<O> {
             &table,
             &session.complaints,
         )?;
+        self.board.reached(&session.position);
         session.existing.state_made = false;
         self.snapshots.hold(picture, reason);
         Ok(())
@@ -354,14 +355,12 @@ impl<O: Outbox> Worker<O> {
         }
         self.board.outbox(session.position.last_seq + waits as u64);
         let (events, dead) = (batch.events, batch.dead);
-        let told = (batch.after.notices, batch.after.snapshot);
         session.position = write(&session.producer, context, batch)?;
         let delivered = session.complaints.delivered();
         session.position.offsets.clone_from(&delivered.events);
         session.position.state_offsets.clone_from(&delivered.state);
         drop(delivered);
-        self.board
-            .committed(session.position.last_seq, events, dead, told);
+        self.board.committed(&session.position, events, dead);
         self.pause = FIRST_PAUSE;
         Ok(())
     }

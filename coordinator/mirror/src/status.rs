@@ -9,6 +9,7 @@ use wattle_api::snapshot::SnapshotId;
 
 use crate::Config;
 use crate::error::MirrorError;
+use crate::position::Position;
 
 /// What the mirror is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +40,10 @@ pub struct Status {
     pub term: u64,
     /// The last event that is in Kafka for certain; 0 before the position is known.
     pub committed_seq: u64,
+    /// The last event that the state topic shows. It is behind while the topic has to be written from the whole topology,
+    /// and ahead while lost events are written anew.
+    #[serde(default)]
+    pub state_seq: u64,
     /// The newest event of the outbox that it has heard of.
     pub outbox_seq: u64,
     /// Events that wait.
@@ -91,6 +96,11 @@ pub struct Metric {
 }
 
 impl Status {
+    /// The last event that both the events and the state topic have.
+    pub fn mirrored_seq(&self) -> u64 {
+        self.committed_seq.min(self.state_seq)
+    }
+
     /// The numbers of the status for Prometheus.
     pub fn metrics(&self) -> Vec<Metric> {
         let gauge = |name, help, value| Metric {
@@ -121,6 +131,11 @@ impl Status {
                 "wattle_mirror_committed_seq",
                 "Last event that Kafka has.",
                 self.committed_seq,
+            ),
+            gauge(
+                "wattle_mirror_state_seq",
+                "Last event that the state topic shows.",
+                self.state_seq,
             ),
             counter(
                 "wattle_mirror_events_total",
@@ -183,6 +198,7 @@ impl Board {
             events_topic: config.kafka.topics_of(&config.network_name).events,
             term: config.term,
             committed_seq: 0,
+            state_seq: 0,
             outbox_seq: 0,
             lag: 0,
             committed_at: None,
@@ -237,26 +253,21 @@ impl Board {
     }
 
     /// The position is known.
-    pub(crate) fn resumed(&self, seq: u64) {
+    pub(crate) fn reached(&self, position: &Position) {
         let mut status = self.status();
         status.state = State::Running;
-        status.committed_seq = seq;
-        status.lag = status.outbox_seq.saturating_sub(seq);
+        status.committed_seq = position.last_seq;
+        status.state_seq = position.state_seq;
+        status.lag = status.outbox_seq.saturating_sub(position.last_seq);
+        status.notices = position.notices;
+        status.snapshot = position.snapshot;
     }
 
     /// A transaction with so many events went through.
-    pub(crate) fn committed(
-        &self,
-        seq: u64,
-        events: u64,
-        dead: u64,
-        (notices, snapshot): (u64, Option<SnapshotId>),
-    ) {
-        self.resumed(seq);
+    pub(crate) fn committed(&self, position: &Position, events: u64, dead: u64) {
+        self.reached(position);
         let mut status = self.status();
         status.dead_letters += dead;
-        status.notices = notices;
-        status.snapshot = snapshot;
         status.committed_at = Some(now());
         status.transactions += 1;
         status.events += events;

@@ -1,5 +1,6 @@
 //! The whole way of an event: agents that speak the real protocol, the real coordinator in a process of its own, a real
-//! broker, and `kcat`. Both processes are killed with -9 amid ten thousand events, the coordinator's disk is full. `sudo tools/test kafka` runs it.
+//! broker, and `kcat`. Both processes are killed with -9 amid ten thousand events, the outbox runs over, the
+//! coordinator's disk is full. `sudo tools/test kafka` runs it.
 
 #![expect(
     clippy::unwrap_used,
@@ -9,13 +10,15 @@
 mod disk;
 mod fleet;
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
 use std::process::{Child, Stdio};
 use std::sync::mpsc::{self, Receiver};
 use std::time::Instant;
 
 use serde_json::Value;
-use wattle_api::stream::Kafka;
+use wattle_api::gap::{GAP_KEY, GapReason, GapRecord};
+use wattle_api::stream::{HEADER_SEQ, Kafka};
 use wattle_netlab::answer::{entities, json_lines, wattle_topology};
 use wattle_netlab::kafka::{Access, Broker};
 use wattle_topology::{Source, verify};
@@ -24,6 +27,8 @@ use crate::disk::Disk;
 use crate::fleet::{Agent, Coordinator, Fleet, PATIENCE, TOPIC, block_on, kcat_agrees};
 
 const EVENTS: u64 = 10_000;
+/// The smallest limit that an outbox can have.
+const MAX_EVENTS: u64 = 10_000;
 const COORDINATOR_KILLS: u64 = 20;
 /// The broker is killed with every fourth kill of the coordinator: five times.
 const BROKER_EVERY: u64 = 4;
@@ -111,6 +116,55 @@ fn kcat_sees_nodes_and_links_come_and_go_while_they_do() {
     );
 }
 
+/// The outbox's limit is looked at each half minute, so it is passed by far before the oldest events go.
+#[test]
+#[ignore = "needs a Kafka broker: run by tools/test kafka"]
+fn an_outbox_that_is_full_gives_up_its_oldest_events_and_every_reader_can_tell_which() {
+    let limits = format!("[outbox]\nkeep_events = 1000\nmax_events = {MAX_EVENTS}\n");
+    let mut broker = Broker::start(Access::Open).unwrap();
+    let coordinator = Coordinator::start_with(&broker, None, &limits);
+    let fleet = Fleet::join(&coordinator);
+    coordinator.until(|network| network["mirrored_seq"].as_u64() >= Some(500));
+    broker.kill().unwrap();
+    let away = coordinator.until(|network| network["last_seq"].as_u64() >= Some(1_000));
+    let last_known = away["mirrored_seq"].as_u64().unwrap();
+    coordinator
+        .until(|network| network["last_seq"].as_u64() >= Some(last_known + MAX_EVENTS + 1_000));
+    fleet.stop();
+    let last = coordinator.last_of_all();
+    let first_kept = last - MAX_EVENTS + 1;
+    let kept = format!("events?limit=1&after={}", first_kept - 1);
+    let given_up = format!("events?limit=1&after={}", first_kept - 2);
+    coordinator.eventually("the oldest events are given up", || {
+        coordinator.curl(&[], &given_up).contains("no longer kept")
+    });
+    let oldest: Value = serde_json::from_str(&coordinator.curl(&[], &kept)).unwrap();
+    assert_eq!(oldest["items"][0]["source"]["seq"], first_kept);
+
+    broker.restart().unwrap();
+    coordinator.until(|network| network["mirrored_seq"] == network["last_seq"]);
+    let (missing, seqs) = gap_of(&broker);
+    assert_eq!(
+        (missing.last_seq, missing.reason),
+        (first_kept - 1, GapReason::OutboxLimit)
+    );
+    // What was written right before the broker went may be known to nobody but the topics.
+    assert!(missing.first_seq > last_known, "{missing:?}, {last_known}");
+    let expected = (1..missing.first_seq).chain(first_kept..=last);
+    assert_eq!(seqs, expected.collect(), "kcat sees what is not missing");
+    readers_agree(
+        &broker,
+        &coordinator,
+        missing.last_seq - missing.first_seq + 1,
+    );
+    let audit = broker.kcat("wattle.lab.audit.v1").unwrap();
+    let mut notes = audit.iter().filter_map(|record| record.value.as_deref());
+    assert!(
+        notes.any(|note| note.contains("outbox_dropped")),
+        "{audit:?}"
+    );
+}
+
 /// What is lost on the way to a full disk is never lost: agents say it anew.
 #[test]
 #[ignore = "needs root and a Kafka broker: run by tools/test kafka"]
@@ -167,6 +221,42 @@ fn a_coordinator_whose_disk_is_full_waits_for_room_and_loses_and_doubles_nothing
     let network = coordinator.until(|network| network["mirrored_seq"] == network["last_seq"]);
     kcat_agrees(&broker, network["last_seq"].as_u64().unwrap());
     readers_agree(&broker, &coordinator, 0);
+}
+
+/// The gap that all partitions tell of, and the events that are there, as kcat sees them.
+fn gap_of(broker: &Broker) -> (GapRecord, BTreeSet<u64>) {
+    let (gaps, events): (Vec<_>, Vec<_>) = broker
+        .kcat(TOPIC)
+        .unwrap()
+        .into_iter()
+        .partition(|record| record.key == GAP_KEY);
+    let told: BTreeMap<i32, GapRecord> = gaps
+        .iter()
+        .map(|gap| {
+            (
+                gap.partition,
+                serde_json::from_str(gap.value.as_deref().unwrap()).unwrap(),
+            )
+        })
+        .collect();
+    assert_eq!(gaps.len(), told.len(), "one for each partition");
+    let gap = told.values().next().expect("a gap is told").clone();
+    let same =
+        |other: &GapRecord| (other.first_seq, other.last_seq) == (gap.first_seq, gap.last_seq);
+    assert!(told.values().all(same), "{told:?}");
+    assert!(
+        events
+            .iter()
+            .all(|event| told.contains_key(&event.partition)),
+        "{told:?}"
+    );
+    let seqs: Vec<u64> = events
+        .iter()
+        .map(|event| event.number(HEADER_SEQ).unwrap())
+        .collect();
+    let different: BTreeSet<u64> = seqs.iter().copied().collect();
+    assert_eq!(seqs.len(), different.len(), "kcat sees some twice");
+    (gap, different)
 }
 
 /// The readers find nothing wrong but what they were told is missing, and the topology in Kafka is the coordinator's.

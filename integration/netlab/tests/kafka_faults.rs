@@ -105,7 +105,7 @@ fn a_topic_that_is_deleted_is_written_anew_with_a_snapshot() {
         mirror.status().lost_topics > 1
     });
     wait_until(&mirror, 700);
-    eventually("the state is whole", || state_table(&broker) == told(700));
+    assert_eq!(state_table(&broker), told(700));
     assert_exactly_once(&broker, 700);
     eventually("a snapshot tells of it", || {
         snapshots(&broker).iter().any(|(_, reason)| {
@@ -154,7 +154,7 @@ fn a_topic_that_was_made_anew_between_two_reigns_is_noticed_by_its_ends() {
     let mirror = start(&broker, 3, &outbox);
     wait_until(&mirror, 310);
     assert_exactly_once(&broker, 310);
-    eventually("the state is whole", || state_table(&broker) == told(310));
+    assert_eq!(state_table(&broker), told(310));
 }
 
 #[test]
@@ -221,7 +221,7 @@ fn events_that_were_given_up_are_named_and_the_state_is_right_all_the_same() {
         .map(|record| record.number(HEADER_SEQ).unwrap())
         .collect();
     assert_eq!(seqs, (1..=100).chain(291..=330).collect());
-    eventually("the state is whole", || state_table(&broker) == told(330));
+    assert_eq!(state_table(&broker), told(330));
     let snapshot = complete_snapshot(&broker);
     assert_eq!(
         (snapshot.reason, snapshot.entities),

@@ -136,6 +136,19 @@ impl Coordinator {
         }
     }
 
+    /// The last event, once no agent is there and no more comes: measurements that are held back come within a second.
+    pub(crate) fn last_of_all(&self) -> u64 {
+        let last = || self.until(|_| true)["last_seq"].as_u64().unwrap();
+        let mut found = last();
+        loop {
+            std::thread::sleep(Duration::from_secs(3));
+            match last() {
+                same if same == found => return found,
+                later => found = later,
+            }
+        }
+    }
+
     /// Waits until something holds.
     pub(crate) fn eventually(&self, what: &str, holds: impl Fn() -> bool) {
         let deadline = Instant::now() + PATIENCE;

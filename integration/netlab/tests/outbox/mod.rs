@@ -32,10 +32,10 @@ pub(crate) fn config(kafka: Kafka, term: u64) -> Config {
 
 pub(crate) fn wait_until(mirror: &Mirror, seq: u64) {
     let deadline = Instant::now() + PATIENCE;
-    while mirror.status().committed_seq < seq {
+    while mirror.status().mirrored_seq() < seq {
         assert!(
             Instant::now() < deadline,
-            "{seq} is not committed: {:#?}",
+            "{seq} is not mirrored: {:#?}",
             mirror.status()
         );
         std::thread::sleep(Duration::from_millis(2));

@@ -5,14 +5,16 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use rdkafka::consumer::Consumer as _;
-use rdkafka::message::Message as _;
+use rdkafka::consumer::{BaseConsumer, Consumer as _};
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
+use rdkafka::message::{BorrowedMessage, Message as _};
+use rdkafka::{Offset, TopicPartitionList};
 use wattle_api::slots::{SlotMapRecord, SlotVersion, SlotsInForce, slots_key};
 use wattle_api::stream::FILLER_KEY;
 
 use crate::batch::Batch;
 use crate::client::Complaints;
-use crate::ends::Ends;
+use crate::ends::{Ends, is_passing, watermarks};
 use crate::error::MirrorError;
 use crate::outbox::Outbox;
 use crate::position::{Position, in_progress};
@@ -50,8 +52,11 @@ pub(crate) fn table(
         config: &context.config,
         complaints,
     };
+    // One for all partitions: each takes half a second to find its brokers.
+    let consumer = ends.consumer("read_committed")?;
     for partition in 0..existing.partitions as u32 {
-        ends.each(&context.topics.state, partition as i32, |message| {
+        let place = (context.topics.state.as_str(), partition as i32);
+        ends.each(&consumer, place, |message| {
             let key = String::from_utf8_lossy(message.key().unwrap_or_default()).into_owned();
             if key == FILLER_KEY {
                 return;
@@ -205,17 +210,16 @@ impl Ends<'_> {
     /// Shows every committed record of a partition.
     fn each(
         &self,
-        topic: &str,
-        partition: i32,
-        mut show: impl FnMut(&rdkafka::message::BorrowedMessage<'_>),
+        consumer: &BaseConsumer<Complaints>,
+        (topic, partition): (&str, i32),
+        mut show: impl FnMut(&BorrowedMessage<'_>),
     ) -> Result<(), MirrorError> {
         let doing = format!("read {topic}");
-        let consumer = self.consumer("read_committed")?;
         let explain = |error| self.complaints.explain(&doing, error);
-        let (low, _) = crate::ends::watermarks(&consumer, topic, partition).map_err(explain)?;
-        let mut assignment = rdkafka::TopicPartitionList::new();
+        let (low, _) = watermarks(consumer, topic, partition).map_err(explain)?;
+        let mut assignment = TopicPartitionList::new();
         assignment
-            .add_partition_offset(topic, partition, rdkafka::Offset::Offset(low))
+            .add_partition_offset(topic, partition, Offset::Offset(low))
             .and_then(|()| consumer.assign(&assignment))
             .map_err(explain)?;
         let mut heard = Instant::now();
@@ -225,15 +229,13 @@ impl Ends<'_> {
                     heard = Instant::now();
                     show(&message);
                 }
-                Some(Err(rdkafka::error::KafkaError::PartitionEOF(_))) => return Ok(()),
-                Some(Err(error)) if !crate::ends::is_passing(&error) => {
+                Some(Err(KafkaError::PartitionEOF(_))) => return Ok(()),
+                Some(Err(error)) if !is_passing(&error) => {
                     return Err(explain(error));
                 }
                 Some(Err(_)) | None if heard.elapsed() > PATIENCE => {
-                    let late = rdkafka::error::RDKafkaErrorCode::OperationTimedOut;
-                    return Err(explain(rdkafka::error::KafkaError::MessageConsumption(
-                        late,
-                    )));
+                    let late = RDKafkaErrorCode::OperationTimedOut;
+                    return Err(explain(KafkaError::MessageConsumption(late)));
                 }
                 Some(Err(_)) | None => {}
             }

@@ -313,7 +313,8 @@ fn from_events(
         *last = ends.last_seq(&topics.events, partition)?.unwrap_or(0);
     }
     position.last_seq = position.partitions.iter().copied().max().unwrap_or(0);
-    position.state_seq = position.last_seq;
+    // Whether the state topic had been brought in line with them is lost with the progress topic.
+    position.state_lost = position.last_seq > 0;
     position.first_seq = u64::from(position.last_seq > 0);
     for topic in [&topics.alerts, &topics.audit] {
         let last = ends.last(topic, 0, |message| number(message, HEADER_NOTICE))?;

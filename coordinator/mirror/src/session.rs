@@ -278,9 +278,13 @@ impl<O: Outbox> Worker<O> {
         if self.stopped() || session.position.last_seq > picture.seq {
             return Ok(());
         }
-        let reason = match session.position.state_is_current() {
-            true => SnapshotReason::SlotsChanged,
-            false => SnapshotReason::Gap,
+        let reason = match (
+            session.position.state_is_current(),
+            session.position.state_lost,
+        ) {
+            (true, _) => SnapshotReason::SlotsChanged,
+            (false, true) => SnapshotReason::TopicLost,
+            (false, false) => SnapshotReason::Gap,
         };
         let table = rewrite::table(&session.context, &session.existing, &session.complaints)?;
         session.position = rewrite::write(

@@ -162,6 +162,11 @@ impl Topology {
 /// The worse of what both ends ask. A free link would let them swap packets without coming nearer.
 fn agreed(claim: &LinkEntry, reverse: &LinkEntry, class: Class) -> Cost {
     let cost = claim.cost_of(class).or_worse(reverse.cost_of(class));
+    // Every class reaches what latency reaches.
+    let cost = match (cost.is_finite(), class) {
+        (false, Class::Bulk | Class::Admin) => Cost::MOST.in_tier(u8::MAX),
+        _ => cost,
+    };
     cost.max(Cost(1))
 }
 

@@ -37,6 +37,8 @@ pub struct LinkKeys {
     receiving: Vec<ReceivingKey>,
     last_id: u8,
     request_after: Instant,
+    /// The neighbour stopped: it is offered nothing until there is a handshake with its next life.
+    is_left: bool,
 }
 
 struct SendingKey {
@@ -180,6 +182,7 @@ impl LinkKeys {
     /// When an offer is due.
     pub fn poll_timeout(&self) -> Instant {
         match (&self.offered, &self.sending) {
+            _ if self.is_left => Instant::NEVER,
             (Some(offered), _) => offered.again_at,
             (None, Some(sending)) => sending.roll_at,
             (None, None) => Instant(0),
@@ -236,7 +239,8 @@ impl LinkKeys {
     pub fn requested(&mut self, now: Instant) {
         self.sending = None;
         if let Some(offered) = &mut self.offered {
-            offered.again_at = offered.again_at.min(now + Micros::from_millis(50));
+            offered.again_at = offered.again_at.min(now + OFFER_AGAIN);
+            offered.pause = OFFER_AGAIN;
         }
     }
 
@@ -244,6 +248,7 @@ impl LinkKeys {
     pub fn left(&mut self) {
         self.sending = None;
         self.offered = None;
+        self.is_left = true;
     }
 
     /// A frame came whose key is not known: the request to send, unless one was sent just before.
@@ -258,6 +263,7 @@ impl LinkKeys {
     /// A handshake with the neighbour was completed: it may have restarted and forgotten all keys, so a fresh one is
     /// offered at once. The one in use goes on until that is acknowledged.
     pub fn session_renewed(&mut self, now: Instant) {
+        self.is_left = false;
         if let Some(sending) = &mut self.sending {
             sending.roll_at = now;
         }
@@ -395,6 +401,8 @@ mod tests {
         assert!(!a.can_seal());
         a.acknowledged(NOW, under_way.key_id);
         assert!(!a.can_seal(), "the former life's answer");
+        assert_eq!(a.poll_timeout(), Instant::NEVER, "nobody to offer one to");
+        a.session_renewed(NOW);
         let mut restarted = LinkKeys::default();
         exchange(&mut a, &mut restarted, NOW, 9);
         assert_eq!(restarted.open(&frame(&mut a)), Ok(header()));

@@ -103,15 +103,18 @@ impl Flowlets {
         }
         let before = self.before.path(flow.class, flow.target)?;
         let via = via(before.pick(flow.share)?)?;
-        let link = link_to(via)?;
+        let link = link_to(via);
+        // One that cannot stay is remembered too: it must not come back with the next change.
         let known = Known {
             seen_at: now,
-            via,
-            lingers_until: Some(longest_until),
+            via: if link.is_some() { via } else { owner },
+            lingers_until: link.map(|_| longest_until),
         };
         self.flows.insert(flow, known);
-        self.until = self.until.max(longest_until);
-        Some(link)
+        if link.is_some() {
+            self.until = self.until.max(longest_until);
+        }
+        link
     }
 
     /// A flow goes where its share is from here on.
@@ -250,6 +253,16 @@ mod tests {
                 "changes in a row between two packets",
                 &[(0, ONE), (1_000, BOTH), (1_001, THREE)],
                 &[Some(1); 5],
+            ),
+            (
+                "it had to move before its link was next again",
+                &[(0, ONE), (1_000, OTHER), (1_015, BOTH)],
+                &[None; 5],
+            ),
+            (
+                "it had to move, and its share moves on: it stays where it went",
+                &[(0, ONE), (1_000, &[(2, 1)]), (1_015, &[(3, 1), (2, 1)])],
+                &[None, None, Some(2), Some(2), Some(2)],
             ),
             ("nothing moves", &[(0, BOTH), (1_000, BOTH)], &[None; 5]),
             (

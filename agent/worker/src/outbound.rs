@@ -15,6 +15,7 @@ use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
 
 use crate::path::{Envelope, Hop};
 use crate::peer::Kind;
+use crate::relay::marking;
 use crate::table::Slot;
 use crate::worker::Worker;
 
@@ -393,7 +394,7 @@ impl Worker {
             return;
         }
         if let Way::Relayed { hop, header } = way {
-            self.way_used(now, &hop, header.destination);
+            self.way_used(now, marking(&header).class, &hop, header.destination);
             if hop.is_detour {
                 self.counters.backup_packets += datagrams;
             }

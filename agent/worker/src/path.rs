@@ -50,7 +50,7 @@ impl Worker {
         let passes = passes.flat_map(|left| [(left, LinkState::Up), (left, LinkState::Suspect)]);
         for (left, state) in passes {
             for (order, (link, waypoints)) in self.links_towards(target, class, flow).enumerate() {
-                if left != self.is_left(target, link) {
+                if left != self.is_left(target, class, link) {
                     continue;
                 }
                 // A detour that begins where the packet came from is no return: its waypoint leads on.
@@ -96,7 +96,7 @@ impl Worker {
             Some(self.table[next].entry.id)
         };
         let link = self.flowlets.link(now, flow, path, via)?;
-        let hop = match self.is_left(target, link) {
+        let hop = match self.is_left(target, class, link) {
             true => None,
             false => self
                 .hop_over(link, target, LinkState::Up, envelope, avoid)
@@ -126,13 +126,12 @@ impl Worker {
     }
 
     /// Whether a link leads to a relay that does not pass on what is for `target`.
-    fn is_left(&self, target: Slot, link: LinkId) -> bool {
+    fn is_left(&self, target: Slot, class: Class, link: LinkId) -> bool {
         let ways = &self.table[target].ways;
         ways.left() > 0
-            && self
-                .table
-                .by_link(link)
-                .is_some_and(|(next, _)| next != target && ways.is_left(self.table[next].entry.id))
+            && self.table.by_link(link).is_some_and(|(next, _)| {
+                next != target && ways.is_left(class, self.table[next].entry.id)
+            })
     }
 
     /// The links that lead to `target`, the one to use first.

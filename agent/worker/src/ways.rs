@@ -5,7 +5,7 @@
 //! it is asked as long as packets go there; a relay over which no answer comes is left for the other ways that there are.
 
 use wattle_dataplane::{Marking, TxBatch};
-use wattle_model::{Instant, Micros, NodeId};
+use wattle_model::{Class, Instant, Micros, NodeId};
 use wattle_wire::control::{self, Control};
 use wattle_wire::frame::Waypoints;
 
@@ -32,7 +32,7 @@ const TRUST_AFTER_MOST: Micros = Micros::from_secs(300);
 /// What nobody used for so long is forgotten.
 const FORGOTTEN_AFTER: Micros = Micros::from_secs(60);
 /// Relays that are watched at once for one destination.
-const MAX_WATCHED: usize = 8;
+const MAX_WATCHED: usize = 16;
 /// Numbers with this bit are questions about a way; those without are about a size.
 const WAY_BIT: u32 = 1 << 31;
 
@@ -48,9 +48,10 @@ pub(crate) struct Ways {
     next_id: u16,
 }
 
-/// One relay that packets to the destination are handed to.
+/// One relay that packets to the destination are handed to, by class: behind it each goes its own way.
 #[derive(Debug)]
 struct Watched {
+    class: Class,
     via: NodeId,
     waypoints: Waypoints,
     id: u16,
@@ -74,6 +75,7 @@ struct Left {
 /// A question to be sent.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Question {
+    class: Class,
     via: NodeId,
     waypoints: Waypoints,
     number: u32,
@@ -87,9 +89,10 @@ struct Judged {
 }
 
 impl Ways {
-    /// A packet was handed to a relay.
-    fn used(&mut self, now: Instant, via: NodeId, waypoints: Waypoints) {
-        match self.watched.iter_mut().find(|watched| watched.via == via) {
+    /// A packet of a class was handed to a relay.
+    fn used(&mut self, now: Instant, class: Class, via: NodeId, waypoints: Waypoints) {
+        let mut watched = self.watched.iter_mut();
+        match watched.find(|watched| (watched.class, watched.via) == (class, via)) {
             Some(watched) => {
                 if now.since(watched.used_at) >= USED_FOR {
                     watched.misses = 0;
@@ -104,6 +107,7 @@ impl Ways {
                 }
                 self.next_id = self.next_id.wrapping_add(1) & 0x7fff;
                 self.watched.push(Watched {
+                    class,
                     via,
                     waypoints,
                     id: self.next_id,
@@ -120,10 +124,11 @@ impl Ways {
         }
     }
 
-    /// Whether a relay is left.
-    pub(crate) fn is_left(&self, via: NodeId) -> bool {
+    /// Whether packets of a class leave a relay.
+    pub(crate) fn is_left(&self, class: Class, via: NodeId) -> bool {
         let mut watched = self.watched.iter();
-        watched.any(|watched| watched.via == via && watched.left.is_some())
+        watched
+            .any(|watched| (watched.class, watched.via) == (class, via) && watched.left.is_some())
     }
 
     /// How many relays are left.
@@ -197,6 +202,7 @@ impl Ways {
                     again
                 };
             questions.push(Question {
+                class: watched.class,
                 via: watched.via,
                 waypoints: watched.waypoints,
                 number: WAY_BIT | u32::from(watched.id) << 16 | u32::from(watched.seq),
@@ -233,11 +239,11 @@ impl Watched {
 
 impl Worker {
     /// A packet of this node was handed to a relay.
-    pub(crate) fn way_used(&mut self, now: Instant, hop: &Hop, destination: NodeId) {
+    pub(crate) fn way_used(&mut self, now: Instant, class: Class, hop: &Hop, destination: NodeId) {
         let via = self.table[hop.next].entry.id;
         if let Some(slot) = self.table.by_id(destination) {
             let ways = &mut self.table[slot].ways;
-            ways.used(now, via, hop.waypoints);
+            ways.used(now, class, via, hop.waypoints);
             let due = ways.poll_timeout(now);
             self.due(now, due);
         }
@@ -257,7 +263,7 @@ impl Worker {
             let message = Control::SizeProbe {
                 number: question.number,
             };
-            self.send_over(now, slot, hop, &message, tx);
+            self.send_over(now, slot, (question.class, hop), &message, tx);
         }
     }
 
@@ -281,7 +287,7 @@ impl Worker {
         match hop.filter(|_| arrival.relayed.is_some()) {
             Some(hop) => {
                 let message = Control::SizeProbeReply { number };
-                self.send_over(now, slot, hop, &message, tx);
+                self.send_over(now, slot, (Class::Latency, hop), &message, tx);
             }
             None => self.answer_size(now, slot, number, tx),
         }
@@ -312,7 +318,7 @@ impl Worker {
         &mut self,
         now: Instant,
         slot: Slot,
-        hop: Hop,
+        (class, hop): (Class, Hop),
         message: &Control,
         tx: &mut TxBatch,
     ) {
@@ -327,7 +333,11 @@ impl Worker {
             &mut self.scratch,
         );
         let Some(length) = wrapped else { return };
-        let header = self.header(slot, flow_of(peer), Marking::CONTROL, hop.waypoints);
+        let marking = Marking {
+            class,
+            ..Marking::CONTROL
+        };
+        let header = self.header(slot, flow_of(peer), marking, hop.waypoints);
         let way = Way::Relayed { hop, header };
         match self.seal(slot, way, length, tx) {
             Ok(()) => {
@@ -353,7 +363,7 @@ mod tests {
     fn run(ways: &mut Ways, (from, to): (u64, u64), forwards: bool) -> (Vec<(u64, bool)>, usize) {
         let (mut told, mut asked) = (Vec::new(), 0);
         for millis in (from..to).step_by(10) {
-            ways.used(at(millis), RELAY, Waypoints::NONE);
+            ways.used(at(millis), Class::Latency, RELAY, Waypoints::NONE);
             let (questions, judged) = ways.handle_timeout(at(millis));
             told.extend(judged.iter().map(|judged| (millis, judged.forwards)));
             asked += questions.len();
@@ -377,14 +387,15 @@ mod tests {
         let (told, _) = run(&mut ways, (10_000, 13_000), false);
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(told[0].0 <= 11_600 && !told[0].1, "{told:?}");
-        assert!(ways.is_left(RELAY));
+        assert!(ways.is_left(Class::Latency, RELAY));
+        assert!(!ways.is_left(Class::Bulk, RELAY), "that goes on otherwise");
         let (told, _) = run(&mut ways, (13_000, 17_000), true);
         assert_eq!(told.len(), 1, "{told:?}");
         assert!(
             (15_000..=16_500).contains(&told[0].0) && told[0].1,
             "{told:?}"
         );
-        assert!(!ways.is_left(RELAY));
+        assert!(!ways.is_left(Class::Latency, RELAY));
     }
 
     #[test]
@@ -402,7 +413,7 @@ mod tests {
     fn answers_to_what_was_not_asked_change_nothing() {
         let mut ways = Ways::default();
         run(&mut ways, (0, 3_000), false);
-        assert!(ways.is_left(RELAY));
+        assert!(ways.is_left(Class::Latency, RELAY));
         for number in [0, WAY_BIT, WAY_BIT | 1 << 16 | 0xff00, u32::MAX] {
             ways.answered(at(9_000), number);
         }

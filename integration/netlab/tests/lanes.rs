@@ -36,7 +36,7 @@ fn grow_to(workers: u64) {
         assert_eq!(active(&mesh, &a)?, 1);
         let (streams, _echo) = flows(&mesh, &a, &b)?;
         streams[0].wait_for(100);
-        let _load = load(&mesh, &a, &b, 12)?;
+        let _load = load(&mesh, (&a, &b), 5201, 12)?;
         // Which end is the limit, and how many workers it takes, is the machine's business: one end that grows is enough.
         let has_grown = |host| Ok::<_, anyhow::Error>(lanes(&mesh, host)? > 0);
         let grown = eventually("several workers of an end carry packets", PATIENCE, || {
@@ -198,24 +198,27 @@ fn lanes(mesh: &Mesh, host: &Host) -> Result<u64> {
 
 /// Loads two hosts until the first has a second worker.
 fn grow(mesh: &Mesh, a: &Host, b: &Host) -> Result<()> {
-    let load = load(mesh, a, b, 30)?;
+    // Two pairs of programs: one alone leaves the worker idle now and then on a fast machine.
+    let loads = [5201, 5202].map(|port| load(mesh, (a, b), port, 60));
+    let loads: Vec<_> = loads.into_iter().collect::<Result<_>>()?;
     eventually("a second worker", PATIENCE, || Ok(active(mesh, a)? == 2))?;
-    drop(load);
+    drop(loads);
     std::thread::sleep(Duration::from_millis(500));
     Ok(())
 }
 
 /// TCP in both directions for so many seconds.
-fn load(mesh: &Mesh, from: &Host, to: &Host, seconds: u32) -> Result<[Process; 2]> {
+fn load(mesh: &Mesh, (from, to): (&Host, &Host), port: u16, seconds: u32) -> Result<[Process; 2]> {
+    let port = port.to_string();
     let mut server = to.command("iperf3");
-    server.args(["-s", "-1"]);
-    let server = to.spawn("iperf3", server)?;
+    server.args(["-s", "-1", "-p", &port]);
+    let server = to.spawn(&format!("iperf3-{port}"), server)?;
     let at = mesh.address(to)?.to_string();
     std::thread::sleep(Duration::from_millis(500));
     let mut client = from.command("iperf3");
     let seconds = seconds.to_string();
-    client.args(["-c", &at, "-P", "4", "--bidir", "-t", &seconds]);
-    Ok([server, from.spawn("iperf3", client)?])
+    client.args(["-c", &at, "-p", &port, "-P", "4", "--bidir", "-t", &seconds]);
+    Ok([server, from.spawn(&format!("iperf3-{port}"), client)?])
 }
 
 /// Numbered flows from one host to another and back.

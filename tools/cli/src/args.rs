@@ -222,7 +222,7 @@ pub(crate) struct RoutesArgs {
     #[arg(long)]
     pub(crate) fib: bool,
     /// What the agent has put into the kernel
-    #[arg(long)]
+    #[arg(long, conflicts_with = "class")]
     pub(crate) kernel: bool,
     /// Prefixes that are not in all three places; exit with 5 if there are any
     #[arg(long, conflicts_with = "class")]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use serde_json::Value;
 use tokio::sync::broadcast;
 use wattle_control::{ChangeReport, EventReport, NodeRef};
-use wattle_model::{LinkId, NodeId, UnixTime};
+use wattle_model::{Class, LinkId, NodeId, UnixTime};
 
 use crate::query::EventFeed;
 
@@ -112,10 +112,15 @@ impl EventLog {
         }
     }
 
-    /// The last change of the way to a node.
-    pub(super) fn last_change(&self, node: NodeId) -> Option<ChangeReport> {
+    /// The last change of the way that packets of a class take to a node.
+    pub(super) fn last_change(&self, class: Class, node: NodeId) -> Option<ChangeReport> {
+        let is_about = |event: &EventReport| match event.fields.get("class") {
+            Some(told) => told.as_str() == Some(class.name()),
+            None => class.is_latency(),
+        };
         let is_it = |event: &&EventReport| {
-            event.event == ROUTE_CHANGED && event.node.as_ref().is_some_and(|at| at.id == node)
+            let is_there = event.node.as_ref().is_some_and(|at| at.id == node);
+            event.event == ROUTE_CHANGED && is_there && is_about(event)
         };
         let event = self.kept.iter().rev().find(is_it)?;
         let word = |name: &str| Some(event.fields.get(name)?.as_str()?.to_owned());
@@ -152,10 +157,17 @@ mod tests {
                 .field("latency_us", latency);
             log.record(UnixTime(latency), told);
         }
-        let change = log.last_change(NodeId(1)).unwrap();
+        let of_bulk = Happening::new(ROUTE_CHANGED, String::new()).node(node(1));
+        log.record(UnixTime(50), of_bulk.field("class", "bulk"));
+        let change = log.last_change(Class::Latency, NodeId(1)).unwrap();
         assert_eq!((change.at_unix_ms, change.latency_us), (30, Some(30)));
         assert_eq!(change.cause.as_deref(), Some("links of r9"));
-        assert_eq!(log.last_change(NodeId(3)), None);
+        let at = |class| {
+            log.last_change(class, NodeId(1))
+                .map(|change| change.at_unix_ms)
+        };
+        assert_eq!((at(Class::Bulk), at(Class::Admin)), (Some(50), None));
+        assert_eq!(log.last_change(Class::Latency, NodeId(3)), None);
     }
 
     #[test]

@@ -586,7 +586,7 @@ impl Engine {
             ..found
         };
         let map = Map::new(self.membership(), &self.router, class);
-        let changed = self.log.last_change(to.node);
+        let changed = self.log.last_change(class, to.node);
         answer(&map, to, changed).unwrap_or_else(|| {
             let why = "no link-state record leads there at the moment";
             unknown("route to", dst, why, "wattle links")

@@ -67,8 +67,15 @@ impl Plans {
 
     /// Leaves these classes beside latency; those that had a plan and have none any more.
     pub(super) fn keep(&mut self, apart: &BTreeSet<Class>) -> Vec<Class> {
+        let latency = self.of(Class::Latency);
+        let (graph, routes) = (latency.graph.clone(), Arc::clone(&latency.routes));
         for class in apart {
-            self.0.entry(*class).or_default();
+            // So far its packets went as those of latency: what differs is a change, which has its order.
+            self.0.entry(*class).or_insert_with(|| Plan {
+                graph: graph.clone(),
+                routes: Arc::clone(&routes),
+                ..Plan::default()
+            });
         }
         let gone: Vec<_> = self
             .apart()

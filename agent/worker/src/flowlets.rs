@@ -52,6 +52,12 @@ struct Known {
     lingers_until: Option<Instant>,
 }
 
+impl Known {
+    fn lingers(&self, now: Instant) -> bool {
+        self.lingers_until.is_some_and(|until| now < until)
+    }
+}
+
 impl Flowlets {
     /// Whether any flow may linger.
     pub(crate) fn may_linger(&self, now: Instant) -> bool {
@@ -63,6 +69,8 @@ impl Flowlets {
         // What sent nothing between two changes in a row is where it was before the first.
         if self.unknown_until <= now {
             self.before = before;
+            // The others are where their share was.
+            self.flows.retain(|_, known| known.lingers(now));
         }
         self.changed_at = now;
         self.unknown_until = now + GAP;
@@ -129,9 +137,8 @@ impl Flowlets {
         if now < self.unknown_until {
             return;
         }
-        let lingers = |known: &Known| known.lingers_until.is_some_and(|until| now < until);
         self.flows
-            .retain(|_, known| now.since(known.seen_at) < GAP && lingers(known));
+            .retain(|_, known| now.since(known.seen_at) < GAP && known.lingers(now));
         if self.flows.is_empty() {
             *self = Self::default();
         }

@@ -2,8 +2,8 @@
 //!
 //! Priorities share by weight, the urgent first. In each, flows take turns, new and sparse ones before those that have a
 //! backlog (RFC 8290), and the delay of each flow is held near 5 ms by CoDel (RFC 8289): by marking what can be marked
-//! (RFC 3168), else by dropping. Bounded in bytes and in packets; what is too much is taken from the longest flow, by its weight and drop precedence
-//! (RFC 2597).
+//! (RFC 3168), else by dropping. Bounded in bytes and in packets; what is too much is taken from the longest flow, by its
+//! weight and drop precedence (RFC 2597).
 
 use std::collections::VecDeque;
 

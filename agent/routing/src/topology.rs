@@ -142,10 +142,8 @@ impl Topology {
     /// The classes that are priced apart by anybody.
     pub fn apart(&self) -> BTreeSet<Class> {
         let links = self.links.iter();
-        links
-            .flat_map(|link| Class::APART.map(|class| (class, link.apart.of(class))))
-            .filter_map(|(class, cost)| cost.map(|_| class))
-            .collect()
+        let priced = links.flat_map(|link| link.apart.iter());
+        priced.map(|(class, _)| class).collect()
     }
 
     /// The graph of nodes and of the best link between every two, with the prices of a class.

@@ -94,6 +94,26 @@ impl Host {
             .map(drop)
     }
 
+    /// Counts from here on what [`Self::frames_to`] tells, for a neighbour on an interface of its name.
+    pub fn count_frames_to(&self, relay: &Self) -> Result<()> {
+        let name = relay.name();
+        self.nft(&format!(
+            "add table inet flows
+            add counter inet flows {name}
+            add chain inet flows out {{ type filter hook output priority 0; }}
+            add rule inet flows out oifname {name} meta l4proto udp @th,64,8 0x57 counter name {name}"
+        ))
+    }
+
+    /// Bytes of relay frames that left for a neighbour: frames alone, since what agents say to each other is no flow's; in
+    /// bytes, since several may leave at once.
+    pub fn frames_to(&self, relay: &Self) -> Result<u64> {
+        let listed = self.sh(&format!("nft list counter inet flows {}", relay.name()))?;
+        let mut words = listed.split_whitespace();
+        let count = words.by_ref().skip_while(|word| *word != "bytes").nth(1);
+        Ok(count.context("no count")?.parse()?)
+    }
+
     /// Whether one of three pings, half a second apart, is answered.
     pub fn reaches(&self, to: IpAddr) -> bool {
         self.run(

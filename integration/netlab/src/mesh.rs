@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 
 use crate::metrics::Metrics;
+use crate::probe::Echo;
 use crate::{Coordinator, Host, Lab, PATIENCE, Process, eventually};
 
 /// The UDP port of every agent.
@@ -407,6 +408,12 @@ impl Mesh {
     /// The figures of the agent of a host, taken at one moment.
     pub fn metrics(&self, host: &Host) -> Result<Metrics> {
         Metrics::parse(&self.wattle(host, &["metrics"])?)
+    }
+
+    /// An echo at the overlay address of a node.
+    pub fn echo(&self, host: &Host) -> Result<(SocketAddr, Echo)> {
+        let at = SocketAddr::new(self.address(host)?, 7);
+        Ok((at, host.echo(at)?))
     }
 
     /// Waits until every running agent says that it has converged; how long that took.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use wattle_netlab::probe::{Echo, Report};
+use wattle_netlab::probe::Report;
 use wattle_netlab::{Host, Lab, Mesh, PATIENCE, Shape, eventually, story};
 
 const EACH: Duration = Duration::from_millis(1);
@@ -21,7 +21,7 @@ fn a_flow_takes_a_faster_way_in_its_next_pause_or_after_five_seconds_and_is_not_
         let [a, b, _, fast] = &hosts;
         // In the middle of a step of the prices that are told, and one step apart: within reach while prices jitter.
         let mesh = two_ways(lab, &hosts, [[20_200, 20_200], [18_200, 20_200]])?;
-        let (there, _echo) = echo(&mesh, b)?;
+        let (there, _echo) = mesh.echo(b)?;
         for _ in 0..ATTEMPTS {
             if a_faster_way_comes_in(lab, &mesh, &hosts, there)? == Outcome::Judged {
                 return Ok(());
@@ -40,7 +40,7 @@ fn a_way_that_is_so_much_faster_that_flows_cannot_be_shared_is_taken_at_once() {
         let hosts = lab.hosts(["a", "b", "slow", "fast"])?;
         let [a, b, slow, fast] = &hosts;
         let mesh = two_ways(lab, &hosts, [[37_000, 3_000], [5_000, 5_000]])?;
-        let (there, _echo) = echo(&mesh, b)?;
+        let (there, _echo) = mesh.echo(b)?;
         let flow = a.probe(there, EACH)?;
         flow.wait_for(500);
         let one = rate(a, slow)?;
@@ -139,15 +139,8 @@ fn two_ways(lab: &mut Lab, hosts: &[Host; 4], micros: [[u64; 2]; 2]) -> Result<M
     let mesh = mesh.start()?;
     lab.cut(a, fast)?;
     slow_way_is_taken(&mesh, a, b)?;
-    // Frames alone, since what agents say to each other is no flow's; in bytes, since several may leave at once.
     for relay in [slow, fast] {
-        let name = relay.name();
-        a.nft(&format!(
-            "add table inet flows
-            add counter inet flows {name}
-            add chain inet flows out {{ type filter hook output priority 0; }}
-            add rule inet flows out oifname {name} meta l4proto udp @th,64,8 0x57 counter name {name}"
-        ))?;
+        a.count_frames_to(relay)?;
     }
     Ok(mesh)
 }
@@ -189,15 +182,9 @@ fn dropped(mesh: &Mesh, host: &Host) -> Result<u64> {
 
 /// Bytes of frames that a host sends to a relay in a second.
 fn rate(host: &Host, relay: &Host) -> Result<f64> {
-    let sent = || -> Result<u64> {
-        let listed = host.sh(&format!("nft list counter inet flows {}", relay.name()))?;
-        let mut words = listed.split_whitespace();
-        let count = words.by_ref().skip_while(|word| *word != "bytes").nth(1);
-        Ok(count.context("no count")?.parse()?)
-    };
-    let (began, before) = (Instant::now(), sent()?);
+    let (began, before) = (Instant::now(), host.frames_to(relay)?);
     std::thread::sleep(MEASURED);
-    Ok((sent()? - before) as f64 / began.elapsed().as_secs_f64())
+    Ok((host.frames_to(relay)? - before) as f64 / began.elapsed().as_secs_f64())
 }
 
 /// The relays that two nodes prefer for each other.
@@ -236,10 +223,4 @@ fn detours(mesh: &Mesh, hosts: &[Host]) -> Result<u64> {
             .get("wattle_worker_backup_packets_total")
     });
     each.sum()
-}
-
-/// An echo at the overlay address of a node.
-fn echo(mesh: &Mesh, host: &Host) -> Result<(SocketAddr, Echo)> {
-    let at = SocketAddr::new(mesh.address(host)?, 7);
-    Ok((at, host.echo(at)?))
 }

@@ -1,11 +1,9 @@
 //! What goes wrong on real networks, and how long the mesh takes to get over it.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use anyhow::Result;
 use nix::sys::signal::Signal;
-use wattle_netlab::probe::Echo;
 use wattle_netlab::{Host, Lab, Mesh, PATIENCE, Segment, eventually, story};
 
 const STREAM: Duration = Duration::from_millis(10);
@@ -17,7 +15,7 @@ const HEALED_MS: f64 = 2_000.0;
 fn a_link_that_is_dead_in_one_direction_is_used_in_neither() {
     story("one-way", |lab| {
         let (mesh, [a, b, _], _) = triangle(lab)?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(100);
         lab.cut_one_way(&b, &a)?;
@@ -40,7 +38,7 @@ fn a_link_that_is_dead_in_one_direction_is_used_in_neither() {
 fn a_flapping_link_does_not_make_traffic_flap() {
     story("flapping", |lab| {
         let (mesh, [a, b, _], _) = triangle(lab)?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         for _ in 0..8 {
             lab.cut(&a, &b)?;
@@ -84,7 +82,7 @@ fn an_agent_that_is_stopped_for_five_seconds_is_avoided_and_comes_back() {
     story("stopped", |lab| {
         let (mut mesh, [a, b, c], _) = triangle(lab)?;
         lab.cut(&a, &b)?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         eventually("a reaches b over c", PATIENCE, || Ok(a.reaches(there.ip())))?;
         lab.heal(&a, &b)?;
         all_links_up(&mesh, &a)?;
@@ -111,7 +109,7 @@ fn neighbours_follow_a_node_that_moves_to_another_address() {
             host.sh(&format!("ip -6 address flush dev {interface}"))?;
         }
         let mesh = lab.mesh("roaming", &[&a, &b]).start()?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(100);
         a.sh("ip address del 10.100.1.1/24 dev b; ip address add 10.100.1.77/24 dev b")?;
@@ -133,7 +131,7 @@ fn planned_stops_of_a_relay_lose_little() {
     story("graceful", |lab| {
         let (mut mesh, [a, b, c], _) = triangle(lab)?;
         lab.cut(&a, &b)?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         eventually("a reaches b over c", PATIENCE, || Ok(a.reaches(there.ip())))?;
         lab.heal(&a, &b)?;
         all_links_up(&mesh, &a)?;
@@ -156,8 +154,8 @@ fn new_keys_every_two_minutes_lose_nothing() {
         lab.link(&a, &b)?;
         lab.link(&b, &c)?;
         let mesh = lab.mesh("rekey", &[&a, &b, &c]).start()?;
-        let (near, _echo) = echo(&mesh, &b)?;
-        let (far, _another) = echo(&mesh, &c)?;
+        let (near, _echo) = mesh.echo(&b)?;
+        let (far, _another) = mesh.echo(&c)?;
         let streams = [a.probe(near, STREAM)?, a.probe(far, STREAM)?];
         streams[0].wait_for(14_000);
         for stream in streams {
@@ -182,10 +180,4 @@ fn triangle(lab: &mut Lab) -> Result<(Mesh, [Host; 3], [Segment; 3])> {
     let segments = [lab.link(a, b)?, lab.link(b, c)?, lab.link(c, a)?];
     let mesh = lab.mesh("triangle", &[a, b, c]).start()?;
     Ok((mesh, hosts, segments))
-}
-
-/// An echo at the overlay address of a node.
-fn echo(mesh: &Mesh, host: &Host) -> Result<(SocketAddr, Echo)> {
-    let at = SocketAddr::new(mesh.address(host)?, 7);
-    Ok((at, host.echo(at)?))
 }

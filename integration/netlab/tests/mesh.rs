@@ -59,14 +59,14 @@ fn a_ring_relays_for_those_without_a_link_and_survives_a_cut() {
         mesh.wait_settled(PATIENCE)?;
 
         // One relay between or two, as measured costs say: so many less of the 64 hops that a packet begins with.
-        let (there, _echo) = echo(&mesh, &c)?;
+        let (there, _echo) = mesh.echo(&c)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(100);
         let report = stream.stop()?;
         assert_eq!(report.lost, 0, "{report:?}");
         assert!(matches!(report.usual_ttl(), Some(62 | 63)), "{report:?}");
 
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let direct = |packets| -> Result<bool> {
             let stream = a.probe(there, STREAM)?;
             stream.wait_for(packets);
@@ -100,7 +100,7 @@ fn a_lossy_link_is_left_within_three_seconds() {
         }
         let mesh = lab.mesh("lossy", &[&a, &b, &c]).start()?;
         mesh.wait_settled(PATIENCE)?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stays = "the direct way is taken and kept";
         eventually(stays, Duration::from_secs(30), || {
             let stream = a.probe(there, STREAM)?;
@@ -226,7 +226,7 @@ fn a_stock_wireguard_device_reaches_a_node_two_relays_away_and_is_reached() {
         }
         assert!(d.reaches(address), "from two relays away");
         mesh.wait_settled(PATIENCE)?;
-        let (there, _echo) = echo(&mesh, &d)?;
+        let (there, _echo) = mesh.echo(&d)?;
         let stream = phone.probe(there, STREAM)?;
         stream.wait_for(100);
         let report = stream.stop()?;
@@ -323,7 +323,7 @@ fn replayed_and_forged_datagrams_reach_nobody() {
         // Every probe shall travel in plain datagrams, where it can be met.
         let mesh = lab.mesh("forged", &[&a, &relay, &c]);
         let mesh = mesh.setting("quic_port = \"off\"").start()?;
-        let (there, _echo) = echo(&mesh, &c)?;
+        let (there, _echo) = mesh.echo(&c)?;
         let replayed = || -> Result<[u64; 2]> {
             Ok([
                 mesh.dropped(&relay, "frame_replayed")?,
@@ -425,7 +425,7 @@ fn a_relay_that_dies_is_left_for_another() {
         }
         let mut mesh = lab.mesh("relay", &[&a, &one, &other, &b]).start()?;
         mesh.wait_settled(PATIENCE)?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         for round in 0..2 {
             let stream = a.probe(there, STREAM)?;
             stream.wait_for(100);
@@ -574,12 +574,6 @@ fn coordinator_for(lab: &mut Lab, hosts: &[Host]) -> Result<Coordinator> {
         host.sh(&format!("ip route add 10.9.0.1/32 via {via}"))?;
     }
     Coordinator::start(&hub, "10.9.0.1:5741".parse()?)
-}
-
-/// An echo at the overlay address of a node.
-fn echo(mesh: &Mesh, host: &Host) -> Result<(SocketAddr, wattle_netlab::probe::Echo)> {
-    let at = SocketAddr::new(mesh.address(host)?, 7);
-    Ok((at, host.echo(at)?))
 }
 
 /// Everything that an agent might have touched.

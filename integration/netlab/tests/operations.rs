@@ -1,10 +1,8 @@
 //! What operators do to a running network: drain, prefer, restart; and what it tells them about its ways.
 
-use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use wattle_netlab::probe::Echo;
 use wattle_netlab::{Host, Lab, Mesh, PATIENCE, eventually, story};
 
 const STREAM: Duration = Duration::from_millis(10);
@@ -22,7 +20,7 @@ fn a_drained_relay_gives_transit_softly_only_without_another_way_and_hard_not_at
             })
         };
         over(&mesh, "one")?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(50);
         let said = mesh.wattle(&one, &["drain", "--dry-run"])?;
@@ -98,7 +96,7 @@ fn a_relay_that_is_restarted_loses_next_to_nothing_and_no_trust() {
             PATIENCE,
             || Ok(relay_of(&mesh, &a)? == "one"),
         )?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(50);
         for restart in 1..=2 {
@@ -147,7 +145,7 @@ fn a_change_of_route_names_its_cause_and_how_long_it_took_and_a_trace_measures_t
             assert_eq!(hop["received"], hop["sent"], "{trace}");
             assert!(hop["min_rtt_us"].as_u64() > Some(0), "{trace}");
         }
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(50);
         let before = changes(&mesh, &a)?.len();
@@ -230,10 +228,4 @@ fn square(lab: &mut Lab, name: &str) -> Result<(Mesh, [Host; 4])> {
     let mesh = mesh.setting("quic_port = \"off\"").start()?;
     mesh.wait_settled(PATIENCE)?;
     Ok((mesh, hosts))
-}
-
-/// An echo at the overlay address of a node.
-fn echo(mesh: &Mesh, host: &Host) -> Result<(SocketAddr, Echo)> {
-    let at = SocketAddr::new(mesh.address(host)?, 7);
-    Ok((at, host.echo(at)?))
 }

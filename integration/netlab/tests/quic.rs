@@ -7,7 +7,6 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 use wattle_netlab::mesh::INTERFACE;
-use wattle_netlab::probe::Echo;
 use wattle_netlab::{Host, Lab, Mesh, PATIENCE, eventually, story};
 
 const STREAM: Duration = Duration::from_millis(10);
@@ -50,7 +49,7 @@ fn both_carriers_have_links_of_their_own_and_plain_datagrams_are_preferred() {
         }
         mesh.wait_settled(PATIENCE)?;
         let sent = metric(&a, "wattle_quic_sent_packets_total")?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(300);
         assert_eq!(stream.stop()?.lost, 0);
@@ -88,7 +87,7 @@ fn blocked_while_running(name: &str, rules: &str) {
         eventually("plain is used", PATIENCE, || {
             Ok(carrier_to(&mesh, &a, &b)?.starts_with("udp"))
         })?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(100);
         block(&[&a, &b], rules)?;
@@ -257,7 +256,7 @@ fn the_link_follows_a_node_that_moves_to_another_address() {
         mesh.start_all()?;
         let to = mesh.address(&b)?;
         eventually("a reaches b", PATIENCE, || Ok(a.reaches(to)))?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         // One of the two has dialled, the other was dialled: what is asked of them is the same.
         for (mover, other, last) in [(&a, &b, 77), (&b, &a, 78)] {
             let interface = &segment.of(mover)?.interface;
@@ -371,7 +370,7 @@ fn a_slow_path_is_filled_and_its_queue_is_not() {
         mesh.start_all()?;
         let to = mesh.address(&b)?;
         eventually("a reaches b", PATIENCE, || Ok(a.reaches(to)))?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         for (from, to) in [(&a, &b), (&b, &a)] {
             lab.rate(from, to, Some(20))?;
         }
@@ -484,10 +483,4 @@ fn metric(host: &Host, name: &str) -> Result<u64> {
         .with_context(|| format!("no {name} in {text}"))?
         .trim()
         .parse()?)
-}
-
-/// An echo at the overlay address of a node.
-fn echo(mesh: &Mesh, host: &Host) -> Result<(SocketAddr, Echo)> {
-    let at = SocketAddr::new(mesh.address(host)?, 7);
-    Ok((at, host.echo(at)?))
 }

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
-use wattle_netlab::probe::{Echo, Report};
+use wattle_netlab::probe::Report;
 use wattle_netlab::{Host, Lab, Mesh, PATIENCE, Shape, eventually, story};
 
 const STREAM: Duration = Duration::from_millis(10);
@@ -19,7 +19,7 @@ fn a_near_link_that_loses_most_is_left_for_a_far_relay_that_loses_nothing() {
         wire(lab, &a, &relay, 20)?;
         wire(lab, &relay, &b, 20)?;
         let mesh = lab.mesh("near-lossy", &[&a, &b, &relay]).start()?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         lab.loss(&a, &b, 70.0)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(400);
@@ -40,7 +40,7 @@ fn two_short_links_beat_a_long_one() {
         wire(lab, &b, &c, 20)?;
         wire(lab, &a, &c, 60)?;
         let mesh = lab.mesh("triangle", &[&a, &b, &c]).start()?;
-        let (there, _echo) = echo(&mesh, &c)?;
+        let (there, _echo) = mesh.echo(&c)?;
         eventually("packets go over b", PATIENCE, || {
             Ok(way(&mesh, &a, "c")? == ["a", "b", "c"])
         })?;
@@ -62,7 +62,7 @@ fn links_in_a_higher_tier_carry_packets_only_while_nothing_else_leads_there() {
     story("tiers", |lab| {
         let tier = ["[[links]]", "peer = \"near\"", "tier = 1"];
         let (mesh, [a, b, _near, far]) = two_relays_over(lab, "tiers", &tier, "far")?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let explained = mesh.data(&a, &["explain", "b"])?;
         assert_eq!(explained["chosen"]["tier"], serde_json::Value::Null);
         assert_eq!(explained["runner_up"]["tier"], 2, "{explained}");
@@ -149,7 +149,7 @@ fn a_cost_that_rises_twentyfold_and_falls_again_moves_packets_twice_at_most() {
         let mesh = lab.mesh("ramp", &[&a, &b, &relay]).start()?;
         mesh.wait_settled(PATIENCE)?;
         let before = moves(&mesh, &a, "b")?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         let ramp = (1..=20_u32).map(|step| u64::from(step) * 5);
         for millis in ramp.clone().chain(ramp.rev()) {
@@ -188,7 +188,7 @@ fn relays_of_one_price_share_the_flows_by_their_weights_and_a_flow_stays_on_one(
 fn a_relay_that_keeps_its_sessions_but_drops_what_it_forwards_is_left_within_two_seconds() {
     story("zombie", |lab| {
         let (mesh, [a, b, near, _far]) = two_relays(lab, "zombie", &["quic_port = \"off\""])?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(150);
         let links =
@@ -223,7 +223,7 @@ fn a_relay_that_keeps_its_sessions_but_drops_what_it_forwards_is_left_within_two
 fn a_relay_whose_process_is_frozen_is_gone_around_at_once() {
     story("frozen", |lab| {
         let (mut mesh, [a, b, near, _far]) = two_relays(lab, "frozen", &[])?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(150);
         mesh.process(&near)?.signal(Signal::SIGSTOP)?;
@@ -263,7 +263,7 @@ fn a_relay_whose_processor_is_taken_is_relieved_of_transit_before_it_loses_packe
             let pid = mesh.process(host)?.pid().to_string();
             host.run("taskset", ["-acp", on, &pid])?;
         }
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(150);
         let mut hogs = Vec::new();
@@ -301,7 +301,7 @@ fn a_relay_whose_processor_is_taken_is_relieved_of_transit_before_it_loses_packe
 fn nobody_is_given_up_while_the_machine_is_oversubscribed_four_times() {
     story("oversubscribed", |lab| {
         let (mesh, [a, b, near, far]) = two_relays(lab, "oversubscribed", &[])?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(100);
         let downs = |mesh: &Mesh| -> Result<usize> {
@@ -330,7 +330,7 @@ fn nobody_is_given_up_while_the_machine_is_oversubscribed_four_times() {
 fn a_link_that_flaps_once_or_five_times_a_second_is_left_alone() {
     story("flaps", |lab| {
         let (mesh, [a, b, near, _far]) = two_relays(lab, "flaps", &[])?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         for hertz in [5, 1] {
             let half = 50 / hertz;
             let stream = a.probe(there, STREAM)?;
@@ -359,7 +359,7 @@ fn a_link_that_flaps_once_or_five_times_a_second_is_left_alone() {
 fn loss_in_one_direction_moves_both() {
     story("asymmetric", |lab| {
         let (mesh, [a, b, near, _far]) = two_relays(lab, "asymmetric", &[])?;
-        let (there, _echo) = echo(&mesh, &b)?;
+        let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(150);
         lab.loss_one_way(&near, &a, 20.0)?;
@@ -413,22 +413,10 @@ fn flows_are_shared(lab: &mut Lab, name: &str, settings: &[&str], parts: [u64; 3
         Ok(shares.len() == 3 && even)
     };
     eventually("three ways of one price", PATIENCE, even)?;
-    // Frames alone, since what agents say to each other is no flow's; in bytes, since several may leave at once.
     for relay in &relays {
-        let name = relay.name();
-        a.nft(&format!(
-            "add table inet flows
-            add counter inet flows {name}
-            add chain inet flows out {{ type filter hook output priority 0; }}
-            add rule inet flows out oifname {name} meta l4proto udp @th,64,8 0x57 counter name {name}"
-        ))?;
+        a.count_frames_to(relay)?;
     }
-    let sent = |relay: &Host| -> Result<u64> {
-        let listed = a.sh(&format!("nft list counter inet flows {}", relay.name()))?;
-        let mut words = listed.split_whitespace();
-        let count = words.by_ref().skip_while(|word| *word != "bytes").nth(1);
-        Ok(count.context("no count")?.parse()?)
-    };
+    let sent = |relay: &Host| a.frames_to(relay);
     let counted = |send: &dyn Fn() -> Result<()>| -> Result<Vec<u64>> {
         let before: Vec<u64> = relays.iter().map(sent).collect::<Result<_>>()?;
         send()?;
@@ -537,10 +525,4 @@ fn moves(mesh: &Mesh, host: &Host, to: &str) -> Result<usize> {
 fn told(mesh: &Mesh, host: &Host, kind: &str) -> Result<usize> {
     let events = mesh.wattle(host, &["--json", "events"])?;
     Ok(events.matches(&format!("\"{kind}\"")).count())
-}
-
-/// An echo at the overlay address of a node.
-fn echo(mesh: &Mesh, host: &Host) -> Result<(SocketAddr, Echo)> {
-    let at = SocketAddr::new(mesh.address(host)?, 7);
-    Ok((at, host.echo(at)?))
 }

@@ -67,15 +67,18 @@ impl Plans {
 
     /// Leaves these classes beside latency; those that had a plan and have none any more.
     pub(super) fn keep(&mut self, apart: &BTreeSet<Class>) -> Vec<Class> {
-        let latency = self.of(Class::Latency);
-        let (graph, routes) = (latency.graph.clone(), Arc::clone(&latency.routes));
         for class in apart {
+            if self.0.contains_key(class) {
+                continue;
+            }
             // So far its packets went as those of latency: what differs is a change, which has its order.
-            self.0.entry(*class).or_insert_with(|| Plan {
-                graph: graph.clone(),
-                routes: Arc::clone(&routes),
+            let latency = self.of(Class::Latency);
+            let plan = Plan {
+                graph: latency.graph.clone(),
+                routes: Arc::clone(&latency.routes),
                 ..Plan::default()
-            });
+            };
+            self.put(*class, plan);
         }
         let gone: Vec<_> = self
             .apart()

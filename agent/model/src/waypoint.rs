@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 /// Most waypoints of a packet: what a relay frame has room for.
-pub const MAX_WAYPOINTS: usize = 2;
+pub const MAX_WAYPOINTS: usize = 3;
 
 /// A node that packets are sent to before their destination.
 #[derive(
@@ -49,7 +49,7 @@ pub fn before<'a, N: Copy + PartialEq>(
     let (first, then) = match (detour, rest) {
         ([], _) | (_, []) => (detour, rest),
         ([.., last], [to, after @ ..]) if last.node == to.node => (detour, after),
-        _ => (&detour[..detour.len().min(MAX_WAYPOINTS - 1)], &rest[..1]),
+        _ => (&detour[..detour.len().min(MAX_WAYPOINTS - 1)], rest),
     };
     first.iter().chain(then).take(MAX_WAYPOINTS).copied()
 }

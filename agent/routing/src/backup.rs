@@ -2,7 +2,7 @@
 //!
 //! In the order of preference: what survives the next hop's *failure*, even before its other neighbours have noticed it, then
 //! once they have, then what survives the *link's*; each straight to the
-//! destination (RFC 5286 §3) before over one waypoint (RFC 7490) before over two. A waypoint that no shortest path leads to
+//! destination (RFC 5286 §3) before over one waypoint (RFC 7490), and over fewer before over more. A waypoint that no shortest path leads to
 //! clear of the failure may be reached over the link that leads straight to it (as in RFC 9855). [`alternate`] judges by
 //! distances alone, at no cost; [`Search`] finds what the graph allows, by following everything that others may do with the
 //! packets.
@@ -53,7 +53,7 @@ pub struct Detour {
     pub waypoints: Stops,
 }
 
-/// Up to two waypoints.
+/// Waypoints, next one first.
 type Stops = [Option<Waypoint<Vertex>>; MAX_WAYPOINTS];
 
 /// The best alternate among the neighbours for packets to `destination` that go through `primaries`.
@@ -161,7 +161,6 @@ impl Search {
         primary: Vertex,
     ) -> Option<Detour> {
         let most = self.protectable(graph, destination, primary)?;
-        let last = self.clear(graph, primary, destination);
         let stops = self.stops(graph, primary, destination);
         let demands = match most {
             Protection::Node => &[Demand::Unnoticed, Demand::Node, Demand::Link][..],
@@ -172,19 +171,49 @@ impl Search {
                 graph,
                 node: self.node,
                 primary,
+                destination,
                 demand: *demand,
             };
-            let mut best = leg.over(destination, &last, Cost(0), [None; MAX_WAYPOINTS]);
-            if best.is_none_or(|best| best.stops > 0) {
-                let found = self.over_one(&leg, destination, (&last, Cost(0)), &stops, None);
-                best = best.into_iter().chain(found).min();
-            }
-            if best.is_none_or(|best| best.stops > 1) {
-                let found = self.over_two(&leg, destination, &last, &stops);
-                best = best.into_iter().chain(found).min();
-            }
-            best
+            self.over_fewest(&leg, &stops)
         })
+    }
+
+    /// The best of the detours with the fewest waypoints, found from the destination backwards.
+    fn over_fewest(&mut self, leg: &Leg<'_>, stops: &[Vertex]) -> Option<Detour> {
+        let neighbours = leg.graph.edges(leg.node).iter().map(|link| link.to);
+        let neighbours: Vec<Vertex> = neighbours.filter(|to| *to != leg.primary).collect();
+        let last = self.clear(leg.graph, leg.primary, leg.destination);
+        let mut ends = vec![leg.end()];
+        for count in 0..=MAX_WAYPOINTS {
+            if count > 0 {
+                ends = self.legs(leg, stops, &ends, count - 1);
+            }
+            if count == 1 {
+                // Who is to go straight to the destination is told so by making it a waypoint.
+                ends.push(leg.end());
+            }
+            let rests = self.legs(leg, &neighbours, &ends, count);
+            let found = rests.iter().filter_map(|rest| leg.detour(rest, &last.0));
+            if let Some(found) = found.min() {
+                return Some(found);
+            }
+        }
+        None
+    }
+
+    /// The best way with `count` waypoints from each of `from`: a leg to where one of `ends` begins, and on with that.
+    fn legs(&mut self, leg: &Leg<'_>, from: &[Vertex], ends: &[Rest], count: usize) -> Vec<Rest> {
+        let mut best: Vec<Option<Rest>> = vec![None; from.len()];
+        for end in ends {
+            let next = self.clear(leg.graph, leg.primary, end.from);
+            self.spent += from.len();
+            for (from, best) in from.iter().zip(&mut best) {
+                let found = leg.before(*from, &next, end);
+                let found = found.filter(|rest| rest.count() == count);
+                *best = best.take().into_iter().chain(found).min();
+            }
+        }
+        best.into_iter().flatten().collect()
     }
 
     fn without(&mut self, graph: &Graph, primary: Vertex) -> &Without {
@@ -234,58 +263,6 @@ impl Search {
         stops.truncate(MOST_WAYPOINTS.max(graph.len().min(EXHAUSTIVE)));
         stops
     }
-
-    /// Detours over one waypoint, after which `then` follows: the way from there costs `end`.
-    fn over_one(
-        &mut self,
-        leg: &Leg<'_>,
-        destination: Vertex,
-        (next, end): (&(Tree, Clear), Cost),
-        stops: &[Vertex],
-        then: Option<Waypoint<Vertex>>,
-    ) -> Option<Detour> {
-        let mut best: Option<Detour> = None;
-        for stop in stops {
-            let Some(passage) = leg.passage(*stop, next) else {
-                continue;
-            };
-            // Who is to go straight to the destination is told so by making it a waypoint.
-            let then = match passage.direct {
-                true => Some(Waypoint::direct(next.0.root())),
-                false => then,
-            };
-            let first = self.clear(leg.graph, leg.primary, *stop);
-            let onward = leg.graph.transit(*stop).plus(passage.cost).plus(end);
-            let stop = Some(Waypoint::new(*stop));
-            let found = leg.over(destination, &first, onward, [stop, then]);
-            best = best.into_iter().chain(found).min();
-        }
-        best
-    }
-
-    fn over_two(
-        &mut self,
-        leg: &Leg<'_>,
-        destination: Vertex,
-        last: &(Tree, Clear),
-        stops: &[Vertex],
-    ) -> Option<Detour> {
-        let mut best: Option<Detour> = None;
-        for second in stops {
-            // There is no room for a third waypoint, which a link straight to the destination would take.
-            let passage = leg.passage(*second, last);
-            let Some(passage) = passage.filter(|passage| !passage.direct) else {
-                continue;
-            };
-            let middle = self.clear(leg.graph, leg.primary, *second);
-            self.spent += stops.len();
-            let end = leg.graph.transit(*second).plus(passage.cost);
-            let then = Some(Waypoint::new(*second));
-            let found = self.over_one(leg, destination, (&middle, end), stops, then);
-            best = best.into_iter().chain(found).min();
-        }
-        best
-    }
 }
 
 /// What a detour has to survive.
@@ -313,6 +290,7 @@ struct Leg<'a> {
     graph: &'a Graph,
     node: Vertex,
     primary: Vertex,
+    destination: Vertex,
     demand: Demand,
 }
 
@@ -352,41 +330,69 @@ impl Leg<'_> {
         of_more && clear.of_link(from)
     }
 
-    /// The best detour that begins with a leg to the root of `first` and costs `onward` from there.
-    fn over(
-        &self,
-        destination: Vertex,
-        first: &(Tree, Clear),
-        onward: Cost,
-        waypoints: Stops,
-    ) -> Option<Detour> {
-        let tree = &first.0;
-        let links = self.graph.edges(self.node).iter();
-        let detours = links
-            .filter(|link| link.to != self.primary)
-            .filter_map(|link| {
-                let passage = self.passage(link.to, first)?;
-                let waypoints = match passage.direct {
-                    true => [Some(Waypoint::direct(tree.root())), waypoints[1]],
-                    false => waypoints,
-                };
-                let leg = match link.to == tree.root() {
-                    true => Cost(0),
-                    false => self.graph.transit(link.to).plus(passage.cost),
-                };
-                // Packets that a neighbour is to pass on need its consent, its own waypoint or not.
-                let is_end = link.to == destination;
-                let passes = is_end || self.graph.transit(link.to).is_finite();
-                let cost = link.cost.plus(leg).plus(onward);
-                (passes && cost.is_finite()).then_some(Detour {
-                    protection: self.demand.protection(),
-                    stops: waypoints.iter().flatten().count(),
-                    upstream: waypoints[0].is_some() || tree.cost(link.to) >= tree.cost(self.node),
-                    cost,
-                    neighbour: link.to,
-                    waypoints,
-                })
-            });
-        detours.min()
+    /// Packets that are there.
+    const fn end(&self) -> Rest {
+        Rest {
+            cost: Cost(0),
+            stops: [None; MAX_WAYPOINTS],
+            from: self.destination,
+        }
+    }
+
+    /// `rest` with a leg from `from` before it; `next` tells from where packets get to its beginning.
+    fn before(&self, from: Vertex, next: &(Tree, Clear), rest: &Rest) -> Option<Rest> {
+        let passage = self.passage(from, next)?;
+        let stop = match (passage.direct, rest.from == self.destination) {
+            (true, _) => Some(Waypoint::direct(rest.from)),
+            (false, false) => Some(Waypoint::new(rest.from)),
+            (false, true) => None,
+        };
+        let mut stops = rest.stops;
+        if stop.is_some() {
+            stops.rotate_right(1);
+            stops[0] = stop;
+        }
+        Some(Rest {
+            cost: passage.cost.plus(self.transit(rest.from)).plus(rest.cost),
+            stops,
+            from,
+        })
+    }
+
+    /// The detour that goes on with `rest` behind its first link; `last` are the shortest paths to the destination.
+    fn detour(&self, rest: &Rest, last: &Tree) -> Option<Detour> {
+        let neighbour = rest.from;
+        let link = self.graph.cost(self.node, neighbour);
+        // Packets that a neighbour is to pass on need its consent, its own waypoint or not.
+        let cost = link.plus(self.transit(neighbour)).plus(rest.cost);
+        cost.is_finite().then_some(Detour {
+            protection: self.demand.protection(),
+            stops: rest.count(),
+            upstream: rest.count() > 0 || last.cost(neighbour) >= last.cost(self.node),
+            cost,
+            neighbour,
+            waypoints: rest.stops,
+        })
+    }
+
+    fn transit(&self, through: Vertex) -> Cost {
+        match through == self.destination {
+            true => Cost(0),
+            false => self.graph.transit(through),
+        }
+    }
+}
+
+/// The rest of a detour, from a node on. The order of the fields is the order of preference.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Rest {
+    cost: Cost,
+    stops: Stops,
+    from: Vertex,
+}
+
+impl Rest {
+    fn count(&self) -> usize {
+        self.stops.iter().flatten().count()
     }
 }

@@ -146,7 +146,7 @@ fn on_a_ring_the_way_around_needs_a_waypoint_and_finds_it() {
         .unwrap();
     assert_eq!(
         (detour.neighbour, detour.waypoints),
-        (Vertex(4), [Some(Waypoint::new(Vertex(2))), None])
+        (Vertex(4), over(&[Waypoint::new(Vertex(2))]))
     );
     assert_eq!(detour.protection, Protection::Link);
 }
@@ -159,11 +159,11 @@ fn on_a_ring_with_one_dear_link_the_way_around_needs_two_waypoints_and_finds_the
     let detour = search_anew(&graph).unwrap();
     // The shortest way from 3 to 2 is back over 0, so packets are told to take the dear link.
     let (three, two) = (Waypoint::new(Vertex(3)), Waypoint::direct(Vertex(2)));
-    assert_eq!(detour.waypoints, [Some(three), Some(two)]);
+    assert_eq!(detour.waypoints, over(&[three, two]));
     graph.set_cost(Vertex(2), Vertex(3), Cost(2_500)).unwrap();
     let detour = search_anew(&graph).unwrap();
     let two = Waypoint::new(Vertex(2));
-    assert_eq!(detour.waypoints, [Some(three), Some(two)]);
+    assert_eq!(detour.waypoints, over(&[three, two]));
 }
 
 #[test]
@@ -176,7 +176,7 @@ fn a_neighbour_that_sends_back_what_it_gets_is_told_to_go_straight_there() {
     let detour = search_anew(&graph).unwrap();
     assert_eq!(detour.neighbour, Vertex(2));
     let one = Waypoint::direct(Vertex(1));
-    assert_eq!(detour.waypoints, [Some(one), None]);
+    assert_eq!(detour.waypoints, over(&[one]));
     assert_eq!(detour.cost, Cost(10_000));
 }
 
@@ -190,9 +190,13 @@ fn a_detour_does_not_count_on_others_to_notice_that_the_next_hop_is_gone() {
     let three = Waypoint::new(Vertex(3));
     assert_eq!(
         (detour.neighbour, detour.waypoints),
-        (Vertex(4), [Some(three), None])
+        (Vertex(4), over(&[three]))
     );
     assert_eq!(detour.protection, Protection::Node);
+}
+
+fn over(stops: &[Waypoint<Vertex>]) -> [Option<Waypoint<Vertex>>; MAX_WAYPOINTS] {
+    std::array::from_fn(|at| stops.get(at).copied())
 }
 
 fn search_anew(graph: &Graph) -> Option<Detour> {
@@ -281,7 +285,7 @@ impl Flow {
         self.survives(graph, failed, &stops, detour.protection)
     }
 
-    /// The best that any neighbour with up to two waypoints survives.
+    /// The best that any neighbour with as many waypoints as a frame has room for survives.
     fn best(&self, graph: &Graph, failed: &Failed) -> Option<Protection> {
         let starts: Vec<_> = graph
             .edges(failed.node)

@@ -3,7 +3,7 @@
 //! ```text
 //! type 1 | version 1 | key id 1 | reserved 1 | counter 8 |
 //! sealed { destination 8 | source 8 | hop limit 1 | class+priority 1 | precedence+weight 1 |
-//!          waypoints 1 | flow hash 4 | lane 2 | waypoint 2 | waypoint 2 } | tag 16 | payload
+//!          waypoints 1 | flow hash 4 | lane 2 | waypoint 2 | waypoint 2 | waypoint 2 } | tag 16 | payload
 //! ```
 //! The sealing itself belongs to whoever holds the link keys; this file knows where the bytes are.
 
@@ -19,7 +19,7 @@ pub const FRAME_VERSION: u8 = 1;
 /// Bytes before the sealed part.
 pub const CLEAR_LENGTH: usize = 12;
 /// Bytes of the sealed part.
-pub const SEALED_LENGTH: usize = 30;
+pub const SEALED_LENGTH: usize = 26 + 2 * MAX_WAYPOINTS;
 /// Bytes of the authentication tag (AES-128-GCM).
 pub const TAG_LENGTH: usize = 16;
 /// Bytes of the whole header.
@@ -31,7 +31,7 @@ pub const MIN_PAYLOAD: usize = 32;
 /// Bits of the byte that tells of waypoints: how many there are, …
 const COUNT: u8 = 0x03;
 /// … and which of them are reached over the link that leads straight to them.
-const DIRECT: [u8; MAX_WAYPOINTS] = [0x10, 0x20];
+const DIRECT: [u8; MAX_WAYPOINTS] = [0x10, 0x20, 0x40];
 
 /// The part of the header that is in the clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -59,11 +59,11 @@ pub struct Header {
     pub flow: u32,
     /// The destination's lane.
     pub lane: u16,
-    /// Nodes to be passed first, next one first; at most two.
+    /// Nodes to be passed first, next one first.
     pub waypoints: Waypoints,
 }
 
-/// Up to two nodes to be passed on the way, next one first.
+/// Up to [`MAX_WAYPOINTS`] nodes to be passed on the way, next one first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Waypoints {
     /// How many of `stops` count.
@@ -80,20 +80,14 @@ impl Waypoints {
         stops: [NOWHERE; MAX_WAYPOINTS],
     };
 
-    /// One waypoint.
-    pub const fn one(stop: Waypoint<NodeIndex>) -> Self {
-        Self {
-            count: 1,
-            stops: [stop, NOWHERE],
+    /// These waypoints, next one first; those that there is no room for are left out.
+    pub fn of(stops: impl IntoIterator<Item = Waypoint<NodeIndex>>) -> Self {
+        let mut waypoints = Self::NONE;
+        for (place, stop) in waypoints.stops.iter_mut().zip(stops) {
+            *place = stop;
+            waypoints.count += 1;
         }
-    }
-
-    /// Two waypoints, `first` before `second`.
-    pub const fn two(first: Waypoint<NodeIndex>, second: Waypoint<NodeIndex>) -> Self {
-        Self {
-            count: 2,
-            stops: [first, second],
-        }
+        waypoints
     }
 
     /// The next waypoint.
@@ -104,45 +98,34 @@ impl Waypoints {
     /// What is left once the next one has been reached.
     #[must_use]
     pub fn reached(&self) -> Self {
-        Self {
-            count: self.count.saturating_sub(1),
-            stops: [self.stops[1], NOWHERE],
-        }
+        Self::of(self.as_slice().iter().skip(1).copied())
     }
 
     /// These as a detour to the first stop of `rest`, by the rule of [`waypoint::before`].
     #[must_use]
     pub fn before(&self, rest: &Self) -> Self {
-        let mut stops = waypoint::before(self.as_slice(), rest.as_slice());
-        match (stops.next(), stops.next()) {
-            (Some(first), Some(second)) => Self::two(first, second),
-            (Some(only), None) => Self::one(only),
-            (None, _) => Self::NONE,
-        }
+        Self::of(waypoint::before(self.as_slice(), rest.as_slice()))
     }
 
     fn as_slice(&self) -> &[Waypoint<NodeIndex>] {
         &self.stops[..usize::from(self.count).min(self.stops.len())]
     }
 
-    fn from_parts(told: u8, indexes: [u16; 2]) -> Result<Self, DecodeError> {
+    fn read(told: u8, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let count = told & COUNT;
         let known = DIRECT.iter().take(usize::from(count));
         let allowed = known.fold(COUNT, |bits, direct| bits | direct);
         if usize::from(count) > DIRECT.len() || told & !allowed != 0 {
             return Err(DecodeError::Range("waypoints"));
         }
-        let stop = |at: usize| match at < usize::from(count) {
-            true => Waypoint {
-                node: NodeIndex(indexes[at]),
-                direct: told & DIRECT[at] != 0,
-            },
-            false => NOWHERE,
-        };
-        Ok(Self {
-            count,
-            stops: [stop(0), stop(1)],
-        })
+        let mut stops = [NOWHERE; MAX_WAYPOINTS];
+        for (stop, bit) in stops.iter_mut().zip(DIRECT) {
+            *stop = Waypoint {
+                node: NodeIndex(reader.u16()?),
+                direct: told & bit != 0,
+            };
+        }
+        Ok(Self::of(stops.into_iter().take(usize::from(count))))
     }
 
     fn told(&self) -> u8 {
@@ -224,7 +207,7 @@ impl Header {
         let told = reader.u8()?;
         let flow = reader.u32()?;
         let lane = reader.u16()?;
-        let waypoints = Waypoints::from_parts(told, [reader.u16()?, reader.u16()?])?;
+        let waypoints = Waypoints::read(told, &mut reader)?;
         Ok(Self {
             destination,
             source,
@@ -250,8 +233,9 @@ impl Header {
         ]);
         bytes[20..24].copy_from_slice(&self.flow.to_be_bytes());
         bytes[24..26].copy_from_slice(&self.lane.to_be_bytes());
-        bytes[26..28].copy_from_slice(&self.waypoints.stops[0].node.0.to_be_bytes());
-        bytes[28..30].copy_from_slice(&self.waypoints.stops[1].node.0.to_be_bytes());
+        for (place, stop) in bytes[26..].chunks_exact_mut(2).zip(self.waypoints.stops) {
+            place.copy_from_slice(&stop.node.0.to_be_bytes());
+        }
         bytes
     }
 }
@@ -269,17 +253,17 @@ mod tests {
             precedence_weight: 0x34,
             flow: 0xdead_beef,
             lane: 7,
-            waypoints: Waypoints::two(
+            waypoints: Waypoints::of([
                 Waypoint::new(NodeIndex(258)),
                 Waypoint::direct(NodeIndex(3)),
-            ),
+            ]),
         }
     }
 
     #[test]
     fn headers_read_as_they_were_written() {
         assert_eq!(Header::from_bytes(&header().to_bytes()), Ok(header()));
-        assert_eq!(HEADER_LENGTH, 58);
+        assert_eq!(HEADER_LENGTH, 60);
     }
 
     #[test]
@@ -291,7 +275,7 @@ mod tests {
             .collect();
         assert_eq!(
             hex,
-            "00000000000000010000000000000002101234 22deadbeef000701020003".replace(' ', "")
+            "00000000000000010000000000000002101234 22deadbeef0007010200030000".replace(' ', "")
         );
     }
 
@@ -306,19 +290,24 @@ mod tests {
 
     #[test]
     fn a_detour_on_the_way_to_a_waypoint_ends_at_it_once() {
-        let [a, b, c, d] = [1, 2, 3, 4].map(|index| Waypoint::new(NodeIndex(index)));
+        let [a, b, c, d, e] = [1, 2, 3, 4, 5].map(|index| Waypoint::new(NodeIndex(index)));
         let straight = Waypoint::direct(c.node);
-        let (one, two) = (Waypoints::one, Waypoints::two);
         let table = [
-            (Waypoints::NONE, two(c, d), two(c, d)),
-            (two(a, b), Waypoints::NONE, two(a, b)),
-            (one(a), one(c), two(a, c)),
-            (two(a, b), one(c), two(a, c)),
-            (one(a), two(c, d), two(a, c)),
-            (one(straight), one(c), one(straight)),
-            (one(straight), two(c, d), two(straight, d)),
-            (two(a, straight), two(c, d), two(a, straight)),
-        ];
+            (vec![], vec![c, d], vec![c, d]),
+            (vec![a, b], vec![], vec![a, b]),
+            (vec![a], vec![c], vec![a, c]),
+            (vec![a, b], vec![c], vec![a, b, c]),
+            (vec![a], vec![c, d], vec![a, c, d]),
+            (vec![a, b], vec![c, d], vec![a, b, c]),
+            (vec![a, b, e], vec![c, d], vec![a, b, c]),
+            (vec![straight], vec![c], vec![straight]),
+            (vec![straight], vec![c, d], vec![straight, d]),
+            (vec![a, straight], vec![c, d, e], vec![a, straight, d]),
+        ]
+        .map(|(detour, rest, expected)| {
+            let [detour, rest, expected] = [detour, rest, expected].map(Waypoints::of);
+            (detour, rest, expected)
+        });
         for (detour, rest, expected) in table {
             assert_eq!(detour.before(&rest), expected, "{detour:?}, {rest:?}");
         }
@@ -333,8 +322,8 @@ mod tests {
             Err(DecodeError::Range("hop limit"))
         );
         let mut bytes = header().to_bytes();
-        // Three of them, bits without a meaning, a link to one that is not there.
-        for told in [0x03, 0x04, 0x42, 0x20, 0x21] {
+        // Bits without a meaning, a link to one that is not there.
+        for told in [0x04, 0x08, 0x83, 0x20, 0x21, 0x42] {
             bytes[16] = MAX_HOPS;
             bytes[19] = told;
             assert_eq!(

@@ -4,7 +4,7 @@
 //! A suspect link is passed over at once, without asking anybody; that is the whole of fast healing on this side.
 
 use wattle_dataplane::DropReason;
-use wattle_model::{Carrier, Class, Endpoint, Instant, LinkId, LinkState, NodeIndex, Waypoint};
+use wattle_model::{Carrier, Class, Endpoint, Instant, LinkId, LinkState, NodeIndex};
 use wattle_wire::frame::Waypoints;
 
 use crate::flowlets::Flow;
@@ -150,7 +150,7 @@ impl Worker {
             .map(|next| next.link);
         let backup = path
             .and_then(|path| path.backup())
-            .map(|backup| (backup.link, waypoints(&backup.waypoints)));
+            .map(|backup| (backup.link, Waypoints::of(backup.waypoints.iter().copied())));
         let direct = Carrier::ALL
             .into_iter()
             .filter_map(|carrier| peer.port(carrier))
@@ -212,14 +212,6 @@ fn own_share(flow: u32, own: NodeIndex) -> u32 {
     let mixed = (mixed ^ mixed >> 16).wrapping_mul(0x85eb_ca6b);
     let mixed = (mixed ^ mixed >> 13).wrapping_mul(0xc2b2_ae35);
     mixed ^ mixed >> 16
-}
-
-fn waypoints(stops: &[Waypoint<NodeIndex>]) -> Waypoints {
-    match stops {
-        [] => Waypoints::NONE,
-        [one] => Waypoints::one(*one),
-        [first, second, ..] => Waypoints::two(*first, *second),
-    }
 }
 
 #[cfg(test)]

@@ -32,10 +32,6 @@ impl Worker {
         };
         self.link_heard(now, slot, from, tx);
         self.count_received_bytes(slot, from, frame.len());
-        let header = Header {
-            waypoints: self.remaining(header.waypoints),
-            ..header
-        };
         if header.destination == self.config.node {
             let crossed = MAX_HOPS.saturating_sub(header.hop_limit);
             let relayed = Some(Relayed {
@@ -70,14 +66,6 @@ impl Worker {
             && let Some(request) = self.table[slot].keys.request(now)
         {
             self.send_control_best(now, slot, &request.to_bytes(), tx);
-        }
-    }
-
-    /// The waypoints that are left when this node is passed.
-    fn remaining(&self, waypoints: Waypoints) -> Waypoints {
-        match waypoints.next() {
-            Some(stop) if stop.node == self.own_index => waypoints.reached(),
-            _ => waypoints,
         }
     }
 
@@ -137,7 +125,13 @@ impl Worker {
         if self.config.transit == Transit::Refuse {
             return Err(DropReason::TransitRefused);
         }
-        let stop = header.waypoints.next();
+        let next = header.waypoints.next();
+        let is_stop = next.is_some_and(|stop| stop.node == self.own_index);
+        let left = match is_stop {
+            true => header.waypoints.reached(),
+            false => header.waypoints,
+        };
+        let stop = left.next();
         let target = match stop {
             Some(stop) => self.table.by_index(stop.node),
             None => self.table.by_id(header.destination),
@@ -147,8 +141,8 @@ impl Worker {
             Some(stop) if stop.direct => self.hop_straight(target, Waypoints::NONE),
             _ => None,
         };
-        // Never back to where it came from, unless a waypoint says so.
-        let may_return = stop.is_some_and(|stop| !stop.direct);
+        // Never back to where it came from, unless a waypoint says so or is here.
+        let may_return = is_stop || stop.is_some_and(|stop| !stop.direct);
         let avoid = (!may_return).then_some(from);
         let lingering =
             || self.lingering(now, target, (class, header.flow), Envelope::Frame, avoid);
@@ -156,7 +150,7 @@ impl Worker {
             Some(hop) => hop,
             None => self.hop(target, (class, header.flow), Envelope::Frame, avoid)?,
         };
-        let waypoints = hop.waypoints.before(&header.waypoints);
+        let waypoints = hop.waypoints.before(&left);
         let onward = Onward { hop, waypoints };
         self.run.found_onward(course, onward);
         Ok(onward)

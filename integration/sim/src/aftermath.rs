@@ -120,6 +120,8 @@ impl<'a> Packets<'a> {
         let own = self.graph.node(place.at);
         if place.stops.first().is_some_and(|stop| stop.node == own) {
             place.stops.remove(0);
+            // A waypoint may send it back.
+            place.from = None;
         }
         match self.known.get(&place) {
             Some(Some(fate)) => return *fate,

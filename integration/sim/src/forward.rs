@@ -36,12 +36,14 @@ impl Fleet {
         {
             let came_from = trail.iter().rev().nth(1).copied();
             let own = self.nodes[at.0].id;
-            if waypoints.first().is_some_and(|stop| stop.node == own) {
+            let is_stop = waypoints.first().is_some_and(|stop| stop.node == own);
+            if is_stop {
                 waypoints.remove(0);
             }
             let stop = waypoints.first().copied();
-            // Never back to where it came from, unless a waypoint says so.
-            let came_from = came_from.filter(|_| stop.is_none_or(|stop| stop.direct));
+            // Never back to where it came from, unless a waypoint says so or is here.
+            let may_return = is_stop || stop.is_some_and(|stop| !stop.direct);
+            let came_from = came_from.filter(|_| !may_return);
             let target = stop.map_or(self.nodes[to.0].id, |stop| stop.node);
             let straight = stop.and_then(|stop| self.straight(at, stop));
             let chosen = straight.or_else(|| self.choose(at, target, came_from));

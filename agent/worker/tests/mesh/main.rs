@@ -221,6 +221,39 @@ fn a_waypoint_that_is_to_be_reached_straight_is_not_reached_the_shorter_way() {
 }
 
 #[test]
+fn a_waypoint_may_send_a_frame_back_to_where_it_came_from() {
+    // 0 - 3, 0 - 1, 1 - 2, 1 - 3. Packets from 0 to 3 go around past 2, whose way to 3 is over 1 once more.
+    let mut net = Net::new(Protection::NULL, 4, &[(0, 3), (0, 1), (1, 2), (1, 3)]);
+    net.run(Micros::from_secs(2));
+    net.route(1, &[(0, 0), (2, 2), (3, 3)]);
+    net.route(2, &[(0, 1), (1, 1), (3, 1)]);
+    net.route(3, &[(0, 1), (1, 1)]);
+    let link = net.link(0, 3);
+    let backup = Backup {
+        link: net.link(0, 1),
+        waypoints: vec![Waypoint::new(NodeIndex(2))],
+    };
+    let path = Path::new(vec![NextLink { link, weight: 1 }], Some(backup), 1);
+    net.set_forwarding(0, Forwarding::new([net.prefix(3)], [(net.id(3), path)]));
+    net.cut(0, 3);
+    for _ in 0..40 {
+        net.send(0, &packet(0, 3, b"round"));
+        net.run(Micros::from_millis(10));
+    }
+    let over_three = packet_with(0, 3, 61, b"round");
+    let arrived = net.delivered(3);
+    assert!(
+        arrived
+            .iter()
+            .filter(|packet| **packet == over_three)
+            .count()
+            >= 20,
+        "{arrived:?}"
+    );
+    assert_eq!(net.dropped(2, DropReason::FrameReturned), 0);
+}
+
+#[test]
 fn a_relays_detour_may_begin_where_the_frame_came_from() {
     // 0 - 1 - 2 - 3 - 0. Node 0 sends to 2 over 1; when 1 loses its link to 2, the way around leads back over 0, past 3.
     let mut net = Net::new(Protection::NULL, 4, &[(0, 1), (1, 2), (2, 3), (0, 3)]);

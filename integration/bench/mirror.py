@@ -224,11 +224,18 @@ def chaos(size, found):
             found.note(name, OURS, f"{events} events, {done} kills, {brokers} of the broker, {woken} paused leaders that woke up")
 
 
+def leads(writer):
+    """Waits until a mirror has written something: on fresh brokers that takes seconds."""
+    if not any(json.loads(line)["what"] == "first_commit" for line in writer.stdout):
+        raise LabError("wattle-stream ended before it led")
+
+
 def takeover(size, found):
     with kafka.Cluster() as cluster, State() as state:
         for number in range(size.takeovers):
             writer = stream("write", "--brokers", cluster.bootstrap, "--state", state, "--rate", 5000, "--events", 2**40)
-            time.sleep(3 + 0.137 * number)
+            leads(writer)
+            time.sleep(1 + 0.137 * number)
             writer.kill()
             killed = time.time()
             writer.communicate()

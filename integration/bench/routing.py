@@ -303,7 +303,8 @@ def row_cost(ring, results, options, times):
 def traffic(ring, step_ns, seconds):
     """Bytes and packets each second on all links together, with a stream over each."""
     streams = [ring.stream(a, b, 7100 + number, step_ns) for number, (a, b) in enumerate(RING)]
-    time.sleep(3)
+    # A dozen programs that start are load, which prices tell of for some seconds.
+    time.sleep(10)
     before, begun = ring.bytes_sent(), time.monotonic_ns()
     time.sleep(seconds)
     sent, ended = ring.bytes_sent() - before, time.monotonic_ns()

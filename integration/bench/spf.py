@@ -60,4 +60,5 @@ def covered(results, answer):
     results.put(COVERED.id, OURS, 100.0 * answer["arrive"] / answer["affected"])
     results.put(CIRCLING.id, OURS, answer["loops"])
     below = ", ".join(f"{name} {percent:.2f} %" for name, percent in answer["below"].items())
-    results.note(COVERED.id, OURS, f"{answer['maps']} networks, {answer['affected']} pairs; below 100 %: {below or 'none'}")
+    results.note(COVERED.id, OURS, f"{answer['maps']} networks, {answer['affected']} pairs; below 100 %: {below or 'none'}; "
+                 f"{answer['far']} of those that arrive cross more than 16 relays, which a frame may not")

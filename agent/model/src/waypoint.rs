@@ -41,7 +41,7 @@ impl<N> Waypoint<N> {
 }
 
 /// The waypoints of a packet on `detour` to the first stop of `rest`. Where there is no room for all, the last ones are left
-/// out, and the first stop of the detour is to find the way to where it leads.
+/// out, and the last one that is left is to find the way on.
 pub fn before<'a, N: Copy + PartialEq>(
     detour: &'a [Waypoint<N>],
     rest: &'a [Waypoint<N>],

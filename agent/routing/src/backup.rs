@@ -180,13 +180,16 @@ impl Search {
 
     /// The best of the detours with the fewest waypoints, found from the destination backwards.
     fn over_fewest(&mut self, leg: &Leg<'_>, stops: &[Vertex]) -> Option<Detour> {
+        let mut stops = stops.to_vec();
         let neighbours = leg.graph.edges(leg.node).iter().map(|link| link.to);
         let neighbours: Vec<Vertex> = neighbours.filter(|to| *to != leg.primary).collect();
         let last = self.clear(leg.graph, leg.primary, leg.destination);
         let mut ends = vec![leg.end()];
         for count in 0..=MAX_WAYPOINTS {
             if count > 0 {
-                ends = self.legs(leg, stops, &ends, count - 1);
+                ends = self.legs(leg, &stops, &ends, count - 1);
+                // From where fewer waypoints suffice, more are of no use.
+                stops.retain(|stop| ends.iter().all(|end| end.from != *stop));
             }
             if count == 1 {
                 // Who is to go straight to the destination is told so by making it a waypoint.

@@ -15,7 +15,7 @@ use crate::codec::Reader;
 /// First byte of a relay frame; WireGuard's messages begin with 1 to 4.
 pub const FRAME_TYPE: u8 = 0x57;
 /// Version of the format in the second byte.
-pub const FRAME_VERSION: u8 = 1;
+pub const FRAME_VERSION: u8 = 2;
 /// Bytes before the sealed part.
 pub const CLEAR_LENGTH: usize = 12;
 /// Bytes of the sealed part.
@@ -32,6 +32,7 @@ pub const MIN_PAYLOAD: usize = 32;
 const COUNT: u8 = 0x03;
 /// … and which of them are reached over the link that leads straight to them.
 const DIRECT: [u8; MAX_WAYPOINTS] = [0x10, 0x20, 0x40];
+const _: () = assert!(MAX_WAYPOINTS == COUNT as usize, "every count has room");
 
 /// The part of the header that is in the clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -115,7 +116,7 @@ impl Waypoints {
         let count = told & COUNT;
         let known = DIRECT.iter().take(usize::from(count));
         let allowed = known.fold(COUNT, |bits, direct| bits | direct);
-        if usize::from(count) > DIRECT.len() || told & !allowed != 0 {
+        if told & !allowed != 0 {
             return Err(DecodeError::Range("waypoints"));
         }
         let mut stops = [NOWHERE; MAX_WAYPOINTS];
@@ -255,7 +256,8 @@ mod tests {
             lane: 7,
             waypoints: Waypoints::of([
                 Waypoint::new(NodeIndex(258)),
-                Waypoint::direct(NodeIndex(3)),
+                Waypoint::new(NodeIndex(3)),
+                Waypoint::direct(NodeIndex(4)),
             ]),
         }
     }
@@ -275,7 +277,7 @@ mod tests {
             .collect();
         assert_eq!(
             hex,
-            "00000000000000010000000000000002101234 22deadbeef0007010200030000".replace(' ', "")
+            "00000000000000010000000000000002101234 43deadbeef0007010200030004".replace(' ', "")
         );
     }
 
@@ -284,7 +286,9 @@ mod tests {
         let waypoints = header().waypoints;
         assert_eq!(waypoints.next(), Some(Waypoint::new(NodeIndex(258))));
         let rest = waypoints.reached();
-        assert_eq!(rest.next(), Some(Waypoint::direct(NodeIndex(3))));
+        assert_eq!(rest.next(), Some(Waypoint::new(NodeIndex(3))));
+        let rest = rest.reached();
+        assert_eq!(rest.next(), Some(Waypoint::direct(NodeIndex(4))));
         assert_eq!(rest.reached(), Waypoints::NONE);
     }
 
@@ -346,8 +350,8 @@ mod tests {
         for length in 0..frame.len() {
             assert_eq!(Clear::parse(&frame[..length]), Err(DecodeError::Truncated));
         }
-        frame[1] = 2;
-        assert_eq!(Clear::parse(&frame), Err(DecodeError::Version(2)));
+        frame[1] = 1;
+        assert_eq!(Clear::parse(&frame), Err(DecodeError::Version(1)));
         frame[0] = 4;
         assert_eq!(Clear::parse(&frame), Err(DecodeError::Kind(4)));
     }

@@ -1,8 +1,9 @@
 //! What becomes of packets right after a failure: only those beside it know, everybody else still sends as before.
 //!
 //! The rules are the data plane's: the next hops of the route, then its backup, then a direct link; never back to where a packet
-//! came from unless a waypoint says so. All choices among next hops are followed, since any flow may take any of them.
+//! came from unless a waypoint says so or is there. All choices among next hops are followed, since any flow may take any of them.
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
@@ -11,7 +12,7 @@ use wattle_model::waypoint::before;
 use wattle_routing::Routes;
 use wattle_routing::graph::{Graph, Vertex};
 
-use crate::forward::Detour;
+use crate::forward::{Detour, MOST_LINKS};
 
 /// What broke.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,8 +77,11 @@ pub struct Packets<'a> {
     routes: &'a [Arc<Routes>],
     failure: Failure,
     destination: Vertex,
-    known: BTreeMap<Place, Option<Fate>>,
+    known: BTreeMap<Place, Option<Worst>>,
 }
+
+/// The worst that may happen: a fate, and of packets that arrive the most links.
+type Worst = (Fate, Reverse<usize>);
 
 /// A packet at a node: where it came from, what it is to pass.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
@@ -106,6 +110,10 @@ impl<'a> Packets<'a> {
 
     /// What becomes of those that begin at `at`.
     pub fn from(&mut self, at: Vertex) -> Fate {
+        self.begin(at).0
+    }
+
+    fn begin(&mut self, at: Vertex) -> Worst {
         self.follow(Place {
             at,
             from: None,
@@ -113,9 +121,9 @@ impl<'a> Packets<'a> {
         })
     }
 
-    fn follow(&mut self, mut place: Place) -> Fate {
+    fn follow(&mut self, mut place: Place) -> Worst {
         if place.at == self.destination {
-            return Fate::Arrive;
+            return (Fate::Arrive, Reverse(0));
         }
         let own = self.graph.node(place.at);
         if place.stops.first().is_some_and(|stop| stop.node == own) {
@@ -124,20 +132,21 @@ impl<'a> Packets<'a> {
             place.from = None;
         }
         match self.known.get(&place) {
-            Some(Some(fate)) => return *fate,
+            Some(Some(worst)) => return *worst,
             // It is being followed at the moment: it came back.
-            Some(None) => return Fate::Loops,
+            Some(None) => return (Fate::Loops, Reverse(0)),
             None => {}
         }
         self.known.insert(place.clone(), None);
-        let fate = self
+        let worst = self
             .onward(&place)
             .into_iter()
             .map(|next| self.follow(next))
             .min();
-        let fate = fate.unwrap_or(Fate::Lost);
-        self.known.insert(place, Some(fate));
-        fate
+        let (fate, Reverse(links)) = worst.unwrap_or((Fate::Lost, Reverse(0)));
+        let worst = (fate, Reverse(links + 1));
+        self.known.insert(place, Some(worst));
+        worst
     }
 
     /// Where flows at this place may go next.
@@ -189,8 +198,10 @@ impl<'a> Packets<'a> {
 pub struct Coverage {
     /// Pairs of nodes whose packets could cross what failed, and that a way is left to.
     pub affected: usize,
-    /// Those of them whose packets all arrive.
+    /// Those of them whose packets all arrive, however many relays a frame may cross.
     pub arrive: usize,
+    /// Those of them of whose packets some cross more relays than that. Most are as far apart while nothing is broken.
+    pub far: usize,
     /// Those of them of whose packets some go in circles.
     pub loops: usize,
 }
@@ -200,6 +211,7 @@ impl Coverage {
     pub fn add(&mut self, other: &Self) {
         self.affected += other.affected;
         self.arrive += other.arrive;
+        self.far += other.far;
         self.loops += other.loops;
     }
 }
@@ -217,10 +229,13 @@ pub fn coverage(graph: &Graph, routes: &[Arc<Routes>]) -> Coverage {
                     continue;
                 }
                 coverage.affected += 1;
-                match packets.from(node) {
-                    Fate::Arrive => coverage.arrive += 1,
-                    Fate::Loops => coverage.loops += 1,
-                    Fate::Lost => {}
+                match packets.begin(node) {
+                    (Fate::Arrive, Reverse(links)) => {
+                        coverage.arrive += 1;
+                        coverage.far += usize::from(links > MOST_LINKS);
+                    }
+                    (Fate::Loops, _) => coverage.loops += 1,
+                    (Fate::Lost, _) => {}
                 }
             }
         }

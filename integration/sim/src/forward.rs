@@ -5,6 +5,7 @@
 use wattle_model::waypoint::before;
 use wattle_model::{LinkState, NodeId, Waypoint};
 use wattle_routing::{Backup, NextHop};
+use wattle_wire::frame::MAX_HOPS;
 
 use crate::fleet::{Fleet, NodeNumber};
 use crate::network::EdgeNumber;
@@ -20,8 +21,8 @@ pub enum Fate {
     Circled,
 }
 
-/// Most hops of a packet.
-const HOP_LIMIT: usize = 16;
+/// Links that a packet may cross: one more than relays.
+pub(crate) const MOST_LINKS: usize = MAX_HOPS as usize + 1;
 
 /// The waypoints of a packet, next one first.
 pub(crate) type Detour = Vec<Waypoint<NodeId>>;
@@ -56,7 +57,7 @@ impl Fleet {
             if edge.cut[direction] {
                 return Fate::Lost(at);
             }
-            if trail.len() > HOP_LIMIT {
+            if trail.len() > MOST_LINKS {
                 return Fate::Circled;
             }
             trail.push(edge.ends[1 - direction]);

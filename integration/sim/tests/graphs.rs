@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
-use wattle_model::{Cost, Micros};
+use wattle_model::{Cost, MAX_WAYPOINTS, Micros};
 use wattle_routing::graph::{Graph, Vertex};
 use wattle_routing::spf::Tree;
 use wattle_routing::{Protection, Route, Routes, order};
@@ -36,7 +36,7 @@ fn every_packet_that_a_failure_leaves_a_way_arrives_before_anybody_is_told() {
 #[test]
 fn every_node_has_the_best_protection_that_the_network_allows() {
     let (mut best, mut less, mut none) = (0, 0, 0);
-    let mut less_in_tiers = 0;
+    let (mut less_in_tiers, mut over_three) = (0, 0);
     for (name, graph) in networks() {
         let is_tiered = name.ends_with(TIERS);
         let routes = decided(&graph);
@@ -49,6 +49,11 @@ fn every_node_has_the_best_protection_that_the_network_allows() {
                 let primary = graph.vertex(next.neighbour).expect("a neighbour");
                 let protection = route.backup.as_ref().map(|backup| backup.protection);
                 let possible = protectable(&graph, node, primary, destination);
+                let stops = route
+                    .backup
+                    .as_ref()
+                    .map_or(0, |backup| backup.waypoints.len());
+                over_three += usize::from(stops == MAX_WAYPOINTS);
                 match (protection, possible) {
                     (found, possible) if found == possible => best += 1,
                     (None, Some(_)) => none += 1,
@@ -68,6 +73,10 @@ fn every_node_has_the_best_protection_that_the_network_allows() {
     }
     println!("best {best}, only for the link {less} and {less_in_tiers}, none {none}");
     assert!(best > 1_000 && none == 0, "{best}, {less}, {none}");
+    assert!(
+        over_three > 0,
+        "nothing tells whether frames need that much room"
+    );
     assert_eq!(less, 0);
     assert!(less_in_tiers * 10_000 <= best, "{less_in_tiers}");
 }

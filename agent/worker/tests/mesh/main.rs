@@ -19,7 +19,7 @@ use wattle_dataplane::vnet::{Gso, NEEDS_CSUM};
 use wattle_dataplane::{Backup, DropReason, Forwarding, NextLink, Path, VnetHeader};
 use wattle_model::{Carrier, Endpoint, LinkState, Micros, NodeIndex, Ppm, Waypoint};
 use wattle_tunnel::{CHANNEL_TYPE, Local, Outcome, Rekey, Session};
-use wattle_wire::frame::FRAME_TYPE;
+use wattle_wire::frame::{FRAME_TYPE, FRAME_VERSION, HEADER_LENGTH};
 use wattle_worker::Event;
 
 use crate::wire::{Net, Protection, address, packet, packet_with, quic_address};
@@ -375,7 +375,7 @@ fn forged_and_replayed_frames_are_dropped_and_counted() {
         let delivered = net.delivered(2).len();
         net.inject(address(0), 1, &frame);
         assert_eq!(net.dropped(1, DropReason::FrameReplayed), 1);
-        for byte in [3, 4, 12, 20, 57, frame.len() - 1] {
+        for byte in [3, 4, 12, 20, HEADER_LENGTH - 1, frame.len() - 1] {
             let mut forged = frame.clone();
             forged[4] ^= 0x40;
             forged[byte] ^= 1;
@@ -767,7 +767,8 @@ mod arbitrary {
                 net.send_super(0, VnetHeader { gso: Gso::UdpL4, gso_size: 9, ..VnetHeader::default() }, &datagram);
                 for length in [32, 64, 92, 148, 299] {
                     datagram.resize(length, 7);
-                    datagram[..4].copy_from_slice(&[kind, u8::from(kind == 0x57), 0, 0]);
+                    let version = if kind == FRAME_TYPE { FRAME_VERSION } else { 0 };
+                    datagram[..4].copy_from_slice(&[kind, version, 0, 0]);
                     net.inject(address(1), 0, &datagram);
                 }
             }

@@ -74,6 +74,7 @@ fn backups(atlas: &Atlas) -> serde_json::Value {
         "maps": atlas.charts.len(),
         "affected": total.affected,
         "arrive": total.arrive,
+        "far": total.far,
         "loops": total.loops,
         "below": least,
     })

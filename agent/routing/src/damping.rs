@@ -1,8 +1,7 @@
 //! When a changed price becomes news: worse soon, better late.
 //!
 //! A price that grew by a quarter and a millisecond is told after two windows of 100 ms, at once when loss is the cause;
-//! one that fell by a fifth is told after 5 s (1 s while a link is young), doubled with every recent turn for the better or
-//! the worse up to 5 min: a price that rises in six steps has turned once.
+//! one that fell by a fifth is told after 5 s (1 s while a link is young), doubled with every recent change up to 5 min.
 //! A bucket of changes bounds what a price that never rests may say. Failures do not come here.
 
 use wattle_model::{Cost, Instant, Micros};
@@ -17,10 +16,9 @@ const BETTER_AFTER_MOST: Micros = Micros::from_secs(300);
 /// against the link. That a link comes up at all is damped elsewhere, by its probation.
 const SETTLING: Micros = Micros::from_secs(15);
 const BETTER_AFTER_SETTLING: Micros = Micros::from_secs(1);
-/// How long a turn counts as recent.
+/// How long a change counts as recent.
 const MEMORY: Micros = Micros::from_secs(600);
-/// A price may change this often at once, and this often when packets get lost, when it doubled or when it fell, which had to
-/// wait anyway, …
+/// A price may change this often at once, and this often when packets get lost or it doubled, …
 const BURST: u64 = 4;
 const BURST_URGENT: u64 = 8;
 /// … and after that once in this time.
@@ -44,8 +42,7 @@ pub(crate) struct Damper {
     wanted: Cost,
     urgency: Urgency,
     pending: Option<Pending>,
-    turns: u32,
-    turned_to: Option<Change>,
+    changes: u32,
     changed_at: Instant,
     born_at: Instant,
     /// When the bucket of changes would be full again.
@@ -72,8 +69,7 @@ impl Damper {
             wanted: cost,
             urgency: Urgency::Normal,
             pending: None,
-            turns: 0,
-            turned_to: None,
+            changes: 0,
             changed_at: now,
             born_at: now,
             full_at: now,
@@ -106,12 +102,11 @@ impl Damper {
         if change == Some(Change::Better) && self.settles(now) {
             return true;
         }
-        if now.since(self.changed_at) > MEMORY {
-            self.turns = 1;
-        } else if self.turned_to != change {
-            self.turns += 1;
-        }
-        self.turned_to = change;
+        self.changes = if now.since(self.changed_at) > MEMORY {
+            1
+        } else {
+            self.changes + 1
+        };
         self.changed_at = now;
         self.full_at = self.full_at.max(now) + REFILL;
         true
@@ -124,7 +119,7 @@ impl Damper {
         };
         match change {
             Change::Better if self.settles(since) => since + BETTER_AFTER_SETTLING,
-            Change::Better => (since + self.patience()).max(self.has_token(BURST_URGENT)),
+            Change::Better => (since + self.patience()).max(self.has_token(BURST)),
             Change::Worse if self.urgency == Urgency::Alarm => {
                 since.max(self.has_token(BURST_URGENT))
             }
@@ -149,7 +144,7 @@ impl Damper {
     }
 
     fn patience(&self) -> Micros {
-        let doubled = BETTER_AFTER.0 << self.turns.saturating_sub(1).min(10);
+        let doubled = BETTER_AFTER.0 << self.changes.saturating_sub(1).min(10);
         Micros(doubled).min(BETTER_AFTER_MOST)
     }
 
@@ -213,18 +208,7 @@ mod tests {
     }
 
     #[test]
-    fn a_price_that_rose_in_many_steps_falls_as_soon_as_one_that_rose_in_one() {
-        let mut damper = Damper::new(Instant(0), cost(1));
-        let at = |millis| at(SETTLING.as_millis() + millis);
-        for (step, millis) in (0..).zip([5, 11, 18, 37, 55, 80]) {
-            assert!(damper.wants(at(step * 100), cost(millis), Urgency::Alarm));
-        }
-        damper.wants(at(30_000), cost(1), Urgency::Normal);
-        assert_eq!(damper.poll_timeout(), at(35_000));
-    }
-
-    #[test]
-    fn better_takes_five_seconds_and_doubles_with_every_turn() {
+    fn better_takes_five_seconds_and_doubles_with_every_change() {
         let mut damper = Damper::new(Instant(0), cost(60));
         let at = |millis| at(SETTLING.as_millis() + millis);
         damper.wants(at(0), cost(10), Urgency::Normal);

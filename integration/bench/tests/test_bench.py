@@ -167,7 +167,7 @@ class Programs(unittest.TestCase):
         micros = {"full": [900.0, 1100.0, 1000.0], "petgraph": [4000.0], "binary_heap": [2000.0], "forest_full": [9000.0], "forest_update": [2.0],
                   "link_fails": [1.0, 9.0], "link_returns": [1.0, 1.0], "link_dearer": [4.0, 1.0], "link_cheaper": [1.0, 1.0]}
         paths = {"nodes": 10_000, "links": 40_000, "micros": micros}
-        backups = {"maps": 2, "affected": 200, "arrive": 199, "loops": 1, "below": {"zoo/a": 99.0}}
+        backups = {"maps": 2, "affected": 200, "arrive": 199, "far": 3, "loops": 1, "below": {"zoo/a": 99.0}}
         options = {"nodes": None, "seed": 1, "runs": 3, "graphs": "maps"}
         found = self.figures(spf, options, paths=paths, backups=backups)
         self.assertEqual(found["full_10k_ms"]["ours"], 1.0)

@@ -107,6 +107,17 @@ def lines(process, within):
     return {line["what"]: line for line in map(json.loads, out.splitlines())}
 
 
+def until(process, what):
+    """The documents that a process prints up to the one that tells this."""
+    seen = {}
+    for line in process.stdout:
+        told = json.loads(line)
+        seen[told["what"]] = told
+        if told["what"] == what:
+            return seen
+    raise LabError(f"{process.args[4]} ended before it told {what}")
+
+
 class State:
     """A directory for a coordinator's database."""
 
@@ -224,17 +235,12 @@ def chaos(size, found):
             found.note(name, OURS, f"{events} events, {done} kills, {brokers} of the broker, {woken} paused leaders that woke up")
 
 
-def leads(writer):
-    """Waits until a mirror has written something: on fresh brokers that takes seconds."""
-    if not any(json.loads(line)["what"] == "first_commit" for line in writer.stdout):
-        raise LabError("wattle-stream ended before it led")
-
-
 def takeover(size, found):
     with kafka.Cluster() as cluster, State() as state:
         for number in range(size.takeovers):
             writer = stream("write", "--brokers", cluster.bootstrap, "--state", state, "--rate", 5000, "--events", 2**40)
-            leads(writer)
+            # On fresh brokers that takes seconds.
+            until(writer, "first_commit")
             time.sleep(1 + 0.137 * number)
             writer.kill()
             killed = time.time()
@@ -247,16 +253,9 @@ def outage(size, found):
     with State() as state:
         dead = f"127.0.0.1:{kafka.free_ports(1)[0]}"
         writer = stream("write", "--brokers", dead, "--state", state, "--events", size.outage, *MESH)
-        seen = {}
-        for line in writer.stdout:
-            told = json.loads(line)
-            seen[told["what"]] = told
-            if told["what"] == "written":
-                break
+        seen = until(writer, "written")
         writer.kill()
         writer.communicate()
-        if "written" not in seen:
-            raise LabError("wattle-stream ended before it had written everything")
         found.put("outage_rss_mib", OURS, (seen["written"]["rss_kib"] - seen["begin"]["rss_kib"]) / 1024)
         found.note("outage_rss_mib", OURS, f"{size.outage} events waiting, {seen['written']['rss_kib'] / 1024:.0f} MiB in all")
 

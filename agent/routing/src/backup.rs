@@ -1,10 +1,9 @@
 //! The way around, computed before it is needed: where packets for a destination go while its next hop is silent.
 //!
 //! In the order of preference: what survives the next hop's *failure*, even before its other neighbours have noticed it, then
-//! once they have, then what survives the *link's*; each straight to the
-//! destination (RFC 5286 §3) before over one waypoint (RFC 7490), and over fewer before over more. A waypoint that no shortest path leads to
-//! clear of the failure may be reached over the link that leads straight to it (as in RFC 9855). [`alternate`] judges by
-//! distances alone, at no cost; [`Search`] finds what the graph allows, by following everything that others may do with the
+//! once they have, then what survives the *link's*; each straight to the destination (RFC 5286 §3) before over one waypoint
+//! (RFC 7490), and over fewer before over more. A waypoint that no shortest path leads to clear of the failure may be reached
+//! over the link that leads straight to it (as in RFC 9855). [`alternate`] judges by distances alone, at no cost; [`Search`] finds what the graph allows, by following everything that others may do with the
 //! packets.
 
 use std::collections::BTreeMap;

@@ -1,7 +1,8 @@
 //! What becomes of packets right after a failure: only those beside it know, everybody else still sends as before.
 //!
 //! The rules are the data plane's: the next hops of the route, then its backup, then a direct link; never back to where a packet
-//! came from unless a waypoint says so or is there. All choices among next hops are followed, since any flow may take any of them.
+//! came from unless a waypoint says so or is there. All choices among next hops are followed, since any flow may take any of
+//! them.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
@@ -200,7 +201,7 @@ pub struct Coverage {
     pub affected: usize,
     /// Those of them whose packets all arrive, however many relays a frame may cross.
     pub arrive: usize,
-    /// Those of them of whose packets some cross more relays than that. Most are as far apart while nothing is broken.
+    /// Those of them of whose packets some cross more relays than a frame may.
     pub far: usize,
     /// Those of them of whose packets some go in circles.
     pub loops: usize,

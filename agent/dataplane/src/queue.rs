@@ -11,8 +11,10 @@ use wattle_model::{Instant, Micros};
 
 use crate::marking::{Marking, Priority};
 
-/// Flows that are told apart per priority; two that share a bucket share its turn.
+/// Flows that are told apart per priority, …
 const FLOWS: usize = 64;
+/// … of which so many have a set of places in common: two flows share a turn only where as many wait in one set.
+const WAYS: usize = 8;
 /// Bytes that may wait.
 pub const MAX_BYTES: usize = 1 << 20;
 /// Packets (super-packets count once) that may wait.
@@ -61,7 +63,7 @@ impl<T: Item> Queue<T> {
     /// Lets an item wait. Returns what had to be dropped for it, which may be the item itself.
     pub fn push(&mut self, now: Instant, marking: Marking, flow: u32, item: T) -> Vec<T> {
         let shares = &mut self.shares[marking.priority as usize];
-        shares.push(now, marking, flow as usize % FLOWS, item);
+        shares.push(now, marking, flow, item);
         let mut dropped = Vec::new();
         while self.bytes() > MAX_BYTES || self.items() > MAX_ITEMS {
             let longest = self
@@ -176,6 +178,8 @@ impl<T> Default for Shares<T> {
 
 #[derive(Debug)]
 struct Flow<T> {
+    hash: u32,
+    is_shared: bool,
     items: VecDeque<(Instant, T)>,
     bytes: usize,
     /// What its last item said.
@@ -201,6 +205,8 @@ impl<T> Flow<T> {
 impl<T> Default for Flow<T> {
     fn default() -> Self {
         Self {
+            hash: 0,
+            is_shared: false,
             items: VecDeque::new(),
             bytes: 0,
             precedence: 0,
@@ -217,10 +223,11 @@ impl<T: Item> Shares<T> {
         self.items == 0
     }
 
-    fn push(&mut self, now: Instant, marking: Marking, index: usize, item: T) {
+    fn push(&mut self, now: Instant, marking: Marking, hash: u32, item: T) {
         if self.flows.is_empty() {
             self.flows.resize_with(FLOWS, Flow::default);
         }
+        let index = self.place(hash);
         self.items += 1;
         self.bytes += item.bytes();
         let flow = &mut self.flows[index];
@@ -232,6 +239,29 @@ impl<T: Item> Shares<T> {
             flow.deficit = flow.quantum();
             self.fresh.push_back(index);
         }
+    }
+
+    /// The flow's place: its own, else one where nobody waits, else one that it shares, as others do from then on until
+    /// that one is empty, or packets of one flow would wait in two places.
+    fn place(&mut self, hash: u32) -> usize {
+        let first = hash as usize % FLOWS;
+        let set = || (0..WAYS).map(|way| first ^ way);
+        let is_own = |flow: &Flow<T>| flow.is_listed && flow.hash == hash;
+        if let Some(place) = set().find(|place| is_own(&self.flows[*place])) {
+            return place;
+        }
+        let is_shared = self.flows[first].is_listed && self.flows[first].is_shared;
+        let free = set().find(|place| !self.flows[*place].is_listed);
+        let Some(place) = free.filter(|_| !is_shared) else {
+            self.flows[first].is_shared = true;
+            return first;
+        };
+        let flow = &mut self.flows[place];
+        if flow.hash != hash {
+            flow.delay = Codel::default();
+        }
+        (flow.hash, flow.is_shared) = (hash, false);
+        place
     }
 
     /// The flow that takes most beside what it may take, and how much.
@@ -348,6 +378,8 @@ fn pause(count: u32) -> Micros {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
 
     #[derive(Debug, PartialEq, Eq)]
@@ -436,6 +468,49 @@ mod tests {
             sent[item.flow as usize - 1] += item.bytes;
         }
         assert!(sent[0].abs_diff(sent[1]) <= 12_000, "{sent:?}");
+    }
+
+    #[test]
+    fn no_two_flows_share_a_turn_while_there_are_places() {
+        let mut queue = Queue::default();
+        // Eight whose hashes differ by the number of places.
+        for number in 0..10 {
+            for flow in (0..8).map(|flow| 5 + 64 * flow) {
+                let of_flow = item(flow, number, 6_000);
+                queue.push(at(0), of(Priority::Default), flow, of_flow);
+            }
+        }
+        for number in 0..10 {
+            let round: Vec<_> = (0..8).filter_map(|_| pop(&mut queue, at(1))).collect();
+            let flows: BTreeSet<_> = round.iter().map(|item| item.flow).collect();
+            assert_eq!(flows.len(), 8);
+            assert!(round.iter().all(|item| item.number == number), "{round:?}");
+        }
+    }
+
+    #[test]
+    fn a_flow_stays_in_order_where_more_flows_wait_than_there_are_places() {
+        let mut queue = Queue::default();
+        let mut numbers = [0; 12];
+        let mut expected = [0; 12];
+        let mut state = 1_u64;
+        for millis in 0..2_000 {
+            state = state
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1);
+            let flow = (state >> 33) as usize % 12;
+            let of_flow = item(flow as u32 * 64, numbers[flow], 1_000);
+            numbers[flow] += 1;
+            queue.push(at(millis), of(Priority::Default), of_flow.flow, of_flow);
+            // Busy and idle in turn: places get full and empty.
+            let sent = if millis / 40 % 2 == 0 { 0 } else { 2 };
+            for item in (0..sent).filter_map(|_| pop(&mut queue, at(millis))) {
+                let next = &mut expected[item.flow as usize / 64];
+                assert!(item.number >= *next, "{item:?} after {next}");
+                *next = item.number + 1;
+            }
+        }
+        assert!(expected.iter().all(|count| *count > 100), "{expected:?}");
     }
 
     #[test]

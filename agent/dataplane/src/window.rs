@@ -12,7 +12,7 @@ const SPAN: Micros = Micros::from_millis(50);
 /// Bounds of the limit, bytes.
 const LEAST: usize = 16 << 10;
 const MOST: usize = 2 << 20;
-/// The limit before anything is known: a fast network fills it and shows its rate, a slow one drains it soon.
+/// The limit before anything is known, and when what was known is old: a fast network fills it and shows its rate, a slow one drains it soon.
 pub const START: usize = 256 << 10;
 
 /// The limit of one socket.
@@ -56,14 +56,15 @@ impl SendWindow {
         if span < SPAN {
             return None;
         }
+        let taken = (self.bytes * HOLD.0 / span.0.max(1)) as usize;
         let limit = match self.was_full {
-            true => (self.bytes * HOLD.0 / span.0.max(1)) as usize,
-            // Nobody waited: the limit is no longer one.
-            false => self.limit * 2,
+            true => taken,
+            // Nobody waited: the limit is no longer one. But of more than was sent nothing is known.
+            false => (self.limit * 2).min(START.max(2 * taken)),
         };
         let limit = limit.clamp(LEAST, MOST);
         (self.bytes, self.was_full) = (0, is_full);
-        self.since = (limit < MOST || is_full).then_some(now);
+        self.since = (limit != START || is_full).then_some(now);
         let changed = limit.abs_diff(self.limit) > self.limit / 8;
         changed.then(|| {
             self.limit = limit;
@@ -114,6 +115,17 @@ mod tests {
         assert!(settle(&mut window, 1_000_000, 0, 1_000, 500_000) >= MOST / 8 * 7);
         let limit = settle(&mut window, 2_000, 1_000, 1_000, 100_000);
         assert_eq!(limit, LEAST);
-        assert_eq!(settle(&mut window, 1_000_000, 2_000, 2_000, 10_000), MOST);
+        // Nobody waits at this rate, and more of it may come at once.
+        assert!(settle(&mut window, 1_000_000, 2_000, 2_000, 400_000) >= MOST / 8 * 7);
+    }
+
+    #[test]
+    fn what_a_quiet_network_would_take_is_not_known() {
+        let mut window = SendWindow::default();
+        for (rate, busy) in [(2_500, 7_500), (1_000_000, 500_000)] {
+            settle(&mut window, rate, 0, 1_000, busy);
+            let limit = settle(&mut window, rate, 1_000, 5_000, 100);
+            assert!((START / 8 * 7..=START).contains(&limit), "{limit}");
+        }
     }
 }

@@ -1,7 +1,8 @@
 //! When a changed price becomes news: worse soon, better late.
 //!
 //! A price that grew by a quarter and a millisecond is told after two windows of 100 ms, at once when loss is the cause;
-//! one that fell by a fifth is told after 5 s (1 s while a link is young), doubled with every recent change up to 5 min.
+//! one that fell by a fifth is told after 5 s (1 s and a step while a link is young), doubled with every recent change up to
+//! 5 min; a rise in several steps is one change.
 //! A bucket of changes bounds what a price that never rests may say. Failures do not come here.
 
 use wattle_model::{Cost, Instant, Micros};
@@ -16,9 +17,12 @@ const BETTER_AFTER_MOST: Micros = Micros::from_secs(300);
 /// against the link. That a link comes up at all is damped elsewhere, by its probation.
 const SETTLING: Micros = Micros::from_secs(15);
 const BETTER_AFTER_SETTLING: Micros = Micros::from_secs(1);
+/// Steps of a rise with at most this long between them are one change: what measures loss believes it bit by bit.
+const STEP: Micros = Micros::from_secs(10);
 /// How long a change counts as recent.
 const MEMORY: Micros = Micros::from_secs(600);
-/// A price may change this often at once, and this often when packets get lost or it doubled, …
+/// A price may change this often at once, and this often when packets get lost, when it doubled, or when it fell, which
+/// waits anyway, …
 const BURST: u64 = 4;
 const BURST_URGENT: u64 = 8;
 /// … and after that once in this time.
@@ -43,6 +47,7 @@ pub(crate) struct Damper {
     urgency: Urgency,
     pending: Option<Pending>,
     changes: u32,
+    last_change: Option<Change>,
     changed_at: Instant,
     born_at: Instant,
     /// When the bucket of changes would be full again.
@@ -70,6 +75,7 @@ impl Damper {
             urgency: Urgency::Normal,
             pending: None,
             changes: 0,
+            last_change: None,
             changed_at: now,
             born_at: now,
             full_at: now,
@@ -90,7 +96,7 @@ impl Damper {
 
     /// Tells what has waited long enough; whether the advertised price changed.
     pub(crate) fn handle_timeout(&mut self, now: Instant) -> bool {
-        let change = self.change();
+        let change = self.change(now);
         if self.pending.map(|pending| pending.change) != change {
             self.pending = change.map(|change| Pending { change, since: now });
         }
@@ -102,12 +108,14 @@ impl Damper {
         if change == Some(Change::Better) && self.settles(now) {
             return true;
         }
-        self.changes = if now.since(self.changed_at) > MEMORY {
-            1
-        } else {
-            self.changes + 1
-        };
-        self.changed_at = now;
+        let rises_on = change == Some(Change::Worse) && self.last_change == change;
+        let pause = now.since(self.changed_at);
+        if pause > MEMORY {
+            self.changes = 1;
+        } else if !(rises_on && pause <= STEP) {
+            self.changes += 1;
+        }
+        (self.changed_at, self.last_change) = (now, change);
         self.full_at = self.full_at.max(now) + REFILL;
         true
     }
@@ -119,7 +127,7 @@ impl Damper {
         };
         match change {
             Change::Better if self.settles(since) => since + BETTER_AFTER_SETTLING,
-            Change::Better => (since + self.patience()).max(self.has_token(BURST)),
+            Change::Better => (since + self.patience()).max(self.has_token(BURST_URGENT)),
             Change::Worse if self.urgency == Urgency::Alarm => {
                 since.max(self.has_token(BURST_URGENT))
             }
@@ -148,14 +156,16 @@ impl Damper {
         Micros(doubled).min(BETTER_AFTER_MOST)
     }
 
-    fn change(&self) -> Option<Change> {
+    fn change(&self, now: Instant) -> Option<Change> {
         let (advertised, wanted) = (self.advertised.to_tell(), self.wanted.to_tell());
         let (advertised, wanted) = (u64::from(advertised), u64::from(wanted));
         if wanted * 4 >= advertised * 5 && wanted >= advertised + WORSE_BY {
             return Some(Change::Worse);
         }
-        (wanted * 5 <= advertised * 4 && quantise(self.wanted) != self.advertised)
-            .then_some(Change::Better)
+        // Links that are equal are to share, so that a first guess is mended to the step.
+        let settled = quantise(self.wanted) >= self.advertised;
+        let is_worth_it = wanted * 5 <= advertised * 4 || self.settles(now);
+        (is_worth_it && !settled).then_some(Change::Better)
     }
 }
 
@@ -218,6 +228,39 @@ mod tests {
         assert!(damper.handle_timeout(at(5_100)));
         damper.wants(at(6_000), cost(10), Urgency::Normal);
         assert_eq!(damper.poll_timeout(), at(6_000 + 10_000));
+    }
+
+    #[test]
+    fn a_price_that_rose_in_many_steps_falls_as_soon_as_one_that_rose_in_one() {
+        let mut damper = Damper::new(Instant(0), cost(1));
+        let at = |millis| at(SETTLING.as_millis() + millis);
+        for (step, millis) in (0..).zip([5, 11, 18, 37, 55, 80]) {
+            assert!(damper.wants(at(step * 500), cost(millis), Urgency::Alarm));
+        }
+        damper.wants(at(30_000), cost(1), Urgency::Normal);
+        assert_eq!(damper.poll_timeout(), at(35_000));
+    }
+
+    #[test]
+    fn rises_that_come_again_are_changes_of_their_own() {
+        let mut damper = Damper::new(Instant(0), cost(1));
+        let at = |seconds: u64| at(SETTLING.as_millis() + seconds * 1_000);
+        for (seconds, millis) in [(0, 5), (20, 11), (40, 18), (60, 37)] {
+            damper.wants(at(seconds), cost(millis), Urgency::Alarm);
+        }
+        damper.wants(at(300), cost(1), Urgency::Normal);
+        assert_eq!(damper.poll_timeout(), at(340));
+    }
+
+    #[test]
+    fn a_first_price_a_step_too_high_is_mended_while_a_later_one_stays() {
+        let mut damper = Damper::new(at(0), Cost(11_264));
+        damper.wants(at(100), Cost(10_240), Urgency::Normal);
+        assert!(damper.handle_timeout(at(1_100)));
+        assert_eq!(damper.advertised(), Cost(10_240));
+        let mut damper = Damper::new(at(0), Cost(11_264));
+        damper.wants(at(20_000), Cost(10_240), Urgency::Normal);
+        assert_eq!(damper.poll_timeout(), Instant::NEVER);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::sys::signal::Signal;
 use wattle_netlab::probe::Report;
 use wattle_netlab::{Host, Lab, Mesh, PATIENCE, Shape, eventually, story};
@@ -395,11 +395,11 @@ fn flows_are_shared(lab: &mut Lab, name: &str, settings: &[&str], parts: [u64; 3
     for setting in settings {
         mesh = mesh.setting(setting);
     }
-    let mut mesh = mesh.start()?;
+    let mesh = mesh.start()?;
     let whole: u64 = parts.iter().sum();
     let there = mesh.address(&b)?;
     // One price, by the shares that the agent itself tells: of 256 parts each may be one off.
-    let even = |mesh: &Mesh| -> Result<bool> {
+    let even = || -> Result<bool> {
         let path = mesh.data(&a, &["path", "b"])?;
         let ways = path["ways"].as_array().context("ways")?;
         let used = ways.iter().filter(|way| way["role"] == "used");
@@ -412,17 +412,7 @@ fn flows_are_shared(lab: &mut Lab, name: &str, settings: &[&str], parts: [u64; 3
             .all(|(share, due)| share.abs_diff(due) < 15_000);
         Ok(shares.len() == 3 && even)
     };
-    // A price that was measured a step too high at the start stays there: what is better by less than a fifth is no news.
-    let mut starts = 1;
-    while let Err(error) = eventually("three ways of one price", PATIENCE / 3, || even(&mesh)) {
-        ensure!(starts < 4, "{error} in {starts} starts");
-        starts += 1;
-        for host in [&a, one, two, three, &b] {
-            mesh.stop(host)?;
-        }
-        mesh.start_all()?;
-        mesh.wait_converged(PATIENCE)?;
-    }
+    eventually("three ways of one price", PATIENCE, even)?;
     for relay in &relays {
         a.count_frames_to(relay)?;
     }
@@ -446,7 +436,7 @@ fn flows_are_shared(lab: &mut Lab, name: &str, settings: &[&str], parts: [u64; 3
         "prices that stay equal while flows are counted",
         PATIENCE,
         || {
-            eventually("three ways of one price", PATIENCE, || even(&mesh))?;
+            eventually("three ways of one price", PATIENCE, even)?;
             let flows = format!("for i in $(seq 9000); do echo > /dev/udp/{there}/9; done");
             shares = counted(&|| a.run("bash", ["-c", &flows]).map(drop))?;
             let one = shares.iter().sum::<u64>() as f64 / whole as f64;

@@ -82,6 +82,20 @@ fn a_link_that_loses_30_percent_is_left_within_a_second_and_once() {
 }
 
 #[test]
+fn a_link_that_lost_packets_for_half_a_minute_is_used_again_within_a_minute() {
+    for seed in 0..20 {
+        let mut fleet = settled(seed);
+        fleet.run(Micros::from_secs(30));
+        fleet.network.edges[R0_R1.0].loss_percent = 20;
+        fleet.run(Micros::from_secs(30));
+        assert!(!uses(&fleet, NodeNumber(1)), "{seed} still there");
+        fleet.network.edges[R0_R1.0].loss_percent = 0;
+        let back = fleet.run_until(Micros::from_secs(60), |fleet| uses(fleet, NodeNumber(1)));
+        assert!(back.is_some(), "{seed}");
+    }
+}
+
+#[test]
 fn a_link_with_50_ms_more_is_left_within_a_second() {
     for seed in 0..20 {
         let mut fleet = settled(seed);

@@ -24,8 +24,9 @@ const MEASURE_LOSS: Micros = Micros::from_millis(600);
 const ALERT: Micros = Micros::from_millis(40);
 /// … for this long, …
 const ALERT_FOR: Micros = Micros::from_millis(800);
-/// … and not again within this: a link may be unsteady for ever.
+/// … and not again within this, …
 const ALERT_PAUSE: Micros = Micros::from_secs(2);
+/// … on an idle link not more than twice within this: once for what begins, once for its end. It may be unsteady for ever.
 const ALERT_PAUSE_IDLE: Micros = Micros::from_secs(60);
 /// The same for a link that stands under suspicion because another one to the same neighbour loses packets: time for fifty.
 const INQUIRY: Micros = Micros::from_millis(2_500);
@@ -118,6 +119,8 @@ pub(crate) struct Liveness {
     beat: Micros,
     alert_until: Instant,
     alert_from: Instant,
+    /// Until when alerts of the idle link have used up their pauses.
+    alert_paid: Instant,
     is_spare: bool,
     is_lossy: bool,
     /// When the other end said that it stops.
@@ -150,6 +153,7 @@ impl Liveness {
             beat: Micros(4 * BEAT_MOST.0),
             alert_until: Instant(0),
             alert_from: Instant(0),
+            alert_paid: Instant(0),
             is_spare: false,
             is_lossy: false,
             left_at: None,
@@ -241,16 +245,16 @@ impl Liveness {
 
     /// The measurement looks different from what it was.
     pub(crate) fn alert(&mut self, now: Instant) {
-        if now < self.alert_from {
+        let is_idle = now >= self.data_until;
+        if now < self.alert_from || is_idle && self.alert_paid > now + ALERT_PAUSE_IDLE {
             return;
         }
-        let pause = match now < self.data_until {
-            true => ALERT_PAUSE,
-            false => ALERT_PAUSE_IDLE,
-        };
         self.alert_until = now + ALERT_FOR;
         // Links that share a busy machine must not be alarmed in step.
-        self.alert_from = self.alert_until + self.spread(now, pause);
+        self.alert_from = self.alert_until + self.spread(now, ALERT_PAUSE);
+        if is_idle {
+            self.alert_paid = self.alert_paid.max(now) + self.spread(now, ALERT_PAUSE_IDLE);
+        }
         self.next_probe = self.next_probe.min(now + ALERT);
     }
 

@@ -237,8 +237,9 @@ impl Estimators {
 
     fn transit(&mut self, transit: i64) {
         if let Some(last) = self.transit.replace(transit) {
-            let change = transit.abs_diff(last);
-            self.jitter_scaled = (self.jitter_scaled + change) - self.jitter_scaled / 16;
+            // What swings falls as much as it rises. A delay that falls for good is no jitter: the link got well.
+            let rise = transit.saturating_sub(last).max(0).unsigned_abs();
+            self.jitter_scaled = (self.jitter_scaled + 2 * rise) - self.jitter_scaled / 16;
         }
     }
 }
@@ -404,7 +405,7 @@ mod tests {
 
     #[test]
     fn what_the_first_packets_waited_for_is_forgotten_after_probation() {
-        let mut estimators = fed([900_000, 600_000, 300_000, 250, 200, 260]);
+        let mut estimators = fed([300_000, 900_000, 900_000, 250, 200, 260]);
         assert!(estimators.measurement().unwrap().jitter > Micros(20_000));
         estimators.passed_probation();
         let measurement = estimators.measurement().unwrap();
@@ -472,6 +473,14 @@ mod tests {
         assert_eq!(estimators.measurement().unwrap().min_rtt, Micros(100));
         estimators.sample(at(60_000), sample(500, 61, 61), Presence::There);
         assert_eq!(estimators.measurement().unwrap().min_rtt, Micros(500));
+    }
+
+    #[test]
+    fn a_delay_that_falls_for_good_is_no_jitter() {
+        let jitter = |delays: Vec<u64>| fed(delays).measurement().unwrap().jitter;
+        let (slow, fast) = ([50_000; 6], [400; 6]);
+        assert_eq!(jitter([slow, fast].concat()), Micros(0));
+        assert!(jitter([fast, slow].concat()) > Micros(2_000));
     }
 
     #[test]

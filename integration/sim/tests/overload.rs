@@ -38,12 +38,12 @@ fn a_mesh_that_was_overloaded_comes_to_rest_by_itself() {
     fleet.run(Micros::from_secs(10));
     let after = loads(&mut fleet, 90);
     assert!(after.iter().all(|load| *load < 40), "after: {after:?}");
-    // What was told in the overload is taken back, within the budget.
+    // What was told in the overload is taken back, within the budget: 4,000 B/s of prices beside what an idle mesh says.
     let stale = stale_percent(&fleet);
     let rest = spent(&mut fleet, Micros::from_secs(60));
     println!("at rest: {rest:?}, stale prices: {stale} %");
     assert!(stale < 30, "{stale}");
-    assert!(rest.bytes < 60 * 5_000, "{rest:?}");
+    assert!(rest.bytes < 60 * 6_000, "{rest:?}");
 }
 
 /// How long a datagram may wait for the machine: a socket's buffer is full after that.

@@ -109,6 +109,25 @@ fn a_link_with_50_ms_more_is_left_within_a_second() {
 }
 
 #[test]
+fn a_link_that_was_slow_for_ten_seconds_is_used_again_within_a_minute() {
+    for seed in 0..20 {
+        let mut fleet = settled(seed);
+        fleet.run(Micros::from_secs(30));
+        let usual = fleet.network.edges[R0_R1.0].delay;
+        fleet.network.edges[R0_R1.0].delay = Micros::from_millis(25);
+        let left = fleet.run_until(Micros::from_secs(1), |fleet| !uses(fleet, NodeNumber(1)));
+        assert!(left.is_some(), "{seed}");
+        // Nothing but probes tells how it is from now on.
+        fleet.set_busy(R0_R1, false);
+        fleet.run(Micros::from_secs(10));
+        assert!(!uses(&fleet, NodeNumber(1)), "{seed}");
+        fleet.network.edges[R0_R1.0].delay = usual;
+        let back = fleet.run_until(Micros::from_secs(60), |fleet| uses(fleet, NodeNumber(1)));
+        assert!(back.is_some(), "{seed}");
+    }
+}
+
+#[test]
 fn nothing_is_lost_when_the_link_comes_back_and_it_is_used_again() {
     for seed in 0..20 {
         let mut fleet = settled(seed);

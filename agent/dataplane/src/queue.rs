@@ -474,8 +474,8 @@ mod tests {
     fn no_two_flows_share_a_turn_while_there_are_places() {
         let mut queue = Queue::default();
         // Eight whose hashes differ by the number of places.
-        for number in 0..10 {
-            for flow in (0..8).map(|flow| 5 + 64 * flow) {
+        for flow in (0..8).map(|flow| 5 + 64 * flow) {
+            for number in 0..10 {
                 let of_flow = item(flow, number, 6_000);
                 queue.push(at(0), of(Priority::Default), flow, of_flow);
             }

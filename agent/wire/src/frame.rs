@@ -24,8 +24,8 @@ pub const SEALED_LENGTH: usize = 26 + 2 * MAX_WAYPOINTS;
 pub const TAG_LENGTH: usize = 16;
 /// Bytes of the whole header.
 pub const HEADER_LENGTH: usize = CLEAR_LENGTH + SEALED_LENGTH + TAG_LENGTH;
-/// Most relays that a packet may cross.
-pub const MAX_HOPS: u8 = 16;
+/// Most relays that a packet may cross: as many routers as the usual IP hop limit lets it cross.
+pub const MAX_HOPS: u8 = 64;
 /// Fewest payload bytes: a WireGuard keepalive; its last 16 bytes are an authenticator.
 pub const MIN_PAYLOAD: usize = 32;
 /// Bits of the byte that tells of waypoints: how many there are, …

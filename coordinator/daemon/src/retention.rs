@@ -48,8 +48,16 @@ pub(crate) async fn trim(
             .await;
         }
         let written = status.map_or(0, |status| status.notices);
-        if let Err(error) = store.trim_notices(written, MAX_NOTICES).await {
-            tracing::warn!(%error, "Old alerts and audit records could not be dropped");
+        match store.trim_notices(written, MAX_NOTICES).await {
+            Ok(0) => {}
+            Ok(_) if mirror.is_none() => {}
+            Ok(given_up) => tracing::error!(
+                given_up,
+                "Too many alerts and audit records wait: the oldest are given up before Kafka has them"
+            ),
+            Err(error) => {
+                tracing::warn!(%error, "Old alerts and audit records could not be dropped");
+            }
         }
     }
 }

@@ -259,9 +259,16 @@ impl Topology {
     }
 
     fn reconcile_all(&mut self, owner: NodeId, change: &Change, out: &mut Vec<Difference>) {
-        self.reconcile_node(owner, change, out);
+        let is_member = self.grants.contains_key(&owner);
+        if is_member {
+            self.reconcile_node(owner, change, out);
+        }
         self.reconcile_links(owner, change, out);
         self.reconcile_prefixes(owner, change, out);
+        if !is_member {
+            // Last: until it is gone the node tells which site the rest was in.
+            self.reconcile_node(owner, change, out);
+        }
     }
 
     /// Brings the entities that a record speaks of in line with the replica. A node's first or last record also
@@ -360,9 +367,7 @@ impl Topology {
             return;
         };
         let owner = after.as_ref().or(before.as_ref()).map(Entity::owner);
-        let site = owner
-            .and_then(|owner| self.site(owner))
-            .or_else(|| stored_site(before.as_ref()));
+        let site = owner.and_then(|owner| self.site(owner));
         self.put(key, after.clone());
         let cause = (change.cause)(before.as_ref(), after.as_ref());
         out.push(Difference {
@@ -482,8 +487,15 @@ impl Topology {
         self.grants.get(&node).map(|grant| grant.name.clone())
     }
 
+    /// The site of a member, or the one in which a former member was told.
     fn site(&self, node: NodeId) -> Option<NodeName> {
-        self.grants.get(&node).and_then(|grant| grant.site.clone())
+        if let Some(grant) = self.grants.get(&node) {
+            return grant.site.clone();
+        }
+        match self.entities.get(&EntityKey::Node(node)) {
+            Some(Entity::Node(told)) => told.site.clone(),
+            Some(Entity::Link(_) | Entity::Prefix(_)) | None => None,
+        }
     }
 }
 
@@ -532,20 +544,13 @@ const fn report_cause(before: Option<&Entity>, after: Option<&Entity>) -> Cause 
     }
 }
 
-fn stored_site(entity: Option<&Entity>) -> Option<NodeName> {
-    match entity {
-        Some(Entity::Node(node)) => node.site.clone(),
-        Some(Entity::Link(_) | Entity::Prefix(_)) | None => None,
-    }
-}
-
 fn finite(cost: Cost) -> Option<u32> {
     cost.is_finite().then_some(cost.to_tell())
 }
 
 #[cfg(test)]
 mod tests {
-    use wattle_api::topology::Op;
+    use wattle_api::topology::{EntityKind, Op};
     use wattle_model::{ApartCosts, Micros, NodeIndex, Ppm, SeqNo, UnixTime, WgKey};
     use wattle_wire::grant::Holder;
     use wattle_wire::key::SecretKey;
@@ -779,6 +784,33 @@ mod tests {
         let keys: Vec<String> = topology.entities().map(|e| e.key().to_string()).collect();
         let prefixes: Vec<&String> = keys.iter().filter(|k| k.starts_with("prefix:")).collect();
         assert_eq!(prefixes, ["prefix:192.168.1.0/25"]);
+    }
+
+    #[test]
+    fn what_a_removed_member_had_is_told_in_its_site() {
+        let (mut topology, a, b) = two();
+        let prefixes = PrefixesBody {
+            at: UnixTime(5),
+            prefixes: a.grant.prefixes.clone(),
+        };
+        topology.accept(START, &links(&a, 1, &[(&b, 900)]));
+        topology.accept(
+            START,
+            &record(&a, RecordKind::Prefixes, 1, &Body::Prefixes(prefixes)),
+        );
+        let stored: Vec<Entity> = topology.entities().cloned().collect();
+        let removed = topology.remove_member(a.id);
+        // While nobody served it was removed, too.
+        let (_, recovered) = Topology::recover(NETWORK, [&b.grant], [], stored, START);
+        for gone in [removed, recovered] {
+            let kinds: Vec<_> = gone.iter().map(|d| (d.key.kind(), d.op())).collect();
+            assert_eq!(
+                kinds,
+                [EntityKind::Link, EntityKind::Prefix, EntityKind::Node]
+                    .map(|kind| (kind, Op::Delete))
+            );
+            assert!(gone.iter().all(|d| d.site == a.grant.site), "{gone:?}");
+        }
     }
 
     #[test]

@@ -244,9 +244,20 @@ fn rights(user: &User, role: Role, principal: &str, network: &str, kafka: &Kafka
             ];
             let on_transactions = [Operation::Describe, Operation::Write];
             let all = on_topics.map(topics).into_iter();
+            // Which rack a broker is in is one of its settings.
+            let on_cluster = (!kafka.topics.racks.is_empty()).then(|| {
+                Acl::allow(
+                    principal,
+                    Resource::Cluster,
+                    Acl::CLUSTER,
+                    Pattern::Literal,
+                    Operation::DescribeConfigs,
+                )
+            });
             // Its consumers never join the group, but librdkafka asks for its coordinator.
             all.chain(on_transactions.map(transactions))
                 .chain([group(&id, Pattern::Literal)])
+                .chain(on_cluster)
                 .collect()
         }
         Role::Reader => {

@@ -240,8 +240,19 @@ fn the_slot_map_and_the_racks_of_partitions_are_honoured() {
     );
 
     let text = DOCUMENT.replace("replication = 2", "replication = 2\nracks = [\"b\", \"a\"]");
-    let replicas = replicas_of_events(&Plan::between(&empty(), &wanted(&text)));
+    let racked = wanted(&text);
+    let replicas = replicas_of_events(&Plan::between(&empty(), &racked));
     assert_eq!((replicas[0][0], replicas[1][0]), (2, 1));
+    let on_cluster = |wanted: &Wanted| {
+        let rights = wanted.acls.iter();
+        let on_cluster = rights.filter(|acl| acl.resource == Resource::Cluster);
+        on_cluster
+            .map(|acl| (acl.principal.clone(), acl.operation))
+            .collect::<Vec<_>>()
+    };
+    assert_eq!(on_cluster(&mapped), []);
+    let reads_racks = ("User:wattle".to_owned(), Operation::DescribeConfigs);
+    assert_eq!(on_cluster(&racked), [reads_racks]);
     let text = text + slots + "[desired.leaders]\nfra1 = \"c\"\n";
     let document = Document::parse(text.as_bytes()).unwrap();
     let refused = Wanted::of(&document.desired, &document.kafka.unwrap()).unwrap_err();

@@ -57,18 +57,19 @@ impl Store {
         tx.commit().await.doing(doing)
     }
 
-    /// Drops notices up to `nr`, and all but the newest `keep`.
-    pub async fn trim_notices(&self, nr: u64, keep: u64) -> Result<u64, StoreError> {
+    /// Drops notices up to `written`, and of the rest all but the newest `keep`; how many of the rest.
+    pub async fn trim_notices(&self, written: u64, keep: u64) -> Result<u64, StoreError> {
         let doing = "drop old alerts and audit records";
-        let gone = sqlx::query(
-            "DELETE FROM notice WHERE nr <= max(?, (SELECT coalesce(max(nr), 0) FROM notice) - ?)",
-        )
-        .bind(nr.cast_signed())
-        .bind(keep.cast_signed())
-        .execute(&self.writer)
-        .await
-        .doing(doing)?;
-        Ok(gone.rows_affected())
+        sqlx::query("DELETE FROM notice WHERE nr <= ?")
+            .bind(written.cast_signed())
+            .execute(&self.writer)
+            .await
+            .doing(doing)?;
+        let given_up = sqlx::query(
+            "DELETE FROM notice WHERE nr <= (SELECT coalesce(max(nr), 0) FROM notice) - ?",
+        );
+        let given_up = given_up.bind(keep.cast_signed()).execute(&self.writer);
+        Ok(given_up.await.doing(doing)?.rows_affected())
     }
 
     /// The alerts that are raised, by id.

@@ -8,6 +8,7 @@
 use std::path::Path;
 
 use wattle_api::Timestamp;
+use wattle_api::notice::{AuditAction, AuditRecord};
 use wattle_api::token::TokenScope;
 use wattle_api::topology::{Cause, Entity, EntityKey, Op, PrefixEntity, TopologyEvent};
 use wattle_fleet::Difference;
@@ -352,6 +353,34 @@ async fn trimmed_numbers_are_not_given_again_and_followers_are_woken() {
         store.commit(&announce(10..11), NOW).await.unwrap().last_seq,
         11
     );
+}
+
+#[tokio::test]
+async fn alerts_and_audit_records_are_dropped_once_written_and_counted_where_too_many_wait() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = open(directory.path()).await.unwrap();
+    let record = AuditRecord {
+        action: AuditAction::OutboxDropped,
+        actor: "coordinator".to_owned(),
+        subject: "kafka".to_owned(),
+        detail: String::new(),
+        revision: None,
+        seq: 0,
+        term: 1,
+        network: NETWORK,
+        ts: NOW,
+    };
+    for _ in 0..10 {
+        store.note(&record).await.unwrap();
+    }
+    let numbers = async || {
+        let waiting = store.notices_after(0, 100).await.unwrap();
+        waiting.iter().map(|notice| notice.nr).collect::<Vec<_>>()
+    };
+    assert_eq!(store.trim_notices(4, 100).await.unwrap(), 0);
+    assert_eq!(numbers().await, [5, 6, 7, 8, 9, 10]);
+    assert_eq!(store.trim_notices(5, 2).await.unwrap(), 3);
+    assert_eq!(numbers().await, [9, 10]);
 }
 
 #[tokio::test]

@@ -57,6 +57,30 @@ fn a_drained_relay_gives_transit_softly_only_without_another_way_and_hard_not_at
 
 #[test]
 #[ignore = "needs root: run by tools/test netns"]
+fn a_node_that_refuses_transit_says_so_and_is_no_way() {
+    story("refuse", |lab| {
+        let (mut mesh, [a, b, one, two]) = square_that_sleeps(lab, "refuse")?;
+        let config = mesh.state(&one).join("wattled.toml");
+        let text = std::fs::read_to_string(&config)?;
+        std::fs::write(&config, format!("{text}transit = false\n"))?;
+        mesh.start_all()?;
+        mesh.wait_converged(PATIENCE)?;
+        mesh.wait_settled(PATIENCE)?;
+        let (there, _echo) = mesh.echo(&b)?;
+        let stream = a.probe(there, STREAM)?;
+        stream.wait_for(100);
+        assert_eq!(stream.stop()?.lost, 0);
+        assert_eq!(relay_of(&mesh, &a)?, "two");
+        mesh.kill(&two)?;
+        eventually("there is no way", PATIENCE, || Ok(!a.reaches(there.ip())))?;
+        assert!(a.reaches(mesh.address(&one)?), "it has packets of its own");
+        assert_eq!(mesh.dropped(&one, "transit_refused")?, 0);
+        Ok(())
+    });
+}
+
+#[test]
+#[ignore = "needs root: run by tools/test netns"]
 fn a_preferred_neighbour_carries_the_packets_until_that_is_taken_back() {
     story("prefer", |lab| {
         let (mesh, [a, b, one, _two]) = square(lab, "prefer")?;
@@ -218,6 +242,14 @@ fn relay_towards(mesh: &Mesh, host: &Host, node: &str) -> Result<String> {
 
 /// Two nodes and two relays between them.
 fn square(lab: &mut Lab, name: &str) -> Result<(Mesh, [Host; 4])> {
+    let (mut mesh, hosts) = square_that_sleeps(lab, name)?;
+    mesh.start_all()?;
+    mesh.wait_converged(PATIENCE)?;
+    mesh.wait_settled(PATIENCE)?;
+    Ok((mesh, hosts))
+}
+
+fn square_that_sleeps(lab: &mut Lab, name: &str) -> Result<(Mesh, [Host; 4])> {
     let hosts = lab.hosts(["a", "b", "one", "two"])?;
     let [a, b, one, two] = &hosts;
     let pairs = [(a, one), (one, b), (a, two), (two, b)];
@@ -225,7 +257,6 @@ fn square(lab: &mut Lab, name: &str) -> Result<(Mesh, [Host; 4])> {
         lab.link(from, to)?;
     }
     let mesh = lab.mesh(name, &[a, b, one, two]).only_links(&pairs);
-    let mesh = mesh.setting("quic_port = \"off\"").start()?;
-    mesh.wait_settled(PATIENCE)?;
+    let mesh = mesh.setting("quic_port = \"off\"").create()?;
     Ok((mesh, hosts))
 }

@@ -187,6 +187,7 @@ impl Engine {
             time: clock.wall(),
         };
         let router = Router::new(router, setting.membership.routing_members(), now);
+        let relays = setting.config.transit;
         let mut engine = Self {
             setting,
             router,
@@ -198,7 +199,7 @@ impl Engine {
             log: EventLog::new(),
             load: LoadWatch::default(),
             demand: Demand::default(),
-            operations: Operations::new(now),
+            operations: Operations::new(now, relays),
             coordinator: CoordinatorView::new(),
             fresh_records: Vec::new(),
             on_link: BTreeMap::new(),

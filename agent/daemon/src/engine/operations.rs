@@ -25,6 +25,8 @@ const LOOK: Micros = Micros::from_millis(50);
 /// Orders that hold for a while, and the beginning and the end of the process.
 #[derive(Debug)]
 pub(super) struct Operations {
+    /// Whether the configuration lets packets of others through (`transit`).
+    relays: bool,
     drain: Option<(DrainMode, Option<Instant>)>,
     prefers: BTreeMap<Option<NodeId>, (NodeId, Option<Instant>)>,
     /// While this node does not know the network yet: when it learnt something last, and what it had accepted then.
@@ -36,8 +38,9 @@ pub(super) struct Operations {
 
 impl Operations {
     /// A node that has just started.
-    pub(super) fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant, relays: bool) -> Self {
         Self {
+            relays,
             drain: None,
             prefers: BTreeMap::new(),
             syncing: Some((now, 0)),
@@ -55,7 +58,8 @@ impl Operations {
                 Some(DrainMode::Soft) => SOFT_BIAS,
                 Some(DrainMode::Hard) | None => Micros(0),
             },
-            drained: mode == Some(DrainMode::Hard)
+            drained: !self.relays
+                || mode == Some(DrainMode::Hard)
                 || self.syncing.is_some()
                 || self.stop_at.is_some(),
         }
@@ -246,7 +250,7 @@ mod tests {
 
     #[test]
     fn a_node_gives_no_transit_before_it_knows_the_network_nor_while_it_stops_or_is_drained() {
-        let mut operations = Operations::new(Instant(1));
+        let mut operations = Operations::new(Instant(1), true);
         assert!(operations.health().drained);
         operations.syncing = None;
         assert_eq!(operations.health(), Health::default());
@@ -259,5 +263,8 @@ mod tests {
         operations.stop_at = Some(Instant(3));
         assert!(operations.health().drained);
         assert_eq!(operations.poll_timeout(Instant(1)), Instant(3));
+        let mut refuses = Operations::new(Instant(1), false);
+        refuses.syncing = None;
+        assert!(refuses.health().drained);
     }
 }

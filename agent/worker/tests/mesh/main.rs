@@ -19,7 +19,7 @@ use wattle_dataplane::vnet::{Gso, NEEDS_CSUM};
 use wattle_dataplane::{Backup, DropReason, Forwarding, NextLink, Path, VnetHeader};
 use wattle_model::{Carrier, Endpoint, LinkState, Micros, NodeIndex, Ppm, Waypoint};
 use wattle_tunnel::{CHANNEL_TYPE, Local, Outcome, Rekey, Session};
-use wattle_wire::frame::{FRAME_TYPE, FRAME_VERSION, HEADER_LENGTH};
+use wattle_wire::frame::{FRAME_TYPE, FRAME_VERSION, HEADER_LENGTH, MAX_HOPS};
 use wattle_worker::Event;
 
 use crate::wire::{Net, Protection, address, packet, packet_with, quic_address};
@@ -316,7 +316,7 @@ fn frames_in_a_loop_die_at_their_hop_limit() {
         .sum();
     let relayed: u64 = (0..3).map(|node| net.counters(node).relayed_packets).sum();
     assert!(
-        dead > 0 && relayed == dead * 16,
+        dead > 0 && relayed == dead * u64::from(MAX_HOPS),
         "{relayed} relayed, {dead} dead"
     );
 }

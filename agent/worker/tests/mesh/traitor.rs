@@ -7,7 +7,7 @@ use wattle_dataplane::DropReason;
 use wattle_model::Micros;
 use wattle_tunnel::{KeyBytes, LinkKeys, Local, Offer, Outcome, Rekey, Session};
 use wattle_wire::control::{Control, ENVELOPE_LENGTH, wrap};
-use wattle_wire::frame::{FRAME_TYPE, HEADER_LENGTH, Header, Waypoints};
+use wattle_wire::frame::{FRAME_TYPE, HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
 
 use crate::wire::{self, Net, address, packet, packet_with};
 use crate::{ALL, SECOND, chain};
@@ -98,7 +98,7 @@ impl Traitor {
         let header = Header {
             destination: net.id(2),
             source: net.id(0),
-            hop_limit: 15,
+            hop_limit: MAX_HOPS - 1,
             class_priority: 0,
             precedence_weight: 0,
             flow: 1,

@@ -1,7 +1,7 @@
 //! Topology events as server-sent events. With a position (`Last-Event-ID: term:seq`, or `?after=seq`): everything after
 //! it. Without one, or when the past is no longer there: a snapshot between two markers, then everything after it.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,6 +14,7 @@ use serde::Deserialize;
 use tokio::sync::watch;
 use wattle_api::rest::{SSE_EVENT, SSE_SNAPSHOT_BEGIN, SSE_SNAPSHOT_END, Topology};
 use wattle_api::topology::{Cause, Entity, EventId, Op, Source, TopologyEvent};
+use wattle_model::{NodeId, NodeName};
 use wattle_store::{OutboxRow, StoreError};
 
 use super::{Api, Failure, Query, Shared, broken, last_event_id, now, view};
@@ -128,11 +129,17 @@ fn snapshot(api: &Api, topology: Topology) -> VecDeque<Event> {
         seq: topology.seq,
     };
     let marker = serde_json::json!({ "id": id, "ts": topology.ts }).to_string();
+    let sites = topology
+        .nodes
+        .iter()
+        .map(|node| (node.id, node.site.clone()));
+    let sites: BTreeMap<NodeId, Option<NodeName>> = sites.collect();
     let nodes = topology.nodes.into_iter().map(Entity::Node);
     let links = topology.links.into_iter().map(Entity::Link);
     let prefixes = topology.prefixes.into_iter().map(Entity::Prefix);
     let entities = nodes.chain(links).chain(prefixes).map(|entity| {
-        let text = serde_json::to_string(&read(api, id, entity));
+        let site = sites.get(&entity.owner()).cloned().flatten();
+        let text = serde_json::to_string(&read(api, id, site, entity));
         Event::default()
             .event(SSE_EVENT)
             .data(text.unwrap_or_default())
@@ -145,7 +152,7 @@ fn snapshot(api: &Api, topology: Topology) -> VecDeque<Event> {
     [begin].into_iter().chain(entities).chain([end]).collect()
 }
 
-fn read(api: &Api, id: EventId, entity: Entity) -> TopologyEvent {
+fn read(api: &Api, id: EventId, site: Option<NodeName>, entity: Entity) -> TopologyEvent {
     let key = entity.key();
     TopologyEvent {
         id,
@@ -163,7 +170,7 @@ fn read(api: &Api, id: EventId, entity: Entity) -> TopologyEvent {
             seq: id.seq,
             reporter: None,
             record_seq: None,
-            site: None,
+            site,
             observed_at: None,
             coalesced: 0,
         },

@@ -100,7 +100,9 @@ async fn from_kafka(kafka: Kafka, since: Option<Moment>, mut printer: Printer<'_
         let graph = wattle_topology::graph(&source).await.map_err(failure)?;
         printer.begin()?;
         for (key, entity) in graph.entities() {
-            printer.told(*key, entity, graph.seq())?;
+            let owner = graph.node(entity.owner());
+            let site = owner.and_then(|node| node.site.as_ref());
+            printer.told(*key, entity, site, graph.seq())?;
         }
         printer.end(graph.seq())?;
         held = graph.seq();
@@ -152,7 +154,7 @@ async fn from_coordinator(since: Option<Moment>, mut printer: Printer<'_>) -> Ou
             // An entity as it is, not something that happened.
             Some(sse::Message::Event(event)) if in_snapshot => {
                 if let (true, Some(entity)) = (printer.args.snapshot, &event.after) {
-                    printer.told(event.key, entity, event.id.seq)?;
+                    printer.told(event.key, entity, event.source.site.as_ref(), event.id.seq)?;
                 }
             }
             Some(sse::Message::Event(event)) => printer.event(&event)?,
@@ -181,12 +183,15 @@ impl Printer<'_> {
         self.left > 0
     }
 
+    /// Whether the command line asks for such entities of such a site.
+    fn wants(&self, kind: &str, site: Option<&NodeName>) -> bool {
+        let (kinds, sites) = (&self.args.kind, &self.args.site);
+        (kinds.is_empty() || kinds.iter().any(|wanted| wanted == kind))
+            && (sites.is_empty() || site.is_some_and(|site| sites.contains(site)))
+    }
+
     fn event(&mut self, event: &TopologyEvent) -> Outcome {
-        let wants = |list: &[String], word: &str| list.is_empty() || list.iter().any(|w| w == word);
-        let site = event.source.site.as_ref();
-        let at_site =
-            self.args.site.is_empty() || site.is_some_and(|site| self.args.site.contains(site));
-        if !at_site || !wants(&self.args.kind, event.kind.as_str()) {
+        if !self.wants(event.kind.as_str(), event.source.site.as_ref()) {
             return Ok(());
         }
         self.left -= 1;
@@ -204,9 +209,14 @@ impl Printer<'_> {
         })
     }
 
-    fn told(&mut self, key: EntityKey, entity: &Entity, seq: u64) -> Outcome {
-        let kind = key.kind();
-        if !self.args.kind.is_empty() && !self.args.kind.iter().any(|k| k == kind.as_str()) {
+    fn told(
+        &mut self,
+        key: EntityKey,
+        entity: &Entity,
+        site: Option<&NodeName>,
+        seq: u64,
+    ) -> Outcome {
+        if !self.wants(key.kind().as_str(), site) {
             return Ok(());
         }
         self.told += 1;

@@ -148,15 +148,16 @@ def portions(contestant, row, options):
         left -= most
 
 
-# What the worst sample may be: beside the median where that may be worse, else the same.
-WORST = {"outage_adjacent_ms": 60, "outage_remote_ms": 60, "outage_node_ms": 60, "restore_lost_packets": 0, "loss20_moved_s": 0.5,
-         "loss20_changes": 1, "loss20_residual_percent": 0.5, "delay50_moved_s": 1, "delay50_tie_moved_s": 1}
+# What the worst outage may be; the worst of the others may be what their median may.
+WORST_OUTAGE = 60
+OUTAGES = ("outage_adjacent_ms", "outage_remote_ms", "outage_node_ms")
+BY_THE_WORST = ("restore_lost_packets", "loss20_moved_s", "loss20_changes", "loss20_residual_percent", "delay50_moved_s", "delay50_tie_moved_s")
 
 
 def verdict(document):
     """Medians are judged by the figures' targets; the worst sample is judged, too."""
-    worst = WORST.get(document["id"])
-    if worst is not None and document["max"] is not None:
+    if document["id"] in OUTAGES + BY_THE_WORST and document["max"] is not None:
+        worst = WORST_OUTAGE if document["id"] in OUTAGES else document["targets"][0]["at_most"]
         document["targets"].append({"at_most": worst, "times": "max", "got": document["max"], "met": document["max"] <= worst})
 
 

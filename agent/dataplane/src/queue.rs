@@ -13,8 +13,13 @@ use crate::marking::{Marking, Priority};
 
 /// Flows that are told apart per priority, …
 const FLOWS: usize = 64;
-/// … of which so many have a set of places in common: two flows share a turn only where as many wait in one set.
+/// … of which so many have a set of places in common: two flows share a turn only where as many waited in one set, until
+/// the shared place is empty.
 const WAYS: usize = 8;
+const _: () = assert!(
+    WAYS.is_power_of_two() && FLOWS.is_multiple_of(WAYS),
+    "sets are apart"
+);
 /// Bytes that may wait.
 pub const MAX_BYTES: usize = 1 << 20;
 /// Packets (super-packets count once) that may wait.

@@ -12,7 +12,8 @@ const SPAN: Micros = Micros::from_millis(50);
 /// Bounds of the limit, bytes.
 const LEAST: usize = 16 << 10;
 const MOST: usize = 2 << 20;
-/// The limit before anything is known, and when what was known is old: a fast network fills it and shows its rate, a slow one drains it soon.
+/// The limit before anything is known, and when what was known is old: a fast network fills it and shows its rate, a slow
+/// one drains it soon.
 pub const START: usize = 256 << 10;
 
 /// The limit of one socket.
@@ -56,7 +57,7 @@ impl SendWindow {
         if span < SPAN {
             return None;
         }
-        let taken = (self.bytes * HOLD.0 / span.0.max(1)) as usize;
+        let taken = (self.bytes * HOLD.0 / span.0) as usize;
         let limit = match self.was_full {
             true => taken,
             // Nobody waited: the limit is no longer one. But of more than was sent nothing is known.

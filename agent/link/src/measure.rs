@@ -3,7 +3,7 @@
 //! Delays are medians of three: one answer that waited for a busy host, here or there, says nothing of the link.
 //!
 //! Pure arithmetic over samples that are handed in; decides neither when to probe nor whether the link lives.
-//! RFC 6298 §2 (smoothed round trip), RFC 3550 §6.4.1 (jitter), Wilson 1927 (loss that is more than bad luck).
+//! RFC 6298 §2 (smoothed round trip), RFC 3550 §6.4.1 (jitter, by its rises alone), Wilson 1927 (loss that is more than bad luck).
 
 use std::collections::VecDeque;
 

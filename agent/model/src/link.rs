@@ -46,7 +46,7 @@ pub struct Measurement {
     pub rtt: Micros,
     /// Smallest round-trip time of the last minute: propagation without queues.
     pub min_rtt: Micros,
-    /// Mean deviation between consecutive transit times (RFC 3550 §6.4.1).
+    /// Mean deviation between consecutive transit times (RFC 3550 §6.4.1), as twice their mean rise.
     pub jitter: Micros,
     /// Datagrams that did not arrive at the other end.
     pub loss: Ppm,

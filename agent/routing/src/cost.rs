@@ -13,7 +13,7 @@ pub const BASE: Micros = Micros(250);
 /// What QUIC costs beside plain datagrams: sealing twice, waiting for a second thread, and twice what queueing can cost a
 /// plain link, since the load that makes a plain link wait would weigh more on QUIC over the same network, and …
 const QUIC_SURCHARGE: u64 = 10_000;
-/// … this part of the propagation delay. A price that fell by less than a fifth is not told (`damping`), so anything
+/// … this part of the propagation delay. A price that fell by less than a fifth is not told of a link that has settled (`damping`), so anything
 /// smaller could leave a plain link between the same nodes looking dearer than it.
 const QUIC_PROPAGATION: u64 = 4;
 /// How long a lost packet is missed beyond a round trip: the usual minimum retransmission time.

@@ -1,8 +1,8 @@
 //! When a changed price becomes news: worse soon, better late.
 //!
 //! A price that grew by a quarter and a millisecond is told after two windows of 100 ms, at once when loss is the cause;
-//! one that fell by a fifth is told after 5 s (1 s and a step while a link is young), doubled with every recent change up to
-//! 5 min; a rise in several steps is one change.
+//! one that fell by a fifth is told after 5 s (while a link is young by a step, after 1 s), doubled with every recent change
+//! up to 5 min; steps of a rise that follow soon are one change.
 //! A bucket of changes bounds what a price that never rests may say. Failures do not come here.
 
 use wattle_model::{Cost, Instant, Micros};

@@ -63,9 +63,7 @@ fn a_node_that_refuses_transit_says_so_and_is_no_way() {
         let config = mesh.state(&one).join("wattled.toml");
         let text = std::fs::read_to_string(&config)?;
         std::fs::write(&config, format!("{text}transit = false\n"))?;
-        mesh.start_all()?;
-        mesh.wait_converged(PATIENCE)?;
-        mesh.wait_settled(PATIENCE)?;
+        wake(&mut mesh)?;
         let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         stream.wait_for(100);
@@ -243,10 +241,14 @@ fn relay_towards(mesh: &Mesh, host: &Host, node: &str) -> Result<String> {
 /// Two nodes and two relays between them.
 fn square(lab: &mut Lab, name: &str) -> Result<(Mesh, [Host; 4])> {
     let (mut mesh, hosts) = square_that_sleeps(lab, name)?;
+    wake(&mut mesh)?;
+    Ok((mesh, hosts))
+}
+
+fn wake(mesh: &mut Mesh) -> Result<()> {
     mesh.start_all()?;
     mesh.wait_converged(PATIENCE)?;
-    mesh.wait_settled(PATIENCE)?;
-    Ok((mesh, hosts))
+    mesh.wait_settled(PATIENCE)
 }
 
 fn square_that_sleeps(lab: &mut Lab, name: &str) -> Result<(Mesh, [Host; 4])> {

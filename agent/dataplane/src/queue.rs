@@ -13,8 +13,7 @@ use crate::marking::{Marking, Priority};
 
 /// Flows that are told apart per priority, …
 const FLOWS: usize = 64;
-/// … of which so many have a set of places in common: two flows share a turn only where as many waited in one set, until
-/// the shared place is empty.
+/// … of which so many have a set of places in common: two flows share a turn only where more waited in one set.
 const WAYS: usize = 8;
 const _: () = assert!(
     WAYS.is_power_of_two() && FLOWS.is_multiple_of(WAYS),
@@ -182,10 +181,18 @@ impl<T> Default for Shares<T> {
 }
 
 #[derive(Debug)]
+struct Waiting<T> {
+    since: Instant,
+    hash: u32,
+    item: T,
+}
+
+#[derive(Debug)]
 struct Flow<T> {
     hash: u32,
-    is_shared: bool,
-    items: VecDeque<(Instant, T)>,
+    items: VecDeque<Waiting<T>>,
+    /// Items of other flows among them.
+    guests: usize,
     bytes: usize,
     /// What its last item said.
     precedence: u8,
@@ -193,6 +200,21 @@ struct Flow<T> {
     deficit: i64,
     is_listed: bool,
     delay: Codel,
+}
+
+impl<T: Item> Flow<T> {
+    fn push(&mut self, waiting: Waiting<T>) {
+        self.bytes += waiting.item.bytes();
+        self.guests += usize::from(waiting.hash != self.hash);
+        self.items.push_back(waiting);
+    }
+
+    fn pop(&mut self) -> Option<Waiting<T>> {
+        let waiting = self.items.pop_front()?;
+        self.bytes -= waiting.item.bytes();
+        self.guests -= usize::from(waiting.hash != self.hash);
+        Some(waiting)
+    }
 }
 
 impl<T> Flow<T> {
@@ -211,8 +233,8 @@ impl<T> Default for Flow<T> {
     fn default() -> Self {
         Self {
             hash: 0,
-            is_shared: false,
             items: VecDeque::new(),
+            guests: 0,
             bytes: 0,
             precedence: 0,
             weight: 1,
@@ -236,8 +258,11 @@ impl<T: Item> Shares<T> {
         self.items += 1;
         self.bytes += item.bytes();
         let flow = &mut self.flows[index];
-        flow.bytes += item.bytes();
-        flow.items.push_back((now, item));
+        flow.push(Waiting {
+            since: now,
+            hash,
+            item,
+        });
         (flow.precedence, flow.weight) = (marking.precedence, marking.weight);
         if !flow.is_listed {
             flow.is_listed = true;
@@ -246,8 +271,8 @@ impl<T: Item> Shares<T> {
         }
     }
 
-    /// The flow's place: its own, else one where nobody waits, else one that it shares, as others do from then on until
-    /// that one is empty, or packets of one flow would wait in two places.
+    /// The flow's place: its own; else one where nobody waits, rather the one that it had, which knows its delay; else one
+    /// as a guest. While there are guests others are, too, or packets of one flow would wait in two places.
     fn place(&mut self, hash: u32) -> usize {
         let first = hash as usize % FLOWS;
         let set = || (0..WAYS).map(|way| first ^ way);
@@ -255,17 +280,18 @@ impl<T: Item> Shares<T> {
         if let Some(place) = set().find(|place| is_own(&self.flows[*place])) {
             return place;
         }
-        let is_shared = self.flows[first].is_listed && self.flows[first].is_shared;
-        let free = set().find(|place| !self.flows[*place].is_listed);
-        let Some(place) = free.filter(|_| !is_shared) else {
-            self.flows[first].is_shared = true;
+        if self.flows[first].guests > 0 {
+            return first;
+        }
+        let free = set().filter(|place| !self.flows[*place].is_listed);
+        let Some(place) = free.min_by_key(|place| self.flows[*place].hash != hash) else {
             return first;
         };
         let flow = &mut self.flows[place];
         if flow.hash != hash {
             flow.delay = Codel::default();
+            flow.hash = hash;
         }
-        (flow.hash, flow.is_shared) = (hash, false);
         place
     }
 
@@ -278,9 +304,7 @@ impl<T: Item> Shares<T> {
     /// Takes the oldest item of the longest flow away: its sender hears of it first.
     fn drop_longest(&mut self) -> Option<T> {
         let (index, _) = self.longest();
-        let flow = self.flows.get_mut(index)?;
-        let (_, item) = flow.items.pop_front()?;
-        flow.bytes -= item.bytes();
+        let Waiting { item, .. } = self.flows.get_mut(index)?.pop()?;
         self.left(&item);
         Some(item)
     }
@@ -306,7 +330,7 @@ impl<T: Item> Shares<T> {
                 self.backlogged.push_back(index);
                 continue;
             }
-            let Some((since, item)) = flow.items.pop_front() else {
+            let Some(Waiting { since, item, .. }) = flow.pop() else {
                 list.pop_front();
                 // A flow that empties while it is fresh waits its turn once, or it would always be first.
                 if is_fresh && !self.backlogged.is_empty() {
@@ -316,7 +340,6 @@ impl<T: Item> Shares<T> {
                 }
                 continue;
             };
-            flow.bytes -= item.bytes();
             flow.deficit -= item.bytes() as i64;
             let is_last = flow.items.is_empty();
             let fate = match flow.delay.is_too_much(now, now.since(since), is_last) {
@@ -516,6 +539,30 @@ mod tests {
             }
         }
         assert!(expected.iter().all(|count| *count > 100), "{expected:?}");
+    }
+
+    #[test]
+    fn a_guest_beside_a_flood_has_a_turn_of_its_own_as_soon_as_there_is_a_place() {
+        let mut queue = Queue::default();
+        let mut number = 0;
+        let mut push = |queue: &mut Queue<Test>, flow: u32| {
+            number += 1;
+            queue.push(
+                at(0),
+                of(Priority::Default),
+                flow,
+                item(flow, number, 6_000),
+            );
+        };
+        // The eight places of a set are taken, the first one by a flood; a ninth flow waits with it.
+        (0..8).for_each(|flow| push(&mut queue, 64 * flow));
+        push(&mut queue, 64 * 8);
+        (0..100).for_each(|_| push(&mut queue, 0));
+        let sent: Vec<_> = (0..20).filter_map(|_| pop(&mut queue, at(1))).collect();
+        assert!(sent.iter().any(|item| item.flow == 64 * 8), "{sent:?}");
+        push(&mut queue, 64 * 8);
+        let next: Vec<_> = (0..3).filter_map(|_| pop(&mut queue, at(1))).collect();
+        assert!(next.iter().any(|item| item.flow == 64 * 8), "{next:?}");
     }
 
     #[test]

@@ -9,6 +9,8 @@ use wattle_model::{Instant, Micros};
 const HOLD: Micros = Micros::from_millis(4);
 /// Over this long the rate is measured.
 const SPAN: Micros = Micros::from_millis(50);
+/// Who calls so late had nothing to send meanwhile, however full the kernel was before.
+const PAUSE: Micros = Micros::from_millis(200);
 /// Bounds of the limit, bytes.
 const LEAST: usize = 16 << 10;
 const MOST: usize = 2 << 20;
@@ -58,7 +60,7 @@ impl SendWindow {
             return None;
         }
         let taken = (self.bytes * HOLD.0 / span.0) as usize;
-        let limit = match self.was_full {
+        let limit = match self.was_full && span < PAUSE {
             true => taken,
             // Nobody waited: the limit is no longer one. But of more than was sent nothing is known.
             false => (self.limit * 2).min(START.max(2 * taken)),
@@ -128,5 +130,17 @@ mod tests {
             let limit = settle(&mut window, rate, 1_000, 5_000, 100);
             assert!((START / 8 * 7..=START).contains(&limit), "{limit}");
         }
+    }
+
+    #[test]
+    fn a_pause_after_a_burst_is_no_slowness() {
+        let mut window = SendWindow::default();
+        let limit = settle(&mut window, 25_000, 0, 2_000, 100_000);
+        assert!(window.since.is_some() && window.was_full);
+        let after = window.sent(Instant(9_000_000), 1_400, false);
+        assert!(
+            after.is_none_or(|after| after >= limit),
+            "{limit}, {after:?}"
+        );
     }
 }

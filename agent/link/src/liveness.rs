@@ -246,7 +246,9 @@ impl Liveness {
     /// The measurement looks different from what it was.
     pub(crate) fn alert(&mut self, now: Instant) {
         let is_idle = now >= self.data_until;
-        if now < self.alert_from || is_idle && self.alert_paid > now + ALERT_PAUSE_IDLE {
+        // One pause ahead, as long as it may be by its spread.
+        let ahead = Micros(ALERT_PAUSE_IDLE.0 / 8 * 9);
+        if now < self.alert_from || is_idle && self.alert_paid > now + ahead {
             return;
         }
         self.alert_until = now + ALERT_FOR;

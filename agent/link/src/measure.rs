@@ -36,6 +36,8 @@ const LIKELY: f64 = 1.0;
 const MEDIAN_OF: usize = 3;
 /// A round trip that differs by a quarter of the smoothed one, and by so much, is a surprise.
 const SURPRISE: u64 = 1_000;
+/// The two clocks may run apart by one part in so many: 50 ppm of a quartz each.
+const DRIFT: u64 = 10_000;
 
 /// One answered probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +70,7 @@ pub(crate) struct Estimators {
     recent: Recent,
     smoothed: Option<Smoothed>,
     minimum: VecDeque<(Instant, Micros)>,
-    transit: Option<i64>,
+    transit: Option<(Instant, i64)>,
     /// Sixteen times the jitter, so that integer division loses nothing.
     jitter_scaled: u64,
     /// Away from this node, and towards it.
@@ -155,7 +157,7 @@ impl Estimators {
             Smoothed::take(&mut self.measured, sample.round_trip.0);
             Smoothed::take(&mut self.smoothed, round_trip);
             self.minimum(now, sample.round_trip);
-            self.transit(transit);
+            self.transit(now, transit);
         }
         let lost = self.loss.count(now, sample.sent, sample.received);
         match differs || lost > 0 {
@@ -235,10 +237,11 @@ impl Estimators {
         }
     }
 
-    fn transit(&mut self, transit: i64) {
-        if let Some(last) = self.transit.replace(transit) {
+    fn transit(&mut self, now: Instant, transit: i64) {
+        if let Some((at, last)) = self.transit.replace((now, transit)) {
             // What swings falls as much as it rises. A delay that falls for good is no jitter: the link got well.
             let rise = transit.saturating_sub(last).max(0).unsigned_abs();
+            let rise = rise.saturating_sub(now.since(at).0 / DRIFT);
             self.jitter_scaled = (self.jitter_scaled + 2 * rise) - self.jitter_scaled / 16;
         }
     }
@@ -481,6 +484,19 @@ mod tests {
         let (slow, fast) = ([50_000; 6], [400; 6]);
         assert_eq!(jitter([slow, fast].concat()), Micros(0));
         assert!(jitter([fast, slow].concat()) > Micros(2_000));
+    }
+
+    #[test]
+    fn a_clock_that_runs_fast_is_no_jitter() {
+        let mut estimators = Estimators::default();
+        for step in 1..50 {
+            let of_idle = Sample {
+                transit: step * 400,
+                ..sample(10_000, step as u64, step as u64)
+            };
+            estimators.sample(at(step as u64 * 4_000), of_idle, Presence::There);
+        }
+        assert_eq!(estimators.measurement().unwrap().jitter, Micros(0));
     }
 
     #[test]

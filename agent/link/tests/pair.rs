@@ -53,6 +53,27 @@ fn a_spare_link_is_asked_every_twenty_seconds_and_at_once_when_it_is_needed() {
 }
 
 #[test]
+fn an_idle_link_that_is_never_steady_is_looked_at_twice_and_then_once_a_minute() {
+    let mut pair = Pair::new(2);
+    pair.run(2_000);
+    let began = pair.now;
+    let mut looks = Vec::new();
+    let mut was_watched = false;
+    for _ in 0..6_000 {
+        pair.tell(Input::Look);
+        pair.run(100);
+        let is_watched = pair.ends[0].link.is_watched(pair.now);
+        if is_watched && !was_watched {
+            looks.push(pair.now.since(began));
+        }
+        was_watched = is_watched;
+    }
+    assert!(looks[1] < Micros::from_secs(4), "{looks:?}");
+    assert!(looks[2] > Micros::from_secs(50), "{looks:?}");
+    assert!((10..=13).contains(&looks.len()), "{looks:?}");
+}
+
+#[test]
 fn a_link_whose_traffic_goes_both_ways_is_asked_for_the_measurement_alone() {
     let mut pair = Pair::new(2);
     pair.stream = Some(Micros::from_millis(10));

@@ -1,8 +1,8 @@
 //! When a changed price becomes news: worse soon, better late.
 //!
 //! A price that grew by a quarter and a millisecond is told after two windows of 100 ms, at once when loss is the cause;
-//! one that fell by a fifth is told after 5 s (while a link is young by a step, after 1 s), doubled with every recent change
-//! up to 5 min; steps of a rise that follow soon are one change.
+//! one that fell by a fifth is told after 5 s, doubled with every recent change up to 5 min; steps of a rise that follow
+//! soon are one change. While a link is young, its first guess is mended to the step once it rests for 1 s.
 //! A bucket of changes bounds what a price that never rests may say. Failures do not come here.
 
 use wattle_model::{Cost, Instant, Micros};
@@ -13,10 +13,10 @@ use crate::cost::quantise;
 const WORSE_AFTER: Micros = Micros::from_millis(100);
 const BETTER_AFTER: Micros = Micros::from_secs(5);
 const BETTER_AFTER_MOST: Micros = Micros::from_secs(300);
-/// A first price is a guess from a few probes: while the measurement settles, better is told sooner and not held
-/// against the link. That a link comes up at all is damped elsewhere, by its probation.
+/// A first price is a guess from a few probes: while the measurement settles, it is mended, which is not held against the
+/// link. That a link comes up at all is damped elsewhere, by its probation.
 const SETTLING: Micros = Micros::from_secs(15);
-const BETTER_AFTER_SETTLING: Micros = Micros::from_secs(1);
+const MENDED_AFTER: Micros = Micros::from_secs(1);
 /// Steps of a rise with at most this long between them are one change: what measures loss believes it bit by bit.
 const STEP: Micros = Micros::from_secs(10);
 /// How long a change counts as recent.
@@ -64,6 +64,8 @@ struct Pending {
 enum Change {
     Worse,
     Better,
+    /// A first guess was off, and the price rests at this one.
+    Mended(Cost),
 }
 
 impl Damper {
@@ -100,24 +102,29 @@ impl Damper {
         if self.pending.map(|pending| pending.change) != change {
             self.pending = change.map(|change| Pending { change, since: now });
         }
-        if now < self.poll_timeout() {
+        let told = self.pending.filter(|_| now >= self.poll_timeout());
+        let Some(Pending { change, since }) = told else {
             return false;
-        }
+        };
         self.advertised = quantise(self.wanted);
         self.pending = None;
-        if change == Some(Change::Better) && self.settles(now) {
-            return true;
+        if !matches!(change, Change::Mended(_)) {
+            self.count(change, since);
+            self.full_at = self.full_at.max(now) + REFILL;
         }
-        let rises_on = change == Some(Change::Worse) && self.last_change == change;
-        let pause = now.since(self.changed_at);
+        (self.changed_at, self.last_change) = (now, Some(change));
+        true
+    }
+
+    /// Counts a change that has waited since then, unless it is a step of the rise before.
+    fn count(&mut self, change: Change, since: Instant) {
+        let rises_on = change == Change::Worse && self.last_change == Some(change);
+        let pause = since.since(self.changed_at);
         if pause > MEMORY {
             self.changes = 1;
         } else if !(rises_on && pause <= STEP) {
             self.changes += 1;
         }
-        (self.changed_at, self.last_change) = (now, change);
-        self.full_at = self.full_at.max(now) + REFILL;
-        true
     }
 
     /// When the waiting change is to be told.
@@ -126,7 +133,7 @@ impl Damper {
             return Instant::NEVER;
         };
         match change {
-            Change::Better if self.settles(since) => since + BETTER_AFTER_SETTLING,
+            Change::Mended(_) => since + MENDED_AFTER,
             Change::Better => (since + self.patience()).max(self.has_token(BURST_URGENT)),
             Change::Worse if self.urgency == Urgency::Alarm => {
                 since.max(self.has_token(BURST_URGENT))
@@ -163,9 +170,11 @@ impl Damper {
             return Some(Change::Worse);
         }
         // Links that are equal are to share, so that a first guess is mended to the step.
-        let settled = quantise(self.wanted) >= self.advertised;
-        let is_worth_it = wanted * 5 <= advertised * 4 || self.settles(now);
-        (is_worth_it && !settled).then_some(Change::Better)
+        if self.settles(now) {
+            let rests = quantise(self.wanted);
+            return (rests != self.advertised).then_some(Change::Mended(rests));
+        }
+        (wanted * 5 <= advertised * 4).then_some(Change::Better)
     }
 }
 
@@ -242,6 +251,23 @@ mod tests {
     }
 
     #[test]
+    fn steps_of_a_rise_that_wait_for_their_turn_are_one_change() {
+        let mut damper = Damper::new(Instant(0), cost(10));
+        let at = |millis| at(SETTLING.as_millis() + millis);
+        let mut wants = |millis, price| damper.wants(at(millis), Cost(price), Urgency::Normal);
+        // By a third every five seconds: more than the bucket lets through.
+        let told = (0..240).filter(|step| {
+            wants(
+                step * 250,
+                10_000 * 4_u64.pow((step / 20) as u32) / 3_u64.pow((step / 20) as u32),
+            )
+        });
+        assert!((5..=8).contains(&told.count()));
+        damper.wants(at(61_000), cost(10), Urgency::Normal);
+        assert_eq!(damper.poll_timeout(), at(66_000));
+    }
+
+    #[test]
     fn rises_that_come_again_are_changes_of_their_own() {
         let mut damper = Damper::new(Instant(0), cost(1));
         let at = |seconds: u64| at(SETTLING.as_millis() + seconds * 1_000);
@@ -253,11 +279,14 @@ mod tests {
     }
 
     #[test]
-    fn a_first_price_a_step_too_high_is_mended_while_a_later_one_stays() {
-        let mut damper = Damper::new(at(0), Cost(11_264));
-        damper.wants(at(100), Cost(10_240), Urgency::Normal);
-        assert!(damper.handle_timeout(at(1_100)));
-        assert_eq!(damper.advertised(), Cost(10_240));
+    fn a_first_price_a_step_off_is_mended_while_a_later_one_stays() {
+        for (first, price) in [(11_264, 10_240), (10_240, 11_264)].map(|(a, b)| (Cost(a), Cost(b)))
+        {
+            let mut damper = Damper::new(at(0), first);
+            damper.wants(at(100), price, Urgency::Normal);
+            assert!(damper.handle_timeout(at(1_100)));
+            assert_eq!(damper.advertised(), price);
+        }
         let mut damper = Damper::new(at(0), Cost(11_264));
         damper.wants(at(20_000), Cost(10_240), Urgency::Normal);
         assert_eq!(damper.poll_timeout(), Instant::NEVER);

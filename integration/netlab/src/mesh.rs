@@ -155,13 +155,7 @@ impl MeshBuilder {
             .args(["network", "create", "--offline"])
             .arg(self.directory.join("net"));
         crate::host::output(create.arg("--nodes").arg(&file))?;
-        for node in &self.nodes {
-            let state = self.directory.join("net").join(node.host.name());
-            let path = state.join("wattled.toml");
-            let text = std::fs::read_to_string(&path)?;
-            std::fs::write(path, format!("{text}{}", self.settings))?;
-        }
-        let agent = |(i, node): (usize, Node)| {
+        let agent = |(i, node): (usize, &Node)| {
             let agent = Agent {
                 host: node.host.clone(),
                 address: address(i),
@@ -170,10 +164,14 @@ impl MeshBuilder {
             };
             (node.host.name().to_owned(), agent)
         };
-        Ok(Mesh {
+        let mesh = Mesh {
             directory: self.directory,
-            agents: self.nodes.into_iter().enumerate().map(agent).collect(),
-        })
+            agents: self.nodes.iter().enumerate().map(agent).collect(),
+        };
+        for node in &self.nodes {
+            mesh.set(&node.host, &self.settings)?;
+        }
+        Ok(mesh)
     }
 
     /// Makes the state directories, starts all agents and waits until they agree.
@@ -267,6 +265,13 @@ impl Mesh {
     /// The state directory of a node.
     pub fn state(&self, host: &Host) -> PathBuf {
         self.directory.join("net").join(host.name())
+    }
+
+    /// Adds a line to the configuration that an agent reads when it starts.
+    pub fn set(&self, host: &Host, line: &str) -> Result<()> {
+        let path = self.state(host).join("wattled.toml");
+        let text = std::fs::read_to_string(&path)?;
+        Ok(std::fs::write(path, format!("{line}\n{text}"))?)
     }
 
     /// The agent's control socket.

@@ -1,9 +1,6 @@
 //! The mesh without the kernel's offloads: each forbidden by setting, one refused while packets flow, a device that has
 //! none. `sudo tools/test netns` runs it.
 
-use std::fs::OpenOptions;
-use std::io::Write;
-
 use anyhow::{Context, Result, ensure};
 use wattle_netlab::{Host, Mesh, PATIENCE, eventually, story, transfer};
 
@@ -38,7 +35,7 @@ fn everything_works_without_each_offload_at_one_end_and_at_both() {
                 let mesh = lab.mesh(&format!("{name}-{}", without.len()), &[&a, &b]);
                 let mut mesh = mesh.create()?;
                 for host in without {
-                    configure(&mesh, host, &format!("offloads_off = [{name:?}]"))?;
+                    mesh.set(host, &format!("offloads_off = [{name:?}]"))?;
                 }
                 mesh.start_all()?;
                 mesh.wait_converged(PATIENCE)?;
@@ -136,12 +133,6 @@ fn a_device_without_offloads_carries_the_mesh() {
 fn in_use(mesh: &Mesh, host: &Host) -> Result<Vec<String>> {
     let status = mesh.data(host, &["status"])?;
     Ok(serde_json::from_value(status["offloads"].clone())?)
-}
-
-fn configure(mesh: &Mesh, host: &Host, line: &str) -> Result<()> {
-    let path = mesh.state(host).join("wattled.toml");
-    let mut file = OpenOptions::new().append(true).open(path)?;
-    Ok(writeln!(file, "{line}")?)
 }
 
 /// Pings, TCP, datagrams of many sizes, datagrams that the kernel may hand over together; both ways, both families.

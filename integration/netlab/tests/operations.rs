@@ -60,9 +60,7 @@ fn a_drained_relay_gives_transit_softly_only_without_another_way_and_hard_not_at
 fn a_node_that_refuses_transit_says_so_and_is_no_way() {
     story("refuse", |lab| {
         let (mut mesh, [a, b, one, two]) = square_that_sleeps(lab, "refuse")?;
-        let config = mesh.state(&one).join("wattled.toml");
-        let text = std::fs::read_to_string(&config)?;
-        std::fs::write(&config, format!("{text}transit = false\n"))?;
+        mesh.set(&one, "transit = false")?;
         wake(&mut mesh)?;
         let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;

@@ -154,10 +154,7 @@ fn metrics_are_scraped_over_http_and_nothing_else_is_answered() {
         // Two links, udp4 and udp6.
         let mesh = lab.mesh("scrape", &[&a, &b]);
         let mut mesh = mesh.setting("quic_port = \"off\"").create()?;
-        let settings = mesh.state(&a).join("wattled.toml");
-        let more = "metrics = \"127.0.0.1:9586\"\n";
-        let before = std::fs::read_to_string(&settings)?;
-        std::fs::write(&settings, format!("{more}{before}"))?;
+        mesh.set(&a, "metrics = \"127.0.0.1:9586\"")?;
         mesh.start_all()?;
         mesh.wait_converged(PATIENCE)?;
 

@@ -28,7 +28,7 @@ fn both_carriers_have_links_of_their_own_and_plain_datagrams_are_preferred() {
         let [a, b] = lab.hosts(["a", "b"])?;
         lab.link(&a, &b)?;
         let mut mesh = lab.mesh("both", &[&a, &b]).create()?;
-        set(&mesh, &a, METRICS)?;
+        mesh.set(&a, METRICS)?;
         mesh.start_all()?;
         for (host, other) in [(&a, &b), (&b, &a)] {
             eventually("links over three carriers", PATIENCE, || {
@@ -148,7 +148,7 @@ fn a_node_of_another_network_is_refused() {
         let mesh = lab.mesh("ours", &[&a, &b]);
         let ours = {
             let mut mesh = mesh.create()?;
-            set(&mesh, &b, METRICS)?;
+            mesh.set(&b, METRICS)?;
             mesh.start_all()?;
             mesh.wait_converged(PATIENCE)?;
             mesh
@@ -289,8 +289,8 @@ fn a_taken_port_is_told_and_the_node_dials_and_without_quic_there_is_none() {
         }
         let _taken = a.echo("0.0.0.0:443".parse()?)?;
         let mut mesh = lab.mesh("port", &[&a, &b, &c]).create()?;
-        set(&mesh, &b, "quic_port = 8443")?;
-        set(&mesh, &c, "quic_port = \"off\"")?;
+        mesh.set(&b, "quic_port = 8443")?;
+        mesh.set(&c, "quic_port = \"off\"")?;
         mesh.start_all()?;
         mesh.wait_converged(PATIENCE)?;
         let log = mesh.process(&a)?.log();
@@ -331,7 +331,7 @@ fn large_packets_cross_small_paths_and_relays_in_pieces() {
             .mesh("mtu", &[&a, &b, &c])
             .only_links(&[(&a, &b), (&b, &c)])
             .create()?;
-        set(&mesh, &a, METRICS)?;
+        mesh.set(&a, METRICS)?;
         mesh.start_all()?;
         let (next, far) = (mesh.address(&b)?, mesh.address(&c)?);
         eventually("a reaches c", PATIENCE, || Ok(a.reaches(far)))?;
@@ -416,13 +416,6 @@ fn unblock(hosts: &[&Host]) -> Result<()> {
     hosts
         .iter()
         .try_for_each(|host| host.sh("nft delete table inet block").map(drop))
-}
-
-/// Adds a line to a node's configuration.
-fn set(mesh: &Mesh, host: &Host, line: &str) -> Result<()> {
-    let path = mesh.state(host).join("wattled.toml");
-    let text = std::fs::read_to_string(&path)?;
-    Ok(std::fs::write(path, format!("{text}{line}\n"))?)
 }
 
 fn links(mesh: &Mesh, host: &Host) -> Result<Vec<Value>> {

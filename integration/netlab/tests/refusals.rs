@@ -60,9 +60,7 @@ fn a_torn_peer_set_is_replaced_by_the_one_before_or_refused_with_its_name() {
 fn a_wrong_setting_is_refused_with_its_line() {
     story("setting", |lab| {
         let (mesh, a) = one(lab)?;
-        let file = mesh.state(&a).join("wattled.toml");
-        let good = std::fs::read_to_string(&file).unwrap_or_default();
-        std::fs::write(&file, format!("listen_prot = 1\n{good}"))?;
+        mesh.set(&a, "listen_prot = 1")?;
         refused(
             &a,
             &attempt(&mesh, &a, &[])?,

@@ -2,7 +2,7 @@
 //!
 //! A price that grew by a quarter and a millisecond is told after two windows of 100 ms, at once when loss is the cause;
 //! one that fell by a fifth is told after 5 s, doubled with every recent change up to 5 min; steps of a rise that follow
-//! soon are one change. While a link is young, its first guess is mended to the step once it rests for 1 s.
+//! soon are one change. One that rests a step off for half a minute is mended, as a young link's first guess is after 1 s.
 //! A bucket of changes bounds what a price that never rests may say. Failures do not come here.
 
 use wattle_model::{Cost, Instant, Micros};
@@ -13,10 +13,13 @@ use crate::cost::quantise;
 const WORSE_AFTER: Micros = Micros::from_millis(100);
 const BETTER_AFTER: Micros = Micros::from_secs(5);
 const BETTER_AFTER_MOST: Micros = Micros::from_secs(300);
-/// A first price is a guess from a few probes: while the measurement settles, it is mended, which is not held against the
-/// link. That a link comes up at all is damped elsewhere, by its probation.
+/// Links that are equal are to share, so that a price which rests at another step than what was told is mended, which is
+/// not held against the link.
+const MENDED_AFTER: Micros = Micros::from_secs(30);
+/// A first price is a guess from a few probes: mended sooner while the measurement settles. That a link comes up at all is
+/// damped elsewhere, by its probation.
 const SETTLING: Micros = Micros::from_secs(15);
-const MENDED_AFTER: Micros = Micros::from_secs(1);
+const MENDED_AFTER_SETTLING: Micros = Micros::from_secs(1);
 /// Steps of a rise with at most this long between them are one change: what measures loss believes it bit by bit.
 const STEP: Micros = Micros::from_secs(10);
 /// How long a change counts as recent.
@@ -64,7 +67,7 @@ struct Pending {
 enum Change {
     Worse,
     Better,
-    /// A first guess was off, and the price rests at this one.
+    /// What was told is a bit off, or a first guess; the price rests at this one.
     Mended(Cost),
 }
 
@@ -108,8 +111,11 @@ impl Damper {
         };
         self.advertised = quantise(self.wanted);
         self.pending = None;
-        if !matches!(change, Change::Mended(_)) {
+        let is_mended = matches!(change, Change::Mended(_));
+        if !is_mended {
             self.count(change, since);
+        }
+        if !(is_mended && self.settles(since)) {
             self.full_at = self.full_at.max(now) + REFILL;
         }
         (self.changed_at, self.last_change) = (now, Some(change));
@@ -133,7 +139,9 @@ impl Damper {
             return Instant::NEVER;
         };
         match change {
-            Change::Mended(_) => since + MENDED_AFTER,
+            Change::Mended(_) if self.settles(since) => since + MENDED_AFTER_SETTLING,
+            // Out of a full bucket: never in the way of what matters more.
+            Change::Mended(_) => (since + MENDED_AFTER).max(self.full_at),
             Change::Better => (since + self.patience()).max(self.has_token(BURST_URGENT)),
             Change::Worse if self.urgency == Urgency::Alarm => {
                 since.max(self.has_token(BURST_URGENT))
@@ -169,12 +177,11 @@ impl Damper {
         if wanted * 4 >= advertised * 5 && wanted >= advertised + WORSE_BY {
             return Some(Change::Worse);
         }
-        // Links that are equal are to share, so that a first guess is mended to the step.
-        if self.settles(now) {
-            let rests = quantise(self.wanted);
-            return (rests != self.advertised).then_some(Change::Mended(rests));
+        if wanted * 5 <= advertised * 4 && !self.settles(now) {
+            return Some(Change::Better);
         }
-        (wanted * 5 <= advertised * 4).then_some(Change::Better)
+        let rests = quantise(self.wanted);
+        (rests != self.advertised).then_some(Change::Mended(rests))
     }
 }
 
@@ -279,17 +286,19 @@ mod tests {
     }
 
     #[test]
-    fn a_first_price_a_step_off_is_mended_while_a_later_one_stays() {
-        for (first, price) in [(11_264, 10_240), (10_240, 11_264)].map(|(a, b)| (Cost(a), Cost(b)))
-        {
-            let mut damper = Damper::new(at(0), first);
-            damper.wants(at(100), price, Urgency::Normal);
-            assert!(damper.handle_timeout(at(1_100)));
-            assert_eq!(damper.advertised(), price);
+    fn a_price_a_step_off_is_mended_when_it_rests_and_soon_while_it_is_the_first() {
+        for (first, price) in [(11_264, 10_240), (10_240, 11_264)] {
+            for (since, after) in [(100, 1_000), (20_000, 30_000)] {
+                let mut damper = Damper::new(at(0), Cost(first));
+                damper.wants(at(since), Cost(price), Urgency::Normal);
+                damper.wants(at(since + 500), Cost(first), Urgency::Normal);
+                damper.wants(at(since + 600), Cost(price), Urgency::Normal);
+                assert_eq!(damper.poll_timeout(), at(since + 600 + after));
+                assert!(damper.handle_timeout(at(since + 600 + after)));
+                assert_eq!(damper.advertised(), Cost(price));
+                assert_eq!(damper.changes, 0);
+            }
         }
-        let mut damper = Damper::new(at(0), Cost(11_264));
-        damper.wants(at(20_000), Cost(10_240), Urgency::Normal);
-        assert_eq!(damper.poll_timeout(), Instant::NEVER);
     }
 
     #[test]

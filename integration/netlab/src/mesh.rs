@@ -267,11 +267,11 @@ impl Mesh {
         self.directory.join("net").join(host.name())
     }
 
-    /// Adds a line to the configuration that an agent reads when it starts.
+    /// Adds lines at the end of the configuration that an agent reads when it starts.
     pub fn set(&self, host: &Host, line: &str) -> Result<()> {
         let path = self.state(host).join("wattled.toml");
         let text = std::fs::read_to_string(&path)?;
-        Ok(std::fs::write(path, format!("{line}\n{text}"))?)
+        Ok(std::fs::write(path, format!("{text}{line}\n"))?)
     }
 
     /// The agent's control socket.

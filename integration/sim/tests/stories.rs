@@ -162,7 +162,8 @@ fn a_drained_relay_loses_its_transit_without_a_lost_packet() {
 #[test]
 fn an_idle_node_speaks_little() {
     let mut fleet = ring(1);
-    fleet.run(Micros::from_secs(30));
+    // First prices are mended once more when they have rested for half a minute.
+    fleet.run(Micros::from_secs(90));
     let (sent, flooded) = (fleet.sent, fleet.flooded);
     fleet.run(Micros::from_secs(120));
     let sent = fleet.sent.since(&sent).datagrams;

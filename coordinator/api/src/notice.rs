@@ -2,11 +2,14 @@
 //! trail. Both are written in the database transaction of what they speak of, numbered densely, and mirrored to Kafka
 //! exactly once.
 
+use std::fmt;
+use std::str::FromStr;
+
 use serde::{Deserialize, Serialize};
 use wattle_model::NetworkId;
 
 use crate::Timestamp;
-use crate::topology::EntityKey;
+use crate::topology::{EntityKey, EntityKeyError};
 
 /// Schema of the values of the alerts topic: [`Alert`].
 pub const ALERT_SCHEMA: &str = "wattle.alert/v1";
@@ -20,18 +23,21 @@ pub const HEADER_NOTICE: &str = "wattle-notice";
 /// An alert is raised, or cleared. Its key in Kafka is its id.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Alert {
-    /// The same from raise to clear: `<kind>/<entity key>`.
+    /// The same from raise to clear: `<kind>/<key>`.
     pub id: String,
     /// What is wrong.
     pub kind: AlertKind,
     /// With what.
-    pub key: EntityKey,
+    pub key: AlertKey,
     /// Whether it is wrong or well again.
     pub state: AlertState,
     /// How bad it is.
     pub severity: Severity,
     /// For people: what was seen.
     pub detail: String,
+    /// Why, where programs may want to tell causes apart.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<MirrorCause>,
     /// When the trouble was first seen.
     pub since: Timestamp,
     /// Comings and goings since the alert was last told that were not told: too short, or too many.
@@ -46,6 +52,51 @@ pub struct Alert {
     pub ts: Timestamp,
 }
 
+/// What an alert is about: an entity of the topology, or `kafka`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum AlertKey {
+    /// An entity.
+    Entity(EntityKey),
+    /// The mirror and the cluster that it writes to.
+    Kafka,
+}
+
+/// [`AlertKey::Kafka`] in text.
+const KAFKA: &str = "kafka";
+
+impl fmt::Display for AlertKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Entity(key) => key.fmt(f),
+            Self::Kafka => f.write_str(KAFKA),
+        }
+    }
+}
+
+impl FromStr for AlertKey {
+    type Err = EntityKeyError;
+
+    fn from_str(text: &str) -> Result<Self, EntityKeyError> {
+        match text {
+            KAFKA => Ok(Self::Kafka),
+            entity => entity.parse().map(Self::Entity),
+        }
+    }
+}
+
+impl Serialize for AlertKey {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for AlertKey {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        text.parse().map_err(serde::de::Error::custom)
+    }
+}
+
 /// What is wrong.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -56,6 +107,10 @@ pub enum AlertKind {
     LinkLost,
     /// A link loses much.
     LinkLossy,
+    /// Nothing reaches Kafka; events wait in the outbox.
+    MirrorStalled,
+    /// Kafka misses events for good, or lost some that it had.
+    HistoryLost,
     /// A kind that this version does not know.
     #[serde(other)]
     Unknown,
@@ -68,6 +123,8 @@ impl AlertKind {
             Self::NodeSilent => "node_silent",
             Self::LinkLost => "link_lost",
             Self::LinkLossy => "link_lossy",
+            Self::MirrorStalled => "mirror_stalled",
+            Self::HistoryLost => "history_lost",
             Self::Unknown => "unknown",
         }
     }
@@ -75,8 +132,10 @@ impl AlertKind {
     /// How bad that is.
     pub const fn severity(self) -> Severity {
         match self {
-            Self::NodeSilent => Severity::Critical,
-            Self::LinkLost | Self::LinkLossy | Self::Unknown => Severity::Warning,
+            Self::NodeSilent | Self::HistoryLost => Severity::Critical,
+            Self::LinkLost | Self::LinkLossy | Self::MirrorStalled | Self::Unknown => {
+                Severity::Warning
+            }
         }
     }
 }
@@ -99,6 +158,46 @@ pub enum Severity {
     Warning,
     /// Somebody should look at once.
     Critical,
+}
+
+/// What keeps the mirror from writing to Kafka, and how it says so.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MirrorTrouble {
+    /// What keeps it.
+    pub cause: MirrorCause,
+    /// For people: what was seen.
+    pub detail: String,
+}
+
+/// Why the mirror cannot write to Kafka.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum MirrorCause {
+    /// No broker answers.
+    Unreachable,
+    /// The brokers refuse the credentials.
+    Credentials,
+    /// A right is missing.
+    NotAuthorised,
+    /// Too few copies of a partition are in step.
+    TooFewInSync,
+    /// A topic is missing and cannot be made, or does not fit.
+    Topic,
+    /// A topic was lost, and the configuration says to stop.
+    TopicLost,
+    /// A topic takes no record of the smallest useful size.
+    Oversize,
+    /// A transaction of another producer hangs.
+    HangingTransaction,
+    /// The topics hold what this coordinator never wrote.
+    ForeignTopics,
+    /// Another coordinator mirrors this network.
+    Superseded,
+    /// The coordinator's own database cannot be read.
+    Outbox,
+    /// A cause that has no word, or one that this version does not know.
+    #[serde(other)]
+    Other,
 }
 
 /// Who did what. Its key in Kafka is its subject.

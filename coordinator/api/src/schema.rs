@@ -4,6 +4,7 @@ use std::borrow::Cow;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use crate::notice::Alert;
 use crate::rest::Node;
 use crate::topology::{
     Cause, Entity, EntityKey, EntityKind, LinkEntity, NodeEntity, Op, PrefixEntity, TopologyEvent,
@@ -28,6 +29,7 @@ macro_rules! published {
 }
 
 published! {
+    Alert "alert:v1",
     Node "rest-node:v1",
     TopologyEvent "topology-event:v1",
     Cause "topology-event:v1#/properties/cause",

@@ -17,7 +17,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use wattle_api::Timestamp;
 use wattle_api::agent::NetworkInfo;
-use wattle_api::notice::{AuditAction, AuditRecord};
+use wattle_api::notice::{Alert, AuditAction, AuditRecord};
 use wattle_api::rest::{
     LeafCreated, LeafRequest, Network, Node, PROBLEM_TYPE, Page, Problem, TokenCreated,
     TokenRequest, Topology,
@@ -63,6 +63,7 @@ pub(crate) fn router(api: Arc<Api>) -> Router {
         .route("/tokens", get(tokens).post(create_token))
         .route("/tokens/{id}", delete(withdraw_token))
         .route("/leaves", post(create_leaf))
+        .route("/alerts", get(alerts))
         .route("/mirror", get(mirror))
         .route("/events", get(history::events))
         .route("/events/stream", get(stream::events))
@@ -336,6 +337,12 @@ async fn create_leaf(
     Ok((StatusCode::CREATED, Json(created)))
 }
 
+/// The alerts that are raised.
+async fn alerts(State(api): Shared, Query(paging): Query<Paging>) -> Outcome<Page<Alert>> {
+    let raised = api.store.alerts().await.map_err(broken)?;
+    page(raised, &paging, |alert| alert.id.clone())
+}
+
 async fn mirror(State(api): Shared) -> Outcome<wattle_mirror::Status> {
     let status = api.mirror.as_ref().map(|mirror| Json(mirror.status()));
     status.ok_or_else(|| {
@@ -362,6 +369,8 @@ async fn metrics(State(api): Shared) -> Response {
         .await
         .unwrap_or_default();
     let connected = nodes.iter().filter(|node| node.connected).count() as u64;
+    // A scrape goes without a number that cannot be had.
+    let raised = api.store.alerts().await.ok();
     let mut text = String::new();
     let mut gauge = |name, help, value| expose(&mut text, name, help, "gauge", value);
     gauge("wattle_coordinator_nodes", "Members.", nodes.len() as u64);
@@ -380,6 +389,14 @@ async fn metrics(State(api): Shared) -> Response {
         "Newest topology event.",
         api.store.last_seq(),
     );
+    if let Some(raised) = raised {
+        let raised = raised.len() as u64;
+        gauge(
+            "wattle_coordinator_alerts",
+            "Alerts that are raised.",
+            raised,
+        );
+    }
     api.counters.expose(&mut text);
     for metric in api
         .mirror

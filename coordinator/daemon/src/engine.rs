@@ -19,7 +19,7 @@ use wattle_api::rest::{LeafCreated, LeafRequest, Node, Topology as TopologyView}
 use wattle_api::topology::Entity;
 use wattle_fleet::peer_set::PeerSets;
 use wattle_fleet::replica::Verdict;
-use wattle_fleet::{Alerts, Membership, Topology};
+use wattle_fleet::{Alerts, Membership, MirrorHealth, Topology};
 use wattle_model::{NodeId, UnixTime};
 use wattle_store::{Change, Store, StoreError};
 use wattle_wire::grant::PeerSetError;
@@ -84,6 +84,8 @@ pub(crate) enum Question {
         request: Box<LeafRequest>,
         answer: Answer<LeafCreated>,
     },
+    /// How it goes with Kafka.
+    Mirror(MirrorHealth),
     /// Somebody wants to see the members.
     Nodes { answer: oneshot::Sender<Vec<Node>> },
     /// Somebody wants to see the topology.
@@ -256,6 +258,9 @@ impl Engine {
                 answer,
             } => self.remove(&node, &actor, answer),
             Question::AddLeaf { request, answer } => self.add_leaf(*request, answer),
+            Question::Mirror(health) => {
+                self.alerts.observe_mirror(health, self.clock.now(), wall());
+            }
             Question::Nodes { answer } => drop(answer.send(self.nodes())),
             Question::Topology { answer } => self.pending.viewers.push(answer),
         }

@@ -9,6 +9,7 @@ mod counters;
 mod engine;
 mod invitation;
 mod measurements;
+mod mirror_health;
 mod reachability;
 mod retention;
 mod serve;

@@ -26,6 +26,7 @@ use crate::counters::{Counter, Counters};
 use crate::engine::{Engine, EngineError, Handle};
 use crate::invitation::Inviter;
 use crate::measurements::publish;
+use crate::mirror_health;
 use crate::reachability;
 use crate::retention::trim;
 use crate::state_dir::StateDir;
@@ -110,6 +111,12 @@ pub(crate) async fn serve(state: StateDir, config: Config) -> Result<(), ServeEr
         let publisher = mirror.publisher(&config)?;
         tasks.spawn(publish(publisher, handle.clone(), config, stop.clone()));
     }
+    tasks.spawn(mirror_health::watch(
+        mirror.clone(),
+        store.clone(),
+        handle.clone(),
+        stop.clone(),
+    ));
     tasks.spawn(trim(
         store.clone(),
         mirror.clone(),

@@ -1,12 +1,12 @@
 //! Alerts (`docs/protocol/topology-stream.md` §10): what is wrong, told once it has lasted, and cleared once it has been
 //! well for long enough. What comes and goes too often stays raised, and says how much of it was not told.
 //!
-//! `observe` takes differences of the topology; `handle_timeout` returns what is to be told; `poll_timeout` says when.
+//! `observe` takes differences of the topology, `observe_mirror` how it goes with Kafka; `handle_timeout` returns what is to be told; `poll_timeout` says when.
 
 use std::collections::BTreeMap;
 
 use wattle_api::Timestamp;
-use wattle_api::notice::{Alert, AlertKind, AlertState};
+use wattle_api::notice::{Alert, AlertKey, AlertKind, AlertState, MirrorCause, MirrorTrouble};
 use wattle_api::topology::{Cause, Entity, EntityKey, LinkEntity, NodeEntity};
 use wattle_model::{Instant, Micros, NetworkId, NodeId};
 
@@ -43,7 +43,16 @@ const LOSSLESS_PPM: u32 = 20_000;
 #[derive(Debug, Clone)]
 pub struct Alerts {
     network: NetworkId,
-    conditions: BTreeMap<(AlertKind, EntityKey), Condition>,
+    conditions: BTreeMap<(AlertKind, AlertKey), Condition>,
+}
+
+/// How it goes with Kafka.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct MirrorHealth {
+    /// What keeps the mirror from writing.
+    pub stalled: Option<MirrorTrouble>,
+    /// What Kafka misses for good, in words.
+    pub lost: Option<String>,
 }
 
 /// One thing that is or was wrong.
@@ -55,10 +64,17 @@ struct Condition {
     flapping: bool,
     changed: Instant,
     since: Timestamp,
-    detail: String,
+    seen: Seen,
     suppressed: u64,
     penalty: u64,
     penalty_at: Instant,
+}
+
+/// What was seen of it.
+#[derive(Debug, Clone, Default)]
+struct Seen {
+    detail: String,
+    cause: Option<MirrorCause>,
 }
 
 impl Alerts {
@@ -76,7 +92,10 @@ impl Alerts {
                 flapping: false,
                 changed: now,
                 since: alert.since,
-                detail: alert.detail,
+                seen: Seen {
+                    detail: alert.detail,
+                    cause: alert.cause,
+                },
                 suppressed: 0,
                 penalty: 0,
                 penalty_at: now,
@@ -98,39 +117,62 @@ impl Alerts {
         wall: Timestamp,
     ) {
         for difference in differences {
+            let key = AlertKey::Entity(difference.key);
             for (kind, verdict) in verdicts(difference, &is_member) {
-                match verdict {
-                    Verdict::Wrong(detail) => self.wrong(kind, difference.key, detail, now, wall),
-                    Verdict::Well => self.well(kind, difference.key, now),
-                }
+                self.judge((kind, key), verdict, now, wall);
             }
         }
     }
 
-    fn wrong(
+    /// Takes how it goes with Kafka, as often as one likes.
+    pub fn observe_mirror(&mut self, health: MirrorHealth, now: Instant, wall: Timestamp) {
+        let stalled = health.stalled.map(|trouble| Seen {
+            detail: trouble.detail,
+            cause: Some(trouble.cause),
+        });
+        let lost = health.lost.map(Seen::of);
+        for (kind, seen) in [
+            (AlertKind::MirrorStalled, stalled),
+            (AlertKind::HistoryLost, lost),
+        ] {
+            let verdict = seen.map_or(Verdict::Well, Verdict::Wrong);
+            self.judge((kind, AlertKey::Kafka), verdict, now, wall);
+        }
+    }
+
+    fn judge(
         &mut self,
-        kind: AlertKind,
-        key: EntityKey,
-        detail: String,
+        of: (AlertKind, AlertKey),
+        verdict: Verdict,
         now: Instant,
         wall: Timestamp,
     ) {
-        let condition = self.conditions.entry((kind, key)).or_insert(Condition {
+        match verdict {
+            Verdict::Wrong(seen) => self.wrong(of, seen, now, wall),
+            Verdict::Well => self.well(of, now),
+        }
+    }
+
+    fn wrong(&mut self, of: (AlertKind, AlertKey), seen: Seen, now: Instant, wall: Timestamp) {
+        let condition = self.conditions.entry(of).or_insert(Condition {
             wrong: false,
             raised: false,
             flapping: false,
             changed: now,
             since: wall,
-            detail: String::new(),
+            seen: Seen::default(),
             suppressed: 0,
             penalty: 0,
             penalty_at: now,
         });
+        if !condition.wrong || !condition.raised {
+            // What is told is what was seen last.
+            condition.seen = seen;
+        }
         if condition.wrong {
             return;
         }
         condition.wrong = true;
-        condition.detail = detail;
         condition.penalty = condition.penalty(now) + PENALTY;
         condition.penalty_at = now;
         condition.flapping |= condition.penalty > SUPPRESS_ABOVE;
@@ -142,8 +184,8 @@ impl Alerts {
         }
     }
 
-    fn well(&mut self, kind: AlertKind, key: EntityKey, now: Instant) {
-        let Some(condition) = self.conditions.get_mut(&(kind, key)) else {
+    fn well(&mut self, of: (AlertKind, AlertKey), now: Instant) {
+        let Some(condition) = self.conditions.get_mut(&of) else {
             return;
         };
         if !condition.wrong {
@@ -181,7 +223,8 @@ impl Alerts {
                 key: *key,
                 state,
                 severity: kind.severity(),
-                detail: condition.detail.clone(),
+                detail: condition.seen.detail.clone(),
+                cause: condition.seen.cause,
                 since: condition.since,
                 suppressed: std::mem::take(&mut condition.suppressed),
                 flapping: condition.flapping,
@@ -226,8 +269,17 @@ impl Condition {
     }
 }
 
+impl Seen {
+    const fn of(detail: String) -> Self {
+        Self {
+            detail,
+            cause: None,
+        }
+    }
+}
+
 enum Verdict {
-    Wrong(String),
+    Wrong(Seen),
     Well,
 }
 
@@ -250,7 +302,7 @@ fn of_node(before: Option<&Entity>, node: &NodeEntity) -> Vec<(AlertKind, Verdic
     match (reported, node.reporting) {
         (true, false) => {
             let detail = format!("{} does not report any more", node.name);
-            vec![(AlertKind::NodeSilent, Verdict::Wrong(detail))]
+            vec![(AlertKind::NodeSilent, Verdict::Wrong(Seen::of(detail)))]
         }
         (_, true) => vec![(AlertKind::NodeSilent, Verdict::Well)],
         (false, false) => vec![],
@@ -261,7 +313,7 @@ fn of_link(link: &LinkEntity) -> Vec<(AlertKind, Verdict)> {
     let mut verdicts = vec![(AlertKind::LinkLost, Verdict::Well)];
     if link.loss_ppm >= LOSSY_PPM {
         let detail = format!("{} loses {} ppm", named(link), link.loss_ppm);
-        verdicts.push((AlertKind::LinkLossy, Verdict::Wrong(detail)));
+        verdicts.push((AlertKind::LinkLossy, Verdict::Wrong(Seen::of(detail))));
     } else if link.loss_ppm < LOSSLESS_PPM {
         verdicts.push((AlertKind::LinkLossy, Verdict::Well));
     }
@@ -276,7 +328,7 @@ fn of_lost_link(
 ) -> Vec<(AlertKind, Verdict)> {
     let missed = cause == Cause::LinkWithdrawn && is_member(link.from) && is_member(link.to);
     let lost = match missed {
-        true => Verdict::Wrong(format!("{} is reported no more", named(link))),
+        true => Verdict::Wrong(Seen::of(format!("{} is reported no more", named(link)))),
         false => Verdict::Well,
     };
     vec![
@@ -297,12 +349,16 @@ fn named(link: &LinkEntity) -> String {
     format!("the link from {from} to {to} over {}", link.carrier)
 }
 
-/// Whether an entity as it is keeps an alert raised.
+/// Whether what an alert is about keeps it raised, as it is.
 fn is_wrong<'a>(
     kind: AlertKind,
-    key: EntityKey,
+    key: AlertKey,
     entity: &impl Fn(EntityKey) -> Option<&'a Entity>,
 ) -> bool {
+    let AlertKey::Entity(key) = key else {
+        // Until the mirror tells otherwise.
+        return true;
+    };
     let is_there = |node| entity(EntityKey::Node(node)).is_some();
     match (kind, entity(key)) {
         (AlertKind::NodeSilent, Some(Entity::Node(node))) => !node.reporting,
@@ -502,6 +558,63 @@ mod tests {
         let entity = |key: EntityKey| (key == well.key()).then_some(&well);
         let mut again = Story(Alerts::recover(NetworkId(1), raised, entity, at(0)));
         assert_eq!(again.told(30), [(AlertState::Cleared, 0, false)]);
+    }
+
+    #[test]
+    fn a_mirror_that_stalls_is_told_with_its_last_cause_and_once() {
+        let mut story = Story::new();
+        let told_at = |story: &mut Story, second, cause: Option<MirrorCause>| {
+            let stalled = cause.map(|cause| MirrorTrouble {
+                cause,
+                detail: format!("{cause:?}"),
+            });
+            let health = MirrorHealth {
+                stalled,
+                lost: None,
+            };
+            story.0.observe_mirror(health, at(second), WALL);
+            let told = story.0.handle_timeout(at(second), WALL, 7).into_iter();
+            told.map(|alert| (alert.id, alert.state, alert.cause, alert.detail))
+                .collect::<Vec<_>>()
+        };
+        let told = |state, cause: MirrorCause| {
+            let id = "mirror_stalled/kafka".to_owned();
+            vec![(id, state, Some(cause), format!("{cause:?}"))]
+        };
+        let (away, denied) = (MirrorCause::Unreachable, MirrorCause::NotAuthorised);
+        assert_eq!(told_at(&mut story, 0, Some(away)), []);
+        assert_eq!(
+            told_at(&mut story, 5, Some(denied)),
+            told(AlertState::Raised, denied)
+        );
+        for second in 6..100 {
+            assert_eq!(told_at(&mut story, second, Some(away)), [], "once");
+        }
+        for second in 100..130 {
+            assert_eq!(told_at(&mut story, second, None), []);
+        }
+        assert_eq!(
+            told_at(&mut story, 130, None),
+            told(AlertState::Cleared, denied)
+        );
+    }
+
+    #[test]
+    fn trouble_with_kafka_lasts_over_a_start_until_the_mirror_tells_otherwise() {
+        let mut story = Story::new();
+        let lost = MirrorHealth {
+            stalled: None,
+            lost: Some("events 5 to 9".to_owned()),
+        };
+        story.0.observe_mirror(lost, at(0), WALL);
+        let raised = story.0.handle_timeout(at(5), WALL, 7);
+        assert_eq!(raised[0].kind, AlertKind::HistoryLost);
+        let mut again = Story(Alerts::recover(NetworkId(1), raised, |_| None, at(0)));
+        assert_eq!(again.told(600), []);
+        again
+            .0
+            .observe_mirror(MirrorHealth::default(), at(600), WALL);
+        assert_eq!(again.told(630), [(AlertState::Cleared, 0, false)]);
     }
 
     #[test]

@@ -12,7 +12,7 @@ pub mod peer_set;
 pub mod replica;
 pub mod topology;
 
-pub use alerts::Alerts;
+pub use alerts::{Alerts, MirrorHealth};
 pub use difference::{Difference, Evidence, Stamp};
 pub use membership::{Applicant, Member, Membership, Refusal};
 pub use topology::{Ingest, Topology};

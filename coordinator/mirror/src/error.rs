@@ -1,6 +1,7 @@
 //! Why the mirror does not move, and what to do about it.
 
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use wattle_api::notice::{MirrorCause, MirrorTrouble};
 use wattle_api::stream::KafkaConfigError;
 
 use crate::outbox::OutboxError;
@@ -162,6 +163,37 @@ impl MirrorError {
         matches!(self, Self::SteppedDown { .. })
     }
 
+    /// The error as an alert tells it.
+    pub(crate) fn trouble(&self) -> MirrorTrouble {
+        MirrorTrouble {
+            cause: self.cause(),
+            detail: self.to_string(),
+        }
+    }
+
+    fn cause(&self) -> MirrorCause {
+        match self {
+            Self::Unreachable { .. } => MirrorCause::Unreachable,
+            Self::Credentials { .. } => MirrorCause::Credentials,
+            Self::NotAuthorised { .. } => MirrorCause::NotAuthorised,
+            Self::Topic { .. } | Self::Partitions { .. } | Self::MadeAnew => MirrorCause::Topic,
+            Self::TopicLost { .. } => MirrorCause::TopicLost,
+            Self::Oversize(_) => MirrorCause::Oversize,
+            Self::Hanging { .. } => MirrorCause::HangingTransaction,
+            Self::ForeignTopics { .. } | Self::OutboxBehind { .. } | Self::Progress { .. } => {
+                MirrorCause::ForeignTopics
+            }
+            Self::Fenced | Self::SteppedDown { .. } => MirrorCause::Superseded,
+            Self::Outbox(_) | Self::NoPicture(_) => MirrorCause::Outbox,
+            Self::Kafka { source, .. } if is_too_few(code_of(source)) => MirrorCause::TooFewInSync,
+            Self::Config(_)
+            | Self::Thread(_)
+            | Self::SlotsForgotten { .. }
+            | Self::Slots(_)
+            | Self::Kafka { .. } => MirrorCause::Other,
+        }
+    }
+
     /// Gives a client's error its cause: the codes of refusals, else the last thing the client complained of.
     pub(crate) fn from_kafka(
         doing: &str,
@@ -221,6 +253,13 @@ fn is_oversize(code: Option<Code>) -> bool {
     matches!(
         code,
         Some(Code::MessageSizeTooLarge | Code::InvalidMessageSize)
+    )
+}
+
+fn is_too_few(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(Code::NotEnoughReplicas | Code::NotEnoughReplicasAfterAppend)
     )
 }
 

@@ -121,11 +121,13 @@ impl<O: Outbox> Worker<O> {
                 }
             };
             self.round(&mut session, until)?;
+            self.board.delivered();
         }
         Ok(())
     }
 
     fn take_over(&mut self) -> Result<Session, MirrorError> {
+        self.board.attempts();
         self.look_at_outbox()?;
         let complaints = Complaints::new(&self.config.kafka, self.board.clone());
         let context = Context::new(self.config.clone(), self.topics.clone(), self.limit);
@@ -358,6 +360,7 @@ impl<O: Outbox> Worker<O> {
             return Ok(());
         }
         self.board.outbox(session.position.last_seq + waits as u64);
+        self.board.attempts();
         let (events, dead) = (batch.events, batch.dead);
         session.position = write(&session.producer, context, batch)?;
         let delivered = session.complaints.delivered();

@@ -1,15 +1,19 @@
 //! What the mirror tells of itself, for the coordinator's API, its metrics and its alarms.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde::{Deserialize, Serialize};
 use wattle_api::Timestamp;
+use wattle_api::notice::MirrorTrouble;
 use wattle_api::snapshot::SnapshotId;
 
 use crate::Config;
 use crate::error::MirrorError;
 use crate::position::Position;
+
+/// What takes longer than this to arrive is stalled: taking over and a large transaction take less.
+const STALLED_AFTER: Duration = Duration::from_secs(3);
 
 /// What the mirror is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -54,6 +58,9 @@ pub struct Status {
     pub last_error: Option<String>,
     /// When that was.
     pub last_error_at: Option<Timestamp>,
+    /// What keeps it from writing, while something does.
+    #[serde(default)]
+    pub stalled: Option<MirrorTrouble>,
     /// Transactions committed since the start.
     pub transactions: u64,
     /// Events committed since the start.
@@ -123,6 +130,11 @@ impl Status {
                 running,
             ),
             gauge(
+                "wattle_mirror_stalled",
+                "Whether something keeps events from Kafka.",
+                u64::from(self.stalled.is_some()),
+            ),
+            gauge(
                 "wattle_mirror_lag_events",
                 "Events in the outbox that Kafka does not have.",
                 self.lag,
@@ -188,11 +200,54 @@ impl Status {
 
 /// Where the mirror's threads write the status and everybody reads it.
 #[derive(Debug, Clone)]
-pub(crate) struct Board(Arc<Mutex<Status>>);
+pub(crate) struct Board(Arc<Mutex<Known>>);
+
+/// The status, and what it follows from.
+#[derive(Debug)]
+struct Known {
+    status: Status,
+    attempt: Attempt,
+}
+
+/// What the mirror tries to write.
+#[derive(Debug, Default)]
+struct Attempt {
+    /// Since when nothing arrived although it was tried.
+    since: Option<Instant>,
+    /// Whether a session failed since everything last arrived: that parts of it arrive is no success then.
+    failed: bool,
+    /// What went wrong meanwhile.
+    trouble: Option<MirrorTrouble>,
+}
+
+impl Attempt {
+    fn begin(&mut self, now: Instant) {
+        self.since.get_or_insert(now);
+    }
+
+    /// Something arrived.
+    fn advance(&mut self) {
+        if !self.failed {
+            self.succeed();
+        }
+    }
+
+    /// Everything arrived, whatever topic it is for.
+    fn succeed(&mut self) {
+        *self = Self::default();
+    }
+
+    fn stalled(&self, now: Instant) -> Option<MirrorTrouble> {
+        let since = self.since?;
+        let late = now.saturating_duration_since(since) >= STALLED_AFTER;
+        // Brokers that are slow are no trouble: a call that they do not answer fails after some seconds.
+        self.trouble.clone().filter(|_| late)
+    }
+}
 
 impl Board {
     pub(crate) fn new(config: &Config) -> Self {
-        Self(Arc::new(Mutex::new(Status {
+        let status = Status {
             state: State::Connecting,
             brokers: config.kafka.brokers.clone(),
             events_topic: config.kafka.topics_of(&config.network_name).events,
@@ -204,6 +259,7 @@ impl Board {
             committed_at: None,
             last_error: None,
             last_error_at: None,
+            stalled: None,
             transactions: 0,
             events: 0,
             failures: 0,
@@ -214,28 +270,50 @@ impl Board {
             notices: 0,
             snapshot: None,
             measurements_dropped: 0,
+        };
+        Self(Arc::new(Mutex::new(Known {
+            status,
+            attempt: Attempt::default(),
         })))
     }
 
     pub(crate) fn snapshot(&self) -> Status {
-        self.status().clone()
+        let known = self.known();
+        Status {
+            stalled: known.attempt.stalled(Instant::now()),
+            ..known.status.clone()
+        }
     }
 
     pub(crate) fn enter(&self, state: State) {
-        self.status().state = state;
+        self.known().status.state = state;
+    }
+
+    /// Something is to be written from here on, be it the claim of a new session.
+    pub(crate) fn attempts(&self) {
+        self.known().attempt.begin(Instant::now());
+    }
+
+    /// All that waited is in all its topics.
+    pub(crate) fn delivered(&self) {
+        self.known().attempt.succeed();
     }
 
     /// A client has trouble that it may get over by itself.
     pub(crate) fn complained(&self, error: &MirrorError) {
-        let mut status = self.status();
-        status.last_error = Some(error.to_string());
-        status.last_error_at = Some(now());
+        let mut known = self.known();
+        known.attempt.trouble = Some(error.trouble());
+        known.status.last_error = Some(error.to_string());
+        known.status.last_error_at = Some(now());
     }
 
     /// The session ended.
     pub(crate) fn failed(&self, error: &MirrorError) {
         self.complained(error);
-        let mut status = self.status();
+        let mut known = self.known();
+        known.attempt.failed = true;
+        known.attempt.begin(Instant::now());
+        let status = &mut known.status;
         status.failures += 1;
         status.fenced += u64::from(matches!(error, MirrorError::Fenced));
         status.state = if error.is_final() {
@@ -247,14 +325,16 @@ impl Board {
 
     /// The outbox reaches to `seq`.
     pub(crate) fn outbox(&self, seq: u64) {
-        let mut status = self.status();
+        let status = &mut self.known().status;
         status.outbox_seq = status.outbox_seq.max(seq);
         status.lag = status.outbox_seq.saturating_sub(status.committed_seq);
     }
 
     /// The position is known.
     pub(crate) fn reached(&self, position: &Position) {
-        let mut status = self.status();
+        let mut known = self.known();
+        known.attempt.advance();
+        let status = &mut known.status;
         status.state = State::Running;
         status.committed_seq = position.last_seq;
         status.state_seq = position.state_seq;
@@ -266,7 +346,7 @@ impl Board {
     /// A transaction with so many events went through.
     pub(crate) fn committed(&self, position: &Position, events: u64, dead: u64) {
         self.reached(position);
-        let mut status = self.status();
+        let status = &mut self.known().status;
         status.dead_letters += dead;
         status.committed_at = Some(now());
         status.transactions += 1;
@@ -275,20 +355,20 @@ impl Board {
 
     /// Events are missing for good.
     pub(crate) fn gap(&self) {
-        self.status().gaps += 1;
+        self.known().status.gaps += 1;
     }
 
     /// A topic was missing, recreated or truncated.
     pub(crate) fn lost_topic(&self) {
-        self.status().lost_topics += 1;
+        self.known().status.lost_topics += 1;
     }
 
     /// Measurements that no broker took, so far.
     pub(crate) fn measurements_dropped(&self, total: u64) {
-        self.status().measurements_dropped = total;
+        self.known().status.measurements_dropped = total;
     }
 
-    fn status(&self) -> MutexGuard<'_, Status> {
+    fn known(&self) -> MutexGuard<'_, Known> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
@@ -299,4 +379,43 @@ pub(crate) fn now() -> Timestamp {
         .duration_since(UNIX_EPOCH)
         .unwrap_or_default();
     Timestamp::from_millis(u64::try_from(since.as_millis()).unwrap_or(u64::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use wattle_api::notice::MirrorCause;
+
+    use super::*;
+
+    #[test]
+    fn what_does_not_arrive_for_seconds_is_stalled_for_its_last_cause() {
+        let now = Instant::now();
+        let mut attempt = Attempt::default();
+        attempt.begin(now);
+        let late = now + STALLED_AFTER;
+        assert_eq!(attempt.stalled(late), None, "slow, and no more");
+        attempt.trouble = Some(MirrorError::Oversize(9).trouble());
+        let early = late - Duration::from_millis(1);
+        assert_eq!(attempt.stalled(early), None);
+        assert_eq!(
+            attempt.stalled(late).map(|trouble| trouble.cause),
+            Some(MirrorCause::Oversize)
+        );
+        attempt.advance();
+        assert_eq!(attempt.stalled(late), None);
+    }
+
+    #[test]
+    fn a_session_that_writes_its_claim_alone_has_not_got_over_a_failure() {
+        let now = Instant::now();
+        let mut attempt = Attempt::default();
+        attempt.begin(now);
+        attempt.failed = true;
+        attempt.trouble = Some(MirrorError::Fenced.trouble());
+        attempt.advance();
+        attempt.begin(now + STALLED_AFTER);
+        assert!(attempt.stalled(now + STALLED_AFTER).is_some());
+        attempt.succeed();
+        assert_eq!(attempt.stalled(now + STALLED_AFTER), None);
+    }
 }

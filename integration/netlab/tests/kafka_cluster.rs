@@ -20,6 +20,7 @@ use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
 use rdkafka::client::DefaultClientContext;
 use serde_json::Value;
+use wattle_api::notice::MirrorCause;
 use wattle_api::stream::{HEADER_SEQ, partition_of};
 use wattle_mirror::{Mirror, State};
 use wattle_netlab::kafka::cluster::{Cluster, Shape};
@@ -59,7 +60,10 @@ fn a_secured_cluster_of_three_becomes_what_its_document_says_and_stays_so() {
     eventually("the mirror says that a right is missing", PATIENCE, || {
         let status = mirror.status();
         let told = status.last_error.unwrap_or_default();
-        Ok(status.state == State::Waiting && told.contains("do not allow us"))
+        let stalled = status.stalled.map(|trouble| trouble.cause);
+        Ok(status.state == State::Waiting
+            && told.contains("do not allow us")
+            && stalled == Some(MirrorCause::NotAuthorised))
     })
     .unwrap_or_else(|error| panic!("{error:?}: {:?}", mirror.status()));
     assert_eq!(
@@ -78,6 +82,7 @@ fn a_secured_cluster_of_three_becomes_what_its_document_says_and_stays_so() {
         Ok(mirror.status().committed_seq == 300)
     })
     .unwrap_or_else(|error| panic!("{error:?}: {:?}", mirror.status()));
+    assert_eq!(mirror.status().stalled, None);
     assert_each_event_is_there_once(&cluster, 300);
     rights_that_are_taken_away_delay_events_only(&cluster, &document, &mirror, &outbox);
     drop(mirror);

@@ -8,6 +8,7 @@
 )]
 
 mod disk;
+mod document;
 mod fleet;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -18,14 +19,18 @@ use std::time::Instant;
 
 use serde_json::Value;
 use wattle_api::gap::{GAP_KEY, GapReason, GapRecord};
+use wattle_api::notice::{Alert, AlertKind, AlertState, MirrorCause};
 use wattle_api::stream::{HEADER_SEQ, Kafka};
 use wattle_netlab::answer::{entities, json_lines, wattle_topology};
-use wattle_netlab::kafka::{Access, Broker};
+use wattle_netlab::kafka::cluster::{Cluster, Shape};
+use wattle_netlab::kafka::{Access, Broker, KcatRecord};
 use wattle_topology::{Source, verify};
 
 use crate::disk::Disk;
+use crate::document::{Document, reach, users};
 use crate::fleet::{Agent, Coordinator, Fleet, PATIENCE, TOPIC, block_on, kcat_agrees};
 
+const ALERTS: &str = "wattle.lab.alerts.v1";
 const EVENTS: u64 = 10_000;
 /// The smallest limit that an outbox can have.
 const MAX_EVENTS: u64 = 10_000;
@@ -138,6 +143,11 @@ fn an_outbox_that_is_full_gives_up_its_oldest_events_and_every_reader_can_tell_w
     coordinator.eventually("the oldest events are given up", || {
         coordinator.curl(&[], &given_up).contains("no longer kept")
     });
+    coordinator.eventually("both are alerts, before Kafka is back", || {
+        [AlertKind::MirrorStalled, AlertKind::HistoryLost]
+            .iter()
+            .all(|kind| !coordinator.alerts(*kind).is_empty())
+    });
     let oldest: Value = serde_json::from_str(&coordinator.curl(&[], &kept)).unwrap();
     assert_eq!(oldest["items"][0]["source"]["seq"], first_kept);
 
@@ -163,6 +173,68 @@ fn an_outbox_that_is_full_gives_up_its_oldest_events_and_every_reader_can_tell_w
         notes.any(|note| note.contains("outbox_dropped")),
         "{audit:?}"
     );
+    let told = |kind| {
+        let records = broker.kcat(ALERTS).unwrap();
+        alerts_of(&records, kind)
+            .into_iter()
+            .map(|alert| alert.state)
+    };
+    assert!(told(AlertKind::HistoryLost).eq([AlertState::Raised]));
+    coordinator.eventually("the mirror's alert is cleared in Kafka", || {
+        told(AlertKind::MirrorStalled).eq([AlertState::Raised, AlertState::Cleared])
+    });
+}
+
+/// The right is taken from a mirror that runs, and given back.
+#[test]
+#[ignore = "needs a Kafka broker: run by tools/test kafka"]
+fn a_missing_right_is_an_alert_that_is_told_at_once_and_once_in_kafka_when_it_is_over() {
+    let kind = AlertKind::MirrorStalled;
+    let cluster = Cluster::start(Shape::secured(1)).unwrap();
+    let document = Document::of(&cluster).with(&users(&cluster, "role"));
+    document.run("apply", &["--yes"], 0);
+    let coordinator = Coordinator::configured(None, &reach(&cluster, "wattle"));
+    Agent::join(1, &coordinator);
+    coordinator.until(|network| network["mirrored_seq"].as_u64() >= Some(1));
+    assert_eq!(coordinator.alerts(kind), []);
+
+    document.write(&users(&cluster, ""));
+    document.run("apply", &["--yes", "--allow-delete"], 0);
+    let second = Agent::join(2, &coordinator);
+    coordinator.eventually("the missing right is an alert", || {
+        coordinator.alerts(kind).iter().any(|alert| {
+            alert.cause == Some(MirrorCause::NotAuthorised)
+                && alert.detail.contains("do not allow us")
+        })
+    });
+    assert_eq!(coordinator.metric("wattle_coordinator_alerts "), Some(1));
+    let network = coordinator.until(|_| true);
+    assert!(
+        network["mirrored_seq"].as_u64() < network["last_seq"].as_u64(),
+        "{network}"
+    );
+
+    document.write(&users(&cluster, "role"));
+    document.run("apply", &["--yes"], 0);
+    coordinator.until(|network| network["mirrored_seq"] == network["last_seq"]);
+    coordinator.eventually("the alert is cleared", || {
+        coordinator.alerts(kind).is_empty()
+    });
+    let told = || alerts_of(&cluster.kcat(ALERTS).unwrap(), kind);
+    coordinator.eventually("Kafka has both", || told().len() == 2);
+    let states = told().into_iter().map(|alert| (alert.id, alert.state));
+    let id = || "mirror_stalled/kafka".to_owned();
+    assert!(states.eq([(id(), AlertState::Raised), (id(), AlertState::Cleared)]));
+    let events = cluster.kcat(TOPIC).unwrap();
+    let joined = format!("node:{}", second.id());
+    assert!(events.iter().any(|event| event.key == joined));
+}
+
+/// The alerts of a kind, in the order of their topic.
+fn alerts_of(records: &[KcatRecord], kind: AlertKind) -> Vec<Alert> {
+    let values = records.iter().filter_map(|record| record.value.as_deref());
+    let alerts = values.map(|value| serde_json::from_str::<Alert>(value).unwrap());
+    alerts.filter(|alert| alert.kind == kind).collect()
 }
 
 /// What is lost on the way to a full disk is never lost: agents say it anew.

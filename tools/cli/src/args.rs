@@ -83,6 +83,11 @@ pub(crate) enum Verb {
     /// Make networks
     #[command(subcommand)]
     Network(NetworkVerb),
+    /// Show what the coordinator knows to be wrong: nodes, links, and its mirror to Kafka
+    Alerts {
+        #[command(flatten)]
+        coordinator: CoordinatorArgs,
+    },
     /// Show or remove the nodes that the coordinator knows
     #[command(subcommand)]
     Nodes(NodesVerb),

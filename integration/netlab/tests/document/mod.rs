@@ -20,20 +20,7 @@ pub(crate) struct Document {
 
 impl Document {
     pub(crate) fn of(cluster: &Cluster) -> Self {
-        let kafka = cluster.kafka(Shape::ADMIN);
-        let protocol = kafka.protocol.name();
-        let mut reach = format!(
-            "[kafka]\nprotocol = \"{protocol}\"\nbrokers = {:?}\n[kafka.topics]\npartitions = 6\n",
-            kafka.brokers
-        );
-        if let (Some(sasl), Some(tls)) = (&kafka.sasl, &kafka.tls) {
-            let file = sasl.password_file.as_ref().unwrap();
-            reach += &format!(
-                "replication = 3\n[kafka.sasl]\nusername = \"{}\"\npassword_file = {file:?}\n{}",
-                sasl.username,
-                tls_table(tls)
-            );
-        }
+        let reach = reach(cluster, Shape::ADMIN);
         let path = cluster.dir().join("desired.toml");
         let servers = cluster.document().unwrap();
         Self {
@@ -85,6 +72,26 @@ impl Document {
     }
 }
 
+/// The section by which a user reaches the cluster.
+pub(crate) fn reach(cluster: &Cluster, user: &str) -> String {
+    let kafka = cluster.kafka(user);
+    let protocol = kafka.protocol.name();
+    let mut reach = format!(
+        "[kafka]\nprotocol = \"{protocol}\"\nbrokers = {:?}\n[kafka.topics]\npartitions = 6\n",
+        kafka.brokers
+    );
+    if let (Some(sasl), Some(tls)) = (&kafka.sasl, &kafka.tls) {
+        let file = sasl.password_file.as_ref().unwrap();
+        reach += &format!(
+            "replication = {}\n[kafka.sasl]\nusername = \"{}\"\npassword_file = {file:?}\n{}",
+            cluster.len(),
+            sasl.username,
+            tls_table(tls)
+        );
+    }
+    reach
+}
+
 /// What should be in the secured cluster; with `role`, the users may do something.
 pub(crate) fn users(cluster: &Cluster, role: &str) -> String {
     let password = cluster.add_password("wattle").unwrap();
@@ -92,8 +99,12 @@ pub(crate) fn users(cluster: &Cluster, role: &str) -> String {
         "" => ("", ""),
         _ => ("role = \"mirror\"\n", "role = \"reader\"\n"),
     };
+    let leaders = match cluster.len() {
+        1 => String::new(),
+        _ => format!("[desired.leaders]\n{SITE} = \"zone-2\"\n"),
+    };
     format!(
-        "[desired]\nnetwork = \"lab\"\n[desired.leaders]\n{SITE} = \"zone-2\"\n\
+        "[desired]\nnetwork = \"lab\"\n{leaders}\
          [[desired.users]]\nname = \"wattle\"\npassword_file = {password:?}\n{mirror}\
          [[desired.users]]\nname = \"eyes\"\n{reader}"
     )

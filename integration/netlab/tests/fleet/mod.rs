@@ -14,6 +14,8 @@ use tempfile::TempDir;
 use wattle_agent::coordinator::{Connection, ConnectionError};
 use wattle_agent::state::Fingerprint;
 use wattle_api::agent::{Join, PROTOCOL, ToAgent, ToCoordinator};
+use wattle_api::notice::{Alert, AlertKind};
+use wattle_api::rest::Page;
 use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ};
 use wattle_api::token::JoinToken;
 use wattle_model::{
@@ -44,6 +46,12 @@ impl Coordinator {
 
     /// The same with its state in a directory of its own, which is not there yet, and more of a configuration.
     pub(crate) fn start_with(broker: &Broker, state: Option<&Path>, more: &str) -> Self {
+        let section = format!("{more}[kafka]\nbrokers = [\"{}\"]\n", broker.bootstrap());
+        Self::configured(state, &section)
+    }
+
+    /// The same with a configuration of one's own.
+    pub(crate) fn configured(state: Option<&Path>, configuration: &str) -> Self {
         let directory = tempfile::tempdir().unwrap();
         let state = state.map_or_else(|| directory.path().join("state"), Path::to_owned);
         let port = std::net::TcpListener::bind("127.0.0.1:0")
@@ -52,11 +60,8 @@ impl Coordinator {
             .unwrap()
             .port();
         let address = format!("127.0.0.1:{port}");
-        let section = format!(
-            "log = \"warn\"\n{more}[kafka]\nbrokers = [\"{}\"]\n",
-            broker.bootstrap()
-        );
-        fs::write(directory.path().join("coordinator.toml"), section).unwrap();
+        let configuration = format!("log = \"warn\"\n{configuration}");
+        fs::write(directory.path().join("coordinator.toml"), configuration).unwrap();
         let mut coordinator = Self {
             directory,
             state,
@@ -173,6 +178,13 @@ impl Coordinator {
             std::thread::sleep(Duration::from_millis(50));
         }
         true
+    }
+
+    /// The alerts of a kind that are raised.
+    pub(crate) fn alerts(&self, kind: AlertKind) -> Vec<Alert> {
+        let page: Page<Alert> = serde_json::from_str(&self.curl(&[], "alerts")).unwrap();
+        let alerts = page.items.into_iter();
+        alerts.filter(|alert| alert.kind == kind).collect()
     }
 
     /// What `/metrics` says of one thing.

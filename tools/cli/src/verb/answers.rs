@@ -4,6 +4,7 @@
 
 use std::marker::PhantomData;
 
+use wattle_api::notice::Alert;
 use wattle_api::rest::{Node, TokenCreated, TokenRequest};
 use wattle_api::token::TokenRecord;
 use wattle_api::topology::TopologyEvent;
@@ -52,6 +53,7 @@ macro_rules! answers {
 }
 
 answers! {
+    ALERTS "alerts" Vec<Alert>,
     DRAIN "drain" drain::Drained,
     ERROR "error" Failure,
     EVENT "event" EventReport,

@@ -1,5 +1,6 @@
 //! The verbs. Each takes its arguments and writes to the output; most only ask and show.
 
+mod alerts;
 pub(crate) mod answers;
 mod drain;
 mod events;
@@ -60,6 +61,7 @@ pub(crate) fn run(cli: Cli, output: &mut Output) -> Outcome {
         Verb::Network(NetworkVerb::Create { offline, nodes }) => {
             network::create(&offline, &nodes, output)
         }
+        Verb::Alerts { coordinator } => alerts::run(&coordinator, output),
         Verb::Nodes(verb) => nodes::run(verb, output),
         Verb::Tokens(verb) => tokens::run(verb, output),
         Verb::Leaves(verb) => leaves::run(verb, output),

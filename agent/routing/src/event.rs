@@ -93,6 +93,13 @@ pub enum Happening {
 pub enum Cause {
     /// A record told it: this version of it, on every node.
     Record(RecordId),
+    /// One of this node's links failed, and others may not be told yet.
+    LinkLost {
+        /// The node at its other end.
+        neighbour: NodeId,
+        /// What carried it.
+        carrier: Carrier,
+    },
     /// The peer set changed.
     PeerSet,
     /// An operator ordered it.
@@ -106,7 +113,7 @@ impl Cause {
     pub fn trace(&self) -> u64 {
         match self {
             Self::Record(id) => id.fingerprint(),
-            Self::PeerSet | Self::Operator | Self::Time => 0,
+            Self::LinkLost { .. } | Self::PeerSet | Self::Operator | Self::Time => 0,
         }
     }
 }

@@ -271,12 +271,13 @@ impl Router {
 
     /// How long ago what is told began: this node's first suspicion, or when another node said so by its own clock.
     fn latency(&self, now: Instant, cause: Cause) -> Option<Micros> {
-        let Cause::Record(id) = cause else {
-            return None;
+        let since_suspicion = || self.suspected_at.map(|suspected| now.since(suspected));
+        let id = match cause {
+            Cause::Record(id) if id.key.origin == self.node => return since_suspicion(),
+            Cause::Record(id) => id,
+            Cause::LinkLost { .. } => return since_suspicion(),
+            Cause::PeerSet | Cause::Operator | Cause::Time => return None,
         };
-        if id.key.origin == self.node {
-            return self.suspected_at.map(|suspected| now.since(suspected));
-        }
         let entry = self.database.entry(id.key)?;
         let told = match &entry.body {
             Body::Node(body) => body.at,

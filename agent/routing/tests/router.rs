@@ -8,7 +8,7 @@ use wattle_model::{
     SeqNo, UnixTime,
 };
 use wattle_routing::{
-    Config, Event, Happening, Input, Member, Members, Output, Policies, PolicyRule, Router,
+    Cause, Config, Event, Happening, Input, Member, Members, Output, Policies, PolicyRule, Router,
     Thousandths,
 };
 use wattle_wire::control::Control;
@@ -378,6 +378,44 @@ fn a_failed_link_is_told_and_routed_around_at_once() {
 }
 
 #[test]
+fn a_failure_that_may_not_be_told_yet_is_the_cause_of_what_it_changes() {
+    let mut test = Test::new();
+    let spare = [1, 2].map(|to| [Carrier::Udp6, Carrier::Quic].map(|carrier| (to, carrier)));
+    for (to, carrier) in spare.concat() {
+        test.link_over(carrier, to, LinkState::Up);
+    }
+    test.link_up(1);
+    test.link_up(2);
+    test.receive(1, &[test.links_record(1, 1, &[(0, 500), (2, 500)])]);
+    test.receive(2, &[test.links_record(2, 1, &[(0, 500), (1, 500)])]);
+    test.run(Micros::from_secs(5));
+    assert_eq!(test.next_hops(1), [node(1)]);
+    // As many failures as may be told at once.
+    for (to, carrier) in spare.concat() {
+        test.link_over(carrier, to, LinkState::Down);
+    }
+    test.link(1, LinkState::Suspect);
+    test.now = test.now + Micros::from_millis(7);
+    test.outputs();
+    test.link(1, LinkState::Down);
+    assert!(test.own_links().contains(&node(1)), "others were told");
+    assert_eq!(test.next_hops(1), [node(2)]);
+    let events = test.events();
+    let moved = events.iter().find(|event| {
+        matches!(&event.what, Happening::RouteChanged { destination, .. } if *destination == node(1))
+    });
+    let moved = moved.expect("packets go around");
+    let lost = Cause::LinkLost {
+        neighbour: node(1),
+        carrier: Carrier::Udp4,
+    };
+    assert_eq!(
+        (moved.cause, moved.latency),
+        (lost, Some(Micros::from_millis(7)))
+    );
+}
+
+#[test]
 fn explain_shows_the_runner_up_and_adds_up() {
     let mut test = Test::new();
     test.link_up(1);
@@ -484,17 +522,26 @@ impl Test {
     }
 
     fn link(&mut self, neighbour: u8, state: LinkState) {
+        self.link_over(Carrier::Udp4, neighbour, state);
+    }
+
+    fn link_over(&mut self, carrier: Carrier, neighbour: u8, state: LinkState) {
         let rtt = Micros(600);
         let measurement = Measurement {
             rtt,
             min_rtt: rtt,
             ..Measurement::default()
         };
-        let (link, neighbour) = (LinkId(neighbour.into()), node(neighbour));
+        let beside = match carrier {
+            Carrier::Udp4 => 0,
+            Carrier::Udp6 => 100,
+            Carrier::Quic => 200,
+        };
+        let link = LinkId(u32::from(neighbour) + beside);
         self.handle(Input::Link {
             link,
-            neighbour,
-            carrier: Carrier::Udp4,
+            neighbour: node(neighbour),
+            carrier,
             state,
             measurement,
         });

@@ -132,6 +132,10 @@ fn cause(membership: &Membership, cause: &Cause) -> String {
             };
             format!("{what} of {}", membership.node_ref(id.key.origin).name)
         }
+        Cause::LinkLost { neighbour, carrier } => {
+            let name = membership.node_ref(*neighbour).name;
+            format!("lost link to {name} over {carrier}")
+        }
         Cause::PeerSet => "peer set".to_owned(),
         Cause::Operator => "operator".to_owned(),
         Cause::Time => "time".to_owned(),

@@ -191,7 +191,7 @@ impl Router {
                     false => None,
                 };
                 // Whether others may be told or not, this node itself goes around at once.
-                self.compute(now, cause.unwrap_or(Cause::Time));
+                self.compute(now, cause.unwrap_or(Cause::LinkLost { neighbour, carrier }));
                 self.suspected_at = None;
             }
             (false, false) => {

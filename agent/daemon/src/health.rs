@@ -85,7 +85,7 @@ impl LoadWatch {
         }
         self.last = look;
         let memory = self.memory.percent(Path::new(PRESSURE_FILE));
-        rounded(self.cpu.max(memory).max(queue.into()))
+        worst(self.cpu, memory, queue)
     }
 }
 
@@ -114,6 +114,11 @@ pub(crate) fn forwarding_that_is_off(prefix: &Prefix) -> Option<&'static str> {
     let file = Path::new("/proc/sys").join(setting.replace('.', "/"));
     let value = fs::read_to_string(file).ok()?;
     (value.trim() == "0").then_some(setting)
+}
+
+/// The load of a node by what it has least of, in percent each.
+fn worst(cpu: f64, memory: f64, queue: u8) -> u8 {
+    rounded(cpu.max(memory).max(queue.into()))
 }
 
 fn rounded(percent: f64) -> u8 {
@@ -225,6 +230,27 @@ mod tests {
         let unit = include_str!("../../../packaging/systemd/wattled.service");
         assert!(unit.contains("ExecStart=/usr/bin/wattled"));
         assert!(!unit.lines().any(|line| line.starts_with("ProcSubset")));
+    }
+
+    /// Input: CPU, memory, queue, each in percent. Output: the load, and what transit costs for it.
+    #[test]
+    fn whichever_is_scarcest_makes_transit_dear() {
+        for (cpu, memory, queue, load, transit) in [
+            (10.0, 20.0, 30, 30, 0),
+            (90.0, 0.0, 0, 90, 12_800),
+            (0.0, 90.0, 0, 90, 12_800),
+            (0.0, 0.0, 90, 90, 12_800),
+            (0.0, 0.0, 100, 100, 20_000),
+        ] {
+            let told = worst(cpu, memory, queue);
+            let health = wattle_routing::Health {
+                load: told,
+                ..Default::default()
+            };
+            let price = health.transit_cost().micros();
+            assert_eq!((told, price), (load, transit), "{cpu} {memory} {queue}");
+        }
+        assert!(LoadWatch::default().percent(93) >= 90, "the queue counts");
     }
 
     #[test]

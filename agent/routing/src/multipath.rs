@@ -280,6 +280,47 @@ mod tests {
         assert_eq!(shared(&[1_000, 1_300, 1_301]), 2);
     }
 
+    /// Input: what the way in use costs, the best one, whether packets move.
+    #[test]
+    fn a_way_is_kept_until_another_is_better_by_a_twentieth_and_by_half_a_millisecond() {
+        for (kept, best, moves) in [
+            (10_000, 10_000, false),
+            (10_000, 9_501, false),
+            (10_000, 9_500, true),
+            (100_000, 95_001, false),
+            (100_000, 95_000, true),
+            // A tenth, but of next to nothing.
+            (4_990, 4_491, false),
+            (4_990, 4_490, true),
+        ] {
+            let chosen = choose(&kept_and_best(kept, best), Vertex(99), Some(Vertex(1)));
+            assert_eq!(chosen[0].neighbour == Vertex(2), moves, "{kept} {best}");
+            let new = choose(&kept_and_best(kept, best), Vertex(99), None);
+            assert_eq!(
+                new[0].neighbour,
+                Vertex(2),
+                "nothing is kept: {kept} {best}"
+            );
+        }
+    }
+
+    #[test]
+    fn no_way_is_kept_that_could_loop_or_is_longer_or_in_a_worse_tier() {
+        let in_use = |change: fn(&mut Candidate)| {
+            let mut candidates = kept_and_best(10_000, 9_900);
+            change(&mut candidates[1]);
+            choose(&candidates, Vertex(99), Some(Vertex(1)))[0].neighbour
+        };
+        assert_eq!(in_use(|_| ()), Vertex(1));
+        assert_eq!(in_use(|kept| kept.downstream = false), Vertex(2));
+        assert_eq!(in_use(|kept| kept.hops += 1), Vertex(2));
+        assert_eq!(in_use(|kept| kept.cost = kept.cost.in_tier(1)), Vertex(2));
+    }
+
+    fn kept_and_best(kept: u64, best: u64) -> [Candidate; 2] {
+        [candidate(2, best), candidate(1, kept)]
+    }
+
     #[test]
     fn shares_are_in_proportion_to_the_weights_over_the_squares_of_the_costs() {
         for (ways, shares) in [

@@ -44,6 +44,8 @@ pub(crate) struct Adjacency {
     /// The link's round trip.
     pub(crate) rtt: Micros,
     waiting: BTreeMap<RecordKey, Delivery>,
+    /// When the first of them within the window is due, as long as that is known.
+    delivery: Option<Instant>,
     acks: BTreeSet<RecordId>,
     requests: BTreeSet<RecordKey>,
     digests: Vec<Digest>,
@@ -72,6 +74,7 @@ impl Adjacency {
             link,
             rtt,
             waiting: BTreeMap::new(),
+            delivery: None,
             acks: BTreeSet::new(),
             requests: BTreeSet::new(),
             digests: Vec::new(),
@@ -86,12 +89,14 @@ impl Adjacency {
     /// The neighbour is to get the newest version of a record.
     pub(crate) fn owe(&mut self, key: RecordKey) {
         self.waiting.insert(key, Delivery::Unsent);
+        self.delivery = None;
     }
 
     /// The neighbour shows that it lacks the newest version: what is on its way to it already is not hurried, or two nodes
     /// that are slow to acknowledge would keep each other busy.
     pub(crate) fn remind(&mut self, key: RecordKey) {
         self.waiting.entry(key).or_insert(Delivery::Unsent);
+        self.delivery = None;
     }
 
     /// The neighbour showed that it has this version.
@@ -100,7 +105,11 @@ impl Adjacency {
         if ours.is_some_and(|seq| id.seq < seq) {
             return;
         }
-        if let Some(Delivery::Sent { first_at, .. }) = self.waiting.remove(&id.key) {
+        let removed = self.waiting.remove(&id.key);
+        if removed.is_some() {
+            self.delivery = None;
+        }
+        if let Some(Delivery::Sent { first_at, .. }) = removed {
             // From the first attempt on: too long when it was lost, never too short when the neighbour is slow.
             let took = now.since(first_at).min(RESEND_MOST);
             self.answer_time = Micros((7 * self.answer_time.0 + took.0) / 8);
@@ -178,7 +187,21 @@ impl Adjacency {
         if !(self.acks.is_empty() && self.requests.is_empty() && self.digests.is_empty()) {
             return AT_ONCE;
         }
-        self.next_delivery().min(self.compare_at)
+        let delivery = self.delivery.unwrap_or_else(|| self.next_delivery());
+        delivery.min(self.compare_at)
+    }
+
+    /// The same, found at once when nothing was owed or delivered since it was asked before: each message is for one
+    /// neighbour, and all are asked after it.
+    pub(crate) fn reckon_timeout(&mut self) -> Instant {
+        self.reckon_delivery();
+        self.poll_timeout()
+    }
+
+    fn reckon_delivery(&mut self) -> Instant {
+        let delivery = self.delivery.unwrap_or_else(|| self.next_delivery());
+        self.delivery = Some(delivery);
+        delivery
     }
 
     fn next_delivery(&self) -> Instant {
@@ -200,14 +223,14 @@ impl Adjacency {
     }
 
     fn updates(&mut self, now: Instant, database: &Lsdb) -> Vec<Flood> {
-        if self.next_delivery() > now {
+        if self.reckon_delivery() > now {
             return Vec::new();
         }
-        self.waiting.retain(|key, _| database.entry(*key).is_some());
+        self.delivery = None;
         let resend = Micros(self.rtt.max(self.answer_time).0 * 2).max(RESEND_LEAST);
         let mut updates: Vec<Vec<Record>> = Vec::new();
         let mut room = 0;
-        let mut missed = false;
+        let (mut missed, mut gone) = (false, Vec::new());
         // The window is the first keys of the order, so what was sent stays in it until it is acknowledged.
         for (key, delivery) in self.waiting.iter_mut().take(self.window) {
             let (first_at, attempts) = match *delivery {
@@ -219,15 +242,16 @@ impl Adjacency {
                 } if again_at <= now => (first_at, attempts),
                 Delivery::Sent { .. } => continue,
             };
+            let Some(entry) = database.entry(*key) else {
+                gone.push(*key);
+                continue;
+            };
             missed |= attempts > 0;
             let wait = Micros(resend.0 << attempts.min(6)).min(RESEND_MOST.max(resend));
             *delivery = Delivery::Sent {
                 first_at,
                 again_at: now + wait,
                 attempts: attempts + 1,
-            };
-            let Some(entry) = database.entry(*key) else {
-                continue;
             };
             let length = entry.record.bytes().len() + 2;
             if length > room {
@@ -239,6 +263,9 @@ impl Adjacency {
                 update.push(entry.record.clone());
             }
         }
+        gone.iter().for_each(|key| {
+            self.waiting.remove(key);
+        });
         if missed {
             self.window = (self.window / 2).max(WINDOW_LEAST);
         }

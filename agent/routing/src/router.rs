@@ -234,7 +234,7 @@ impl Router {
             }
         }
         for (neighbour, adjacency) in &mut self.adjacencies {
-            if adjacency.poll_timeout() > now {
+            if adjacency.reckon_timeout() > now {
                 continue;
             }
             for message in adjacency.flush(now, &self.database) {

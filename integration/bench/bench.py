@@ -78,6 +78,10 @@ def arguments():
     one = parser.add_argument_group("spf, sim")
     one.add_argument("--nodes", type=int, help="nodes of the random network or fleet (default 10,000 and 1,000)")
     one.add_argument("--seed", type=int, default=1, help="another seed is another network")
+    one = parser.add_argument_group("sim")
+    one = one.add_mutually_exclusive_group()
+    one.add_argument("--topology", metavar="FILE", help="the links that FILE says, one a line: a b 5ms jitter 1ms loss 2%%")
+    one.add_argument("--map", metavar="NAME|FILE", help="a public network: one of integration/sim/graphs, or a file of node-link JSON")
     options = parser.parse_args()
     if options.quick:
         options.rounds, options.seconds, options.minutes, options.packets = 1, 1, 0.1, 20_000

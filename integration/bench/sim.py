@@ -12,8 +12,8 @@ MESSAGES_PER_NODE = 1.3
 
 
 def run(options):
-    nodes = options.nodes or NODES
-    answer = program.answer("wattle-sim", nodes, options.seed)
+    answer = program.answer("wattle-sim", *network(options), options.seed)
+    nodes = answer["nodes"]
     results = Results(limits=())
     figures = [*steady(results, answer), *record(results, answer, nodes), *restart(results, answer)]
     series = {}
@@ -27,6 +27,14 @@ def run(options):
         if document["id"] in series:
             document["series"] = series[document["id"]]
     return documents, all(document["ours"] is not None for document in documents)
+
+
+def network(options):
+    if options.topology:
+        return "--topology", options.topology
+    if options.map:
+        return "--map", options.map
+    return (options.nodes or NODES,)
 
 
 def steady(results, answer):

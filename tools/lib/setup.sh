@@ -91,7 +91,7 @@ setup_binaries() {
   # Always the same crates: another choice would have cargo pick other features and build the dependencies again.
   setup_say "building the programs (release; the first time takes about ten minutes on two cores)"
   (cd "$setup_root" && cargo build --release --locked --bins \
-    -p wattle-agent -p wattle-coordinator -p wattle-cli -p wattle-bench >&2) || setup_die "the build failed, see above"
+    -p wattle-agent -p wattle-coordinator -p wattle-cli -p wattle-bench -p wattle-sim >&2) || setup_die "the build failed, see above"
   WATTLE_BIN_DIR=$(setup_target_dir)/release
   export WATTLE_BIN_DIR
 }

@@ -56,10 +56,28 @@ impl Plan {
                 continue;
             }
             let edge = plan.link(&mut numbers, &words);
+            let edge = edge.and_then(|edge| plan.once(edge));
             plan.edges
                 .push(edge.map_err(|why| Nonsense { line: at + 1, why })?);
         }
         Ok(plan)
+    }
+
+    /// A node that no links lead to from the first one, if there is one.
+    pub fn unreached(&self) -> Option<&str> {
+        let mut reached = BTreeSet::from([NodeNumber(0)]);
+        loop {
+            let ends = self.edges.iter().map(|edge| edge.ends);
+            let touched = ends.filter(|ends| ends.iter().any(|end| reached.contains(end)));
+            let touched: BTreeSet<_> = touched.flatten().collect();
+            if touched.is_subset(&reached) {
+                break;
+            }
+            reached.extend(touched);
+        }
+        let mut names = self.names.iter().enumerate();
+        let lonely = names.find(|(at, _)| !reached.contains(&NodeNumber(*at)));
+        lonely.map(|(_, name)| name.as_str())
     }
 
     fn link(
@@ -100,6 +118,21 @@ impl Plan {
             }
         }
         Ok(edge)
+    }
+
+    /// The link, unless its ends have one over its carrier already.
+    fn once(&self, edge: Edge) -> Result<Edge, String> {
+        let [a, b] = edge.ends;
+        let is_same = |other: &Edge| {
+            other.carrier == edge.carrier && (other.ends == [a, b] || other.ends == [b, a])
+        };
+        match self.edges.iter().any(is_same) {
+            true => Err(format!(
+                "{} and {} have a link over {} already",
+                self.names[a.0], self.names[b.0], edge.carrier
+            )),
+            false => Ok(edge),
+        }
     }
 
     /// A ring of so many nodes.
@@ -215,6 +248,7 @@ mod tests {
             ("a b 5ms loss", 1, "lacks"),
             ("a b 5ms over pigeon", 1, "quic"),
             ("a b 5ms colour red", 1, "jitter"),
+            ("a b 5ms\na b 1ms over quic\n\nb a 9ms", 4, "already"),
         ] {
             let nonsense = Plan::parse(text).expect_err(text);
             assert!(
@@ -222,6 +256,13 @@ mod tests {
                 "{nonsense}"
             );
         }
+    }
+
+    #[test]
+    fn a_network_in_two_parts_is_noticed() {
+        let plan = |text| Plan::parse(text).expect("it is in order");
+        assert_eq!(plan("a b 5ms\nb c 5ms").unreached(), None);
+        assert_eq!(plan("a b 5ms\nd c 5ms").unreached(), Some("d"));
     }
 
     #[test]

@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use anyhow::{Result, bail};
 use serde_json::{Value, json};
 use wattle_model::{Micros, NodeId};
 use wattle_routing::Happening;
@@ -16,8 +15,8 @@ const TICK: Micros = Micros::from_millis(5);
 /// How long that is watched.
 const WATCH: Micros = Micros::from_secs(4);
 
-/// Cuts so many links at once.
-pub(crate) fn cut(fleet: &mut Fleet, count: usize) -> Result<Value> {
+/// Cuts so many links at once; `None` if there are too few of them.
+pub(crate) fn cut(fleet: &mut Fleet, count: usize) -> Option<Value> {
     let edges = links(fleet, count)?;
     edges.iter().for_each(|edge| fleet.set_busy(*edge, true));
     rest(fleet, Micros::from_secs(2));
@@ -37,7 +36,7 @@ pub(crate) fn cut(fleet: &mut Fleet, count: usize) -> Result<Value> {
         fleet.network.edges[edge.0].cut = [false, false];
     }
     rest(fleet, Micros::from_secs(60));
-    Ok(json!({
+    Some(json!({
         "cut": count,
         "pairs": pairs.len(),
         "converged_ms": timeline.last_change / 1_000,
@@ -54,7 +53,7 @@ pub(crate) fn cut(fleet: &mut Fleet, count: usize) -> Result<Value> {
 }
 
 /// Links to cut; nodes keep half of theirs, so that nobody is cut off.
-fn links(fleet: &mut Fleet, count: usize) -> Result<BTreeSet<EdgeNumber>> {
+fn links(fleet: &mut Fleet, count: usize) -> Option<BTreeSet<EdgeNumber>> {
     let mut left = vec![0_usize; fleet.nodes.len()];
     for edge in &fleet.network.edges {
         edge.ends.iter().for_each(|end| left[end.0] += 1);
@@ -69,10 +68,10 @@ fn links(fleet: &mut Fleet, count: usize) -> Result<BTreeSet<EdgeNumber>> {
             ends.iter().for_each(|end| left[end.0] -= 1);
         }
         if edges.len() == count {
-            return Ok(edges);
+            return Some(edges);
         }
     }
-    bail!("there are too few links to cut {count} of them")
+    None
 }
 
 /// Pairs whose packets cross one of the links.

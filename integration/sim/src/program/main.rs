@@ -1,13 +1,17 @@
 //! `wattle-sim` runs a large fleet in virtual time: how it converges, what that costs, what a record and a restart cost.
 //!
 //! ```text
-//!     wattle-sim NODES SEED      nodes choose up to eight neighbours each; every link takes 5 ms
+//!     wattle-sim NODES [SEED]              nodes choose up to eight neighbours each; every link takes 5 ms
+//!     wattle-sim --topology FILE [SEED]    the links that FILE says, one a line (`a b 5ms jitter 1ms loss 2%`)
+//!     wattle-sim --map NAME|FILE [SEED]    a public network: one that lies beside this crate, or a file of node-link JSON
 //! ```
 //!
-//! It ends with one line of JSON; progress is on stderr. Times are virtual, but for those that are said to be the machine's.
+//! It ends with one line of JSON, which `tools/bench sim --plots DIR` draws; progress is on stderr. Times are virtual, but for
+//! those that are said to be the machine's.
 
 mod failures;
 mod restart;
+mod source;
 mod spread;
 
 use std::time::Instant;
@@ -16,25 +20,28 @@ use anyhow::{Context, Result, bail, ensure};
 use wattle_model::Micros;
 use wattle_sim::{Fleet, NodeNumber};
 
-/// One way: the round trip takes 10 ms.
-const DELAY: Micros = Micros::from_millis(5);
 /// After so long a fleet that has not come to rest never will.
 const PATIENCE: Micros = Micros::from_secs(120);
 /// Links that are cut at once.
 const CUTS: [usize; 3] = [1, 10, 100];
+const USAGE: &str =
+    "usage: wattle-sim NODES [SEED] | --topology FILE [SEED] | --map NAME|FILE [SEED]";
 
 fn main() -> Result<()> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let words: Vec<&str> = arguments.iter().map(String::as_str).collect();
-    let [nodes, seed] = words[..] else {
-        bail!("usage: wattle-sim NODES SEED");
+    let (network, seed) = match words[..] {
+        ["--topology", file, ref seed @ ..] => (source::topology(file)?, seed),
+        ["--map", name, ref seed @ ..] => (source::map(name)?, seed),
+        [nodes, ref seed @ ..] if !nodes.starts_with('-') => (source::sparse(nodes)?, seed),
+        _ => bail!(USAGE),
     };
-    let nodes: usize = nodes.parse().context("NODES is no number")?;
-    ensure!(
-        nodes > 32,
-        "up to 32 nodes everybody is everybody's neighbour: a large fleet has more"
-    );
-    let line = run(nodes, seed.parse().context("SEED is no number")?)?;
+    let seed = match seed {
+        [] => 1,
+        [seed] => seed.parse().context("SEED is no number")?,
+        _ => bail!(USAGE),
+    };
+    let line = run(network.fleet(seed))?;
     say(&line.to_string());
     Ok(())
 }
@@ -44,10 +51,10 @@ fn say(line: &str) {
     println!("{line}");
 }
 
-fn run(nodes: usize, seed: u64) -> Result<serde_json::Value> {
+fn run(mut fleet: Fleet) -> Result<serde_json::Value> {
     let began = Instant::now();
     let tell = |what: &str| eprintln!("[{:4.0} s] {what}", began.elapsed().as_secs_f64());
-    let mut fleet = Fleet::sparse(seed, nodes, |_| DELAY);
+    let nodes = fleet.nodes.len();
     tell(&format!(
         "{nodes} nodes, {} links: all start at once",
         fleet.network.edges.len()
@@ -69,9 +76,14 @@ fn run(nodes: usize, seed: u64) -> Result<serde_json::Value> {
     tell(&format!("restart: {restart}"));
     let mut failures = Vec::new();
     let links = fleet.network.edges.len();
-    for cuts in CUTS.into_iter().filter(|cuts| cuts * 10 <= links) {
+    for cuts in CUTS.into_iter().filter(|cuts| cuts * 10 <= links.max(10)) {
         rest(&mut fleet, Micros::from_secs(30));
-        let outcome = failures::cut(&mut fleet, cuts)?;
+        let Some(outcome) = failures::cut(&mut fleet, cuts) else {
+            tell(&format!(
+                "{cuts} links cannot be cut without cutting a node off"
+            ));
+            continue;
+        };
         tell(&format!("{cuts} links cut: {outcome}"));
         failures.push(outcome);
     }

@@ -8,6 +8,8 @@
 
 use std::cell::RefCell;
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::Write as _;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value;
@@ -141,6 +143,24 @@ fn the_command_line_tells_the_same(broker: &Broker, story: &[Told], dice: &mut D
     let replayed = wattle(&["replay", "--from", &from, "--to", &to, "--speed", "1e9"]);
     assert!(seqs(&replayed).eq(seq + 1..=end));
 
+    // A tail tells each partition in order, not all of them in one.
+    let last = story.last().unwrap().seq;
+    let since = wattle(&["tail", "--since", &from, "--max", &(last - seq).to_string()]);
+    let told: BTreeSet<u64> = seqs(&since).collect();
+    let (first, count) = (told.first().copied(), told.len() as u64);
+    assert_eq!((first, count), (Some(seq + 1), last - seq));
+    let stepped = wattle_topology(&source, &["replay", "--from", &from, "--step"]);
+    assert_eq!(steps(&mut stepped.unwrap(), 3), [seq + 1, seq + 2, seq + 3]);
+
+    let (here, there, price) = dearest_of_the_cheapest(&before);
+    let way = wattle(&["path", &here.to_string(), &there.to_string(), "--at", &from]);
+    let way = &way[0]["data"];
+    assert_eq!(
+        (way["seq"].as_u64(), way["cost_us"].as_u64()),
+        (Some(seq), Some(price)),
+        "{way}"
+    );
+
     let verified = wattle(&["verify"]).remove(0);
     for fault in [
         "lost",
@@ -169,9 +189,68 @@ fn the_command_line_tells_the_same(broker: &Broker, story: &[Told], dice: &mut D
     assert_eq!(seen, of_site(story, &site).take(200).collect::<Vec<_>>());
 
     let named = published::judge(&printed.into_inner()).unwrap();
-    let answers = ["", "_diff", "_event", "_stats", "_verification"];
+    let answers = ["", "_diff", "_event", "_path", "_stats", "_verification"];
     let answers = answers.map(|answer| format!("wattle.topology{answer}/v1"));
     assert_eq!(named, answers.into());
+}
+
+/// The events that a replay tells when Enter is hit before each of them, and `q` before the one after.
+fn steps(replay: &mut Command, count: usize) -> Vec<u64> {
+    let replay = replay.stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut replay = replay.stderr(Stdio::null()).spawn().unwrap();
+    let mut keys = replay.stdin.take().unwrap();
+    keys.write_all(("\n".repeat(count) + "q\n").as_bytes())
+        .unwrap();
+    let output = replay.wait_with_output().unwrap();
+    assert!(output.status.success(), "{output:?}");
+    let text = String::from_utf8(output.stdout).unwrap();
+    let lines: Vec<Value> = text
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    seqs(&lines).collect()
+}
+
+/// A node, the one that is dearest to reach from there, and the price, as rounds of relaxation over all links find
+/// it: a link counts if both ends report it, at the worse of their prices; a node between takes what its transit costs.
+fn dearest_of_the_cheapest(images: &BTreeMap<String, Value>) -> (NodeId, NodeId, u64) {
+    let entities = images.values().cloned();
+    let (mut links, mut transit) = (BTreeMap::new(), BTreeMap::new());
+    for entity in entities.map(|image| serde_json::from_value(image).unwrap()) {
+        match entity {
+            Entity::Link(link) => {
+                links.insert((link.from, link.to), link.cost_us.unwrap());
+            }
+            Entity::Node(node) => {
+                transit.insert(node.id, node.transit_cost_us.unwrap());
+            }
+            Entity::Prefix(_) => {}
+        }
+    }
+    let here = *transit.keys().next().unwrap();
+    let mut reached = BTreeMap::from([(here, 0_u64)]);
+    for _ in 0..links.len() {
+        for ((from, to), there) in &links {
+            let through = match *from == here {
+                true => Some(0),
+                false => transit.get(from).copied(),
+            };
+            let (Some(price), Some(back), Some(through)) =
+                (reached.get(from), links.get(&(*to, *from)), through)
+            else {
+                continue;
+            };
+            let price = price + u64::from(through) + u64::from(*there.max(back));
+            let known = reached.entry(*to).or_insert(price);
+            *known = price.min(*known);
+        }
+    }
+    let known = reached
+        .iter()
+        .filter(|(node, _)| transit.contains_key(node));
+    let dearest = known.max_by_key(|(_, price)| **price).unwrap();
+    assert!(*dearest.1 > 0, "two nodes are joined");
+    (here, *dearest.0, *dearest.1)
 }
 
 fn seqs(lines: &[Value]) -> impl Iterator<Item = u64> {
@@ -330,7 +409,7 @@ fn entity(dice: &mut Dice, seq: u64) -> Entity {
         }),
         _ => Entity::Link(LinkEntity {
             from: node,
-            to: NodeId(1 + (node.0 + dice.below(6)) % 40),
+            to: NodeId(1 + (node.0 - 1 + [1, 2, 3, 37, 38, 39][dice.below(6) as usize]) % 40),
             from_name: None,
             to_name: None,
             carrier: Carrier::Udp4,

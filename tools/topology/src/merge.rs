@@ -50,6 +50,16 @@ impl<T> Merge<T> {
         missing
     }
 
+    /// Leaves out the lowest of those that wait, as long as they are not wanted.
+    pub(crate) fn leave_out(&mut self, is_unwanted: impl Fn(&T) -> bool) {
+        while let Some(lowest) = self.waiting.first_entry() {
+            if !is_unwanted(lowest.get()) {
+                break;
+            }
+            lowest.remove();
+        }
+    }
+
     /// What is missing before the lowest number that waits.
     pub(crate) fn hole(&self) -> Option<(u64, u64)> {
         let (&lowest, _) = self.waiting.first_key_value()?;
@@ -110,6 +120,18 @@ mod tests {
         assert_eq!(merge.jump(4, 6), Some((4, 6)));
         assert_eq!(merge.jump(4, 6), None, "every partition says it");
         assert_eq!(drain(&mut merge), [7]);
+    }
+
+    #[test]
+    fn the_first_that_is_wanted_begins() {
+        let mut merge = Merge::from(None);
+        for seq in [4, 2, 7, 5] {
+            merge.put(seq, seq);
+        }
+        merge.leave_out(|seq| *seq < 5 || *seq == 7);
+        assert_eq!(merge.skip(), None);
+        assert_eq!(drain(&mut merge), [5]);
+        assert_eq!(merge.hole(), Some((6, 6)));
     }
 
     #[test]

@@ -73,6 +73,13 @@ impl Tail {
                 (from, Some(Some(seq + 1)))
             }
         };
+        // A broker finds the batch of a time, which begins earlier.
+        let since = match start {
+            Start::Time(time) => time,
+            Start::Next | Start::Oldest | Start::Seq(_) | Start::After { .. } => {
+                Timestamp::from_millis(0)
+            }
+        };
         let reader = Reader::open(source, &source.topics.events, from)?;
         // Read after the reader knows where it begins, so that nothing falls between the two.
         let first = match first {
@@ -82,7 +89,7 @@ impl Tail {
         let (sender, receiver) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("topology-tail".into())
-            .spawn(move || follow(reader, Merge::from(first), &sender))
+            .spawn(move || follow(reader, Merge::from(first), since, &sender))
             .map_err(|_| TopologyError::Interrupted)?;
         Ok(Self(receiver))
     }
@@ -97,6 +104,7 @@ impl Tail {
 fn follow(
     mut reader: Reader,
     mut merge: Merge<Box<TopologyEvent>>,
+    since: Timestamp,
     sender: &mpsc::Sender<Result<Item, TopologyError>>,
 ) {
     let mut moved = Instant::now();
@@ -110,6 +118,9 @@ fn follow(
         if items.is_empty()
             && (stuck || merge.len() > WINDOW || begins_with_lowest(&reader, &merge))
         {
+            if merge.is_unset() {
+                merge.leave_out(|event| event.ts < since);
+            }
             items.extend(
                 merge
                     .skip()

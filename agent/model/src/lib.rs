@@ -8,6 +8,7 @@ mod cost;
 mod endpoint;
 mod id;
 mod link;
+mod mix;
 mod name;
 mod prefix;
 mod time;
@@ -21,6 +22,7 @@ pub use id::{
     Carrier, LinkId, NetworkId, NodeId, NodeIndex, ParseIdError, SeqNo, UnknownCarrier, WgKey,
 };
 pub use link::{LinkState, Measurement};
+pub use mix::mix;
 pub use name::{NameError, NodeName};
 pub use prefix::{Prefix, PrefixError};
 pub use time::{Instant, UnixTime};

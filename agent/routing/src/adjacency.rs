@@ -8,12 +8,9 @@
 
 use std::collections::BTreeSet;
 
-use wattle_model::NodeId;
+use wattle_model::{NodeId, mix};
+use wattle_wire::grant::FULL_MESH;
 
-use crate::spreading::mix;
-
-/// Up to so many members are all neighbours of one another.
-pub const FULL_MESH: usize = 32;
 /// Odd numbers that order the rings.
 const RINGS: [u64; 4] = [
     0x9e37_79b9_7f4a_7c15,

@@ -7,9 +7,7 @@
 
 use std::collections::BTreeSet;
 
-use wattle_model::{Instant, Micros, NodeId};
-
-use crate::spreading::mix;
+use wattle_model::{Instant, Micros, NodeId, mix};
 
 /// Bytes a second that a node is to hear of prices from all others together while every price keeps swinging.
 const BUDGET: u64 = 4_000;

@@ -5,7 +5,7 @@
 
 use std::collections::BTreeSet;
 
-use wattle_model::NodeId;
+use wattle_model::{NodeId, mix};
 
 use crate::graph::{Graph, Vertex};
 
@@ -53,13 +53,6 @@ fn parent(graph: &Graph, depths: &[u32], child: Vertex, origin: NodeId) -> Optio
     nearer
         .filter(|vertex| depths[vertex.0 as usize] == depth)
         .min_by_key(|vertex| mix(graph.node(*vertex).0 ^ origin.0))
-}
-
-/// Spreads a number over all others (the finaliser of splitmix64).
-pub(crate) fn mix(number: u64) -> u64 {
-    let number = (number ^ (number >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    let number = (number ^ (number >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-    number ^ (number >> 31)
 }
 
 #[cfg(test)]

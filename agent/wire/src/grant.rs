@@ -12,6 +12,9 @@ use crate::codec::{Reader, Writer};
 use crate::key::{PublicKey, SIGNATURE_LENGTH, SecretKey};
 use crate::record::{Body, Record, RecordKind};
 
+/// Up to so many members are all neighbours of one another, unless a peer set says otherwise.
+pub const FULL_MESH: usize = 32;
+
 const VERSION: u8 = 1;
 const GRANT_DOMAIN: &[u8] = b"wattle grant v1";
 const PEER_SET_DOMAIN: &[u8] = b"wattle peer set v1";
@@ -218,7 +221,8 @@ pub struct Peer {
     pub grant: SignedGrant,
     /// Where it may be dialled, best first; empty: it dials.
     pub candidates: Vec<SocketAddr>,
-    /// The nodes that it is to have links with; `None`: with every node.
+    /// The nodes that it is to have links with; `None`: with every node. If the node itself is among them, links with
+    /// others may come on demand.
     pub neighbours: Option<Vec<NodeId>>,
 }
 
@@ -226,6 +230,26 @@ impl Peer {
     /// The peer's id.
     pub const fn node(&self) -> NodeId {
         self.grant.grant.node
+    }
+}
+
+/// Whether a node with these candidates can be dialled from anywhere: none but public ones, so nothing translates them.
+pub fn is_dialable(candidates: &[SocketAddr]) -> bool {
+    let mut addresses = candidates.iter().map(SocketAddr::ip);
+    !candidates.is_empty() && addresses.all(is_public)
+}
+
+fn is_public(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            let is_shared = v4.octets()[0] == 100 && v4.octets()[1] & 0xc0 == 64;
+            let is_special = v4.is_loopback() || v4.is_unspecified() || v4.is_broadcast();
+            !(is_shared || is_special || v4.is_private() || v4.is_link_local())
+        }
+        IpAddr::V6(v6) => {
+            let is_special = v6.is_loopback() || v6.is_unspecified();
+            !(is_special || v6.is_unique_local() || v6.is_unicast_link_local())
+        }
     }
 }
 

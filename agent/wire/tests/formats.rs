@@ -6,6 +6,7 @@
 )]
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use proptest::prelude::*;
 use wattle_model::{
@@ -16,7 +17,7 @@ use wattle_wire::DecodeError;
 use wattle_wire::control::Control;
 use wattle_wire::flood::{Buckets, Digest, Flood, MAX_IDS, MAX_KEYS, RecordId, Summary};
 use wattle_wire::frame::{Clear, Header};
-use wattle_wire::grant::{Grant, Holder, Peer, PeerSet, PeerSetError, SignedGrant};
+use wattle_wire::grant::{Grant, Holder, Peer, PeerSet, PeerSetError, SignedGrant, is_dialable};
 use wattle_wire::key::SecretKey;
 use wattle_wire::record::{
     Body, LinkEntry, LinksBody, NodeBody, PrefixesBody, Record, RecordKey, RecordKind, RemovalBody,
@@ -247,6 +248,30 @@ fn a_removed_grant_cannot_come_back() {
         PeerSet::open(&set.sign(&root()), &root().public()),
         Err(PeerSetError::Removed(gone))
     );
+}
+
+#[test]
+fn who_has_a_private_address_cannot_be_dialled_from_anywhere() {
+    let at = |addresses: &[&str]| {
+        let candidates = addresses
+            .iter()
+            .map(|ip| SocketAddr::new(ip.parse().unwrap(), 1));
+        is_dialable(&candidates.collect::<Vec<_>>())
+    };
+    let private = [
+        "10.1.2.3",
+        "192.168.0.1",
+        "100.64.0.1",
+        "169.254.1.1",
+        "fd00::1",
+        "fe80::1",
+        "::1",
+    ];
+    assert!(at(&["192.0.2.7", "2001:db8::7", "100.128.0.1"]));
+    assert!(!at(&[]), "it dials");
+    for address in private {
+        assert!(!at(&["192.0.2.7", address]), "{address}");
+    }
 }
 
 #[test]

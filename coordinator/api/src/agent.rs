@@ -179,7 +179,8 @@ pub struct PeerEntry {
     pub grant: Bytes,
     /// Where it may be dialled, best first.
     pub candidates: Vec<SocketAddr>,
-    /// The nodes that it is to have links with; `null`: with every node.
+    /// The nodes that it is to have links with; `null`: with every node. If the node itself is among them, links with others
+    /// may come on demand.
     pub neighbours: Option<Vec<NodeId>>,
 }
 

@@ -20,7 +20,7 @@ use wattle_api::topology::Entity;
 use wattle_fleet::peer_set::PeerSets;
 use wattle_fleet::replica::Verdict;
 use wattle_fleet::{Alerts, Membership, MirrorHealth, Topology};
-use wattle_model::{NodeId, UnixTime};
+use wattle_model::{Instant, Micros, NodeId, UnixTime};
 use wattle_store::{Change, Store, StoreError};
 use wattle_wire::grant::PeerSetError;
 use wattle_wire::key::{PublicKey, SecretKey};
@@ -40,6 +40,10 @@ const BATCH: usize = 256;
 
 /// Transactions that may fail in a row before the coordinator gives up and lets its supervisor start it anew.
 const MAX_FAILURES: u32 = 5;
+
+/// How often the neighbours of a large network follow what its links measure. The near are found in several rounds, each of
+/// which moves links.
+const REWIRE_EVERY: Micros = Micros::from_secs(600);
 
 /// From one try to the next while the disk is full.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
@@ -157,6 +161,8 @@ pub(crate) struct Engine {
     /// The topology as the last event left it, while what differs since cannot be written because the disk is full.
     written: Option<Vec<Entity>>,
     failures: u32,
+    /// When the neighbours of a large network are chosen anew.
+    rewire_at: Instant,
 }
 
 /// What the questions since the last transaction changed, and what is to be said once it is durable.
@@ -181,13 +187,14 @@ impl Engine {
         let id = network.id;
         let (questions, queue) = mpsc::channel(QUEUE);
         let (published, sets) = watch::channel(Arc::new(PeerSets::default()));
+        let clock = Clock::start();
         let mut engine = Self {
             store,
             root,
             network,
             members: Membership::recover(id, plan.clone(), 0, [], []),
             plan,
-            clock: Clock::start(),
+            clock,
             counters,
             topology: Topology::new(id),
             alerts: notices::no_alerts(id),
@@ -198,6 +205,7 @@ impl Engine {
             pending: Pending::default(),
             written: None,
             failures: 0,
+            rewire_at: clock.now() + REWIRE_EVERY,
         };
         engine.recover().await?;
         engine.note_start().await?;
@@ -224,6 +232,7 @@ impl Engine {
             let expired = self.topology.handle_timeout(self.clock.now());
             self.pending.change.differences.extend(expired);
             self.watch();
+            self.rewire();
             self.commit().await?;
         }
         self.connected.clear();
@@ -264,6 +273,17 @@ impl Engine {
             Question::Nodes { answer } => drop(answer.send(self.nodes())),
             Question::Topology { answer } => self.pending.viewers.push(answer),
         }
+    }
+
+    /// Makes a new peer set where what links measured makes other neighbours better.
+    fn rewire(&mut self) {
+        let now = self.clock.now();
+        if now < self.rewire_at {
+            return;
+        }
+        self.rewire_at = now + REWIRE_EVERY;
+        let measured = self.topology.round_trips();
+        self.pending.members_changed |= self.members.set_round_trips(measured);
     }
 
     fn records(&mut self, node: NodeId, records: &[Record]) {
@@ -387,6 +407,9 @@ impl Engine {
             Some(signed) => PeerSets::recover(signed, &self.root.public())?,
             None => PeerSets::default(),
         };
+        if let Some(set) = self.sets.newest() {
+            self.members.resume(set);
+        }
         let stored: Vec<RecordKey> = state.records.iter().map(Record::key).collect();
         let grants = self
             .members
@@ -441,7 +464,12 @@ impl Engine {
         if !self.pending.change.is_empty() {
             return FULL_PAUSE;
         }
-        let due = self.topology.poll_timeout().min(self.alerts.poll_timeout());
+        let timeouts = [
+            self.topology.poll_timeout(),
+            self.alerts.poll_timeout(),
+            self.rewire_at,
+        ];
+        let due = timeouts.into_iter().min().unwrap_or(self.rewire_at);
         Duration::from(due.since(self.clock.now())).min(LONG)
     }
 

@@ -32,6 +32,27 @@ async fn a_second_join_reaches_the_first_node_as_a_newer_peer_set() {
 }
 
 #[tokio::test]
+async fn above_32_members_all_are_told_the_same_few_neighbours() {
+    let coordinator = Coordinator::start().await;
+    let mut first = Agent::new(1).join(&coordinator.token(&[])).await.unwrap();
+    for seed in 2..=32 {
+        let token = coordinator.token(&[]);
+        Agent::new(seed).join(&token).await.unwrap();
+    }
+    first.until_peers(32).await;
+    let mut peers = first.set.peers.values();
+    assert!(peers.all(|peer| peer.neighbours.is_none()));
+    let last = Agent::new(33).join(&coordinator.token(&[])).await.unwrap();
+    first.until_peers(33).await;
+    assert_eq!(first.set, last.set);
+    let named = |node| first.set.peers[node].neighbours.as_ref().unwrap();
+    for node in first.set.peers.keys() {
+        assert!((4..=9).contains(&named(node).len()), "{:?}", named(node));
+        assert!(named(node).iter().all(|other| named(other).contains(node)));
+    }
+}
+
+#[tokio::test]
 async fn a_token_is_good_once_in_time_and_for_its_coordinator() {
     let coordinator = Coordinator::start().await;
     let token = coordinator.token(&[]);

@@ -5,12 +5,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, SocketAddr};
 
 use wattle_api::token::TokenScope;
-use wattle_model::{NetworkId, NodeId, NodeIndex, NodeName, Prefix, SeqNo, UnixTime, WgKey};
-use wattle_wire::grant::{Grant, Holder, Peer, PeerSet, SignedGrant, leaf_id, removes};
+use wattle_model::{
+    Micros, NetworkId, NodeId, NodeIndex, NodeName, Prefix, SeqNo, UnixTime, WgKey,
+};
+use wattle_wire::grant::{
+    Grant, Holder, Peer, PeerSet, SignedGrant, is_dialable, leaf_id, removes,
+};
 use wattle_wire::key::{PublicKey, SecretKey};
 use wattle_wire::record::{Body, Record, RecordKey, RecordKind, RemovalBody};
 
 use crate::AddressPlan;
+use crate::neighbours::{Candidate, Neighbours, Pair};
 
 /// How long a grant is good: ten years. Membership ends by removal, which works within seconds; the date only bounds
 /// what a forgotten copy of a peer set is worth.
@@ -120,6 +125,7 @@ pub struct Membership {
     names: BTreeMap<NodeName, NodeId>,
     indexes: BTreeMap<NodeIndex, NodeId>,
     revision: u64,
+    neighbours: Neighbours,
 }
 
 impl Membership {
@@ -142,6 +148,7 @@ impl Membership {
             names: BTreeMap::new(),
             indexes: BTreeMap::new(),
             revision,
+            neighbours: Neighbours::default(),
         };
         for member in members {
             membership.insert(member);
@@ -284,14 +291,25 @@ impl Membership {
         }
     }
 
+    /// Goes on with the neighbours that a peer set names.
+    pub fn resume(&mut self, set: &PeerSet) {
+        self.neighbours = Neighbours::resume(set, self.candidates());
+    }
+
+    /// Takes over round trips as they are measured; tells whether other neighbours follow from them.
+    pub fn set_round_trips(&mut self, measured: BTreeMap<Pair, Micros>) -> bool {
+        self.neighbours.set_round_trips(measured)
+    }
+
     /// Makes the next revision of the peer set.
     pub fn revise(&mut self, now: UnixTime) -> PeerSet {
         self.revision += 1;
+        self.neighbours.set_members(self.candidates());
         let peers = self.members.iter().map(|(node, member)| {
             let peer = Peer {
                 grant: member.grant.clone(),
                 candidates: member.candidates.clone(),
-                neighbours: None,
+                neighbours: self.neighbours.named(*node),
             };
             (*node, peer)
         });
@@ -302,6 +320,19 @@ impl Membership {
             peers: peers.collect(),
             removals: self.removals.values().cloned().collect(),
         }
+    }
+
+    /// Who may have neighbours.
+    fn candidates(&self) -> Vec<Candidate> {
+        let members = self.members.iter().filter_map(|(node, member)| {
+            let grant = member.grant.grant();
+            grant.leaf_of().is_none().then(|| Candidate {
+                node: *node,
+                site: grant.site.clone(),
+                is_anchor: is_dialable(&member.candidates),
+            })
+        });
+        members.collect()
     }
 
     fn check_key(&self, node: NodeId, applicant: &Applicant) -> Result<(), Refusal> {
@@ -517,6 +548,29 @@ mod tests {
         }
     }
 
+    fn forty_and_a_phone() -> (Membership, NodeId) {
+        let network = root().public().network_id();
+        let plan = AddressPlan::default_of(network);
+        let mut members = Membership::recover(network, plan, 0, [], []);
+        for seed in 1..=40 {
+            admit(&mut members, applicant(seed, &format!("n{seed}")), &[]).unwrap();
+        }
+        let host = members.members().next().unwrap().0;
+        let phone = applicant(99, "phone");
+        let phone = members.admit_leaf(host, phone, &root(), NOW).unwrap();
+        (members, phone)
+    }
+
+    fn not_yet_neighbours(set: &PeerSet) -> (NodeId, NodeId) {
+        let mut named = set.peers.iter();
+        let (node, others) = named
+            .find_map(|(node, peer)| Some((*node, peer.neighbours.as_ref()?)))
+            .unwrap();
+        let mut agents = set.peers.values().filter(|peer| peer.neighbours.is_some());
+        let other = agents.find(|peer| !others.contains(&peer.node())).unwrap();
+        (node, other.node())
+    }
+
     fn admit(to: &mut Membership, who: Applicant, prefixes: &[&str]) -> Result<NodeId, Refusal> {
         to.admit(who, &scope(prefixes), &root(), NOW)
     }
@@ -641,6 +695,41 @@ mod tests {
         second.may_follow(&first).unwrap();
         third.may_follow(&second).unwrap();
         assert!(!third.peers.contains_key(&a));
+    }
+
+    /// Input: forty agents and a phone. Output: A names B if B names A, each names itself, and the phone has no say.
+    #[test]
+    fn a_large_network_s_neighbours_are_named_alike_at_both_ends() {
+        let (mut members, phone) = forty_and_a_phone();
+        let set = members.revise(NOW);
+        assert_eq!(set.peers[&phone].neighbours, None);
+        let agents = set.peers.iter().filter(|(node, _)| **node != phone);
+        let named: BTreeMap<NodeId, &Vec<NodeId>> = agents
+            .map(|(node, peer)| (*node, peer.neighbours.as_ref().unwrap()))
+            .collect();
+        assert_eq!(named.len(), 40);
+        for (node, others) in &named {
+            assert!((4..=9).contains(&others.len()), "{node}: {others:?}");
+            assert!(others.contains(node));
+            assert!(others.iter().all(|other| named[other].contains(node)));
+        }
+    }
+
+    #[test]
+    fn who_starts_again_goes_on_with_the_neighbours_of_the_stored_set() {
+        let (mut members, _) = forty_and_a_phone();
+        let (a, b) = not_yet_neighbours(&members.revise(NOW));
+        let near = BTreeMap::from([(Pair::of(a, b), Micros(100))]);
+        assert!(members.set_round_trips(near.clone()));
+        let set = members.revise(NOW);
+        assert!(!members.set_round_trips(near));
+        assert!(set.peers[&a].neighbours.as_ref().unwrap().contains(&b));
+
+        let kept: Vec<_> = members.members().map(|(_, kept)| kept.clone()).collect();
+        let (network, plan) = (members.network, members.plan.clone());
+        let mut again = Membership::recover(network, plan, set.revision, kept, []);
+        again.resume(&set);
+        assert_eq!(again.revise(NOW).peers, set.peers);
     }
 
     #[test]

@@ -11,7 +11,7 @@ use wattle_wire::key::{PublicKey, SIGNATURE_LENGTH, SecretKey};
 use wattle_wire::record::Record;
 
 /// Revisions that are kept for deltas: an agent that was away for longer gets a snapshot. A set of 500 nodes is about
-/// 200 kB, so this bounds the history at about 6 MB for them.
+/// 240 kB, so this bounds the history at about 8 MB for them.
 pub const HISTORY: usize = 32;
 
 /// The newest signed peer set and the ones before it.
@@ -45,6 +45,11 @@ impl PeerSets {
         self.history
             .last_key_value()
             .map_or(0, |(revision, _)| *revision)
+    }
+
+    /// The newest set; none before the first.
+    pub fn newest(&self) -> Option<&PeerSet> {
+        self.history.last_key_value().map(|(_, set)| set.as_ref())
     }
 
     /// The newest set with its signature.
@@ -152,13 +157,16 @@ pub fn apply(
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use wattle_api::token::TokenScope;
-    use wattle_model::{UnixTime, WgKey};
+    use wattle_model::{Micros, UnixTime, WgKey};
     use wattle_wire::grant::Holder;
 
     use super::*;
     use crate::AddressPlan;
     use crate::membership::{Applicant, Membership};
+    use crate::neighbours::Pair;
 
     const NOW: UnixTime = UnixTime(1_795_385_280_000);
 
@@ -207,6 +215,34 @@ mod tests {
             assert_eq!(matches!(update, PeerSetUpdate::Delta { .. }), kept);
             assert_eq!(apply(&old, &update, &root.public()).unwrap(), sets.signed());
         }
+    }
+
+    #[test]
+    fn a_pair_that_turns_out_near_changes_the_entries_of_its_two_nodes() {
+        let root = SecretKey::from_seed(&[1; 32]);
+        let network = root.public().network_id();
+        let mut members = Membership::recover(network, AddressPlan::default_of(network), 0, [], []);
+        let mut sets = PeerSets::default();
+        for seed in 1..=40 {
+            join(&mut members, &root, seed);
+        }
+        sets.push(members.revise(NOW), &root);
+        let peers = &sets.newest().unwrap().peers;
+        let (node, peer) = peers.first_key_value().unwrap();
+        let named = peer.neighbours.as_ref().unwrap();
+        let other = peers.keys().find(|other| !named.contains(other)).unwrap();
+        let near = [(Pair::of(*node, *other), Micros(100))];
+        let ends = BTreeSet::from([*node, *other]);
+
+        assert!(members.set_round_trips(near.into()));
+        sets.push(members.revise(NOW), &root);
+        let PeerSetUpdate::Delta { peers, .. } = sets.update_from(1) else {
+            panic!("the revision before is kept");
+        };
+        let changed = peers
+            .iter()
+            .map(|entry| SignedGrant::parse(&entry.grant.0).unwrap().grant().node);
+        assert_eq!(changed.collect::<BTreeSet<_>>(), ends);
     }
 
     #[test]

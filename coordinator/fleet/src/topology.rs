@@ -14,6 +14,7 @@ use wattle_wire::record::{Body, LinkEntry, Record, RecordKey, RecordKind};
 
 use crate::difference::{Difference, Evidence};
 use crate::membership::lies_within;
+use crate::neighbours::Pair;
 use crate::replica::{Replica, Verdict};
 
 /// What a record did.
@@ -98,6 +99,23 @@ impl Topology {
     /// One entity.
     pub fn entity(&self, key: EntityKey) -> Option<&Entity> {
         self.entities.get(&key)
+    }
+
+    /// The round trips of links that both ends report, the fastest of each pair of nodes.
+    pub fn round_trips(&self) -> BTreeMap<Pair, Micros> {
+        let mut rtts = BTreeMap::new();
+        for entity in self.entities.values() {
+            if let Entity::Link(link) = entity
+                && link.confirmed
+                && link.rtt_us > 0
+                && link.from != link.to
+            {
+                let rtt = Micros(link.rtt_us);
+                let best = rtts.entry(Pair::of(link.from, link.to)).or_insert(rtt);
+                *best = rtt.min(*best);
+            }
+        }
+        rtts
     }
 
     /// How many records are in the replica.
@@ -666,6 +684,16 @@ mod tests {
                 (Op::Update, Cause::LinkConfirmation)
             ]
         );
+    }
+
+    #[test]
+    fn a_round_trip_counts_once_both_ends_report_the_link_and_never_to_oneself() {
+        let (mut topology, a, b) = two();
+        topology.accept(START, &links(&a, 1, &[(&a, 1), (&b, 900)]));
+        assert_eq!(topology.round_trips(), BTreeMap::new());
+        topology.accept(START, &links(&b, 1, &[(&a, 800)]));
+        let measured = [(Pair::of(a.id, b.id), Micros(800))];
+        assert_eq!(topology.round_trips(), measured.into());
     }
 
     #[test]

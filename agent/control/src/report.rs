@@ -508,6 +508,9 @@ pub struct PathReport {
     pub class: Class,
     /// Used ways first, then the backup.
     pub ways: Vec<WayReport>,
+    /// Relays that packets leave for other ways, because they do not pass on what is for the destination.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<NodeRef>,
     /// What changed the way last, as far back as the agent's events go.
     #[serde(default)]
     pub changed: Option<ChangeReport>,
@@ -559,6 +562,10 @@ pub struct HopReport {
     pub rtt_us: Option<u64>,
     /// Loss of the link.
     pub loss_ppm: Option<u32>,
+    /// Whether all links of the hop are silent, so that packets take the backup until one is heard or down; known of this
+    /// node's own.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub suspect: bool,
 }
 
 /// Answer to `explain`.
@@ -579,7 +586,8 @@ pub struct ExplainReport {
     pub runner_up: Option<WayReport>,
     /// How much dearer the runner-up is.
     pub margin_us: Option<u32>,
-    /// How much longer a better way would have to stay better before it is taken.
+    /// How much longer the runner-up's first link has to stay as cheap as it is until its lower price counts; absent where
+    /// none waits.
     #[serde(default)]
     pub hold_ms: Option<u64>,
     /// Further remarks, one sentence each.

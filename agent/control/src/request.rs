@@ -58,6 +58,9 @@ pub enum Request {
         /// After how long a reply counts as lost.
         #[serde(default = "one_second_ms")]
         timeout_ms: u32,
+        /// With packets of this class.
+        #[serde(default, skip_serializing_if = "Class::is_latency")]
+        class: Class,
     },
     /// What happened; streams one [`crate::EventReport`] each.
     Events {
@@ -194,6 +197,7 @@ mod tests {
             count: 1,
             interval_ms: 1_000,
             timeout_ms: 1_000,
+            class: Class::Latency,
         };
         assert_eq!(ping, whole);
         let routes: Request = serde_json::from_str(r#"{"op":"routes"}"#).unwrap();

@@ -21,7 +21,6 @@ use wattle_control::{
     Access, ErrorCode, ErrorReport, EventReport, MAX_REQUEST_BYTES, Reply, Request, Role, decode,
     encode,
 };
-use wattle_model::Class;
 
 use crate::ping;
 use crate::query::{Caller, EngineHandle};
@@ -267,13 +266,14 @@ async fn stream_pings(
         count,
         interval_ms,
         timeout_ms,
+        class,
     } = request
     else {
         return Ok(());
     };
     let way = Request::Path {
         dst: dst.clone(),
-        class: Class::Latency,
+        class,
     };
     let way = match engine.ask(way, caller).await {
         Reply::Path(way) => way,

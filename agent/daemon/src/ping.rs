@@ -8,12 +8,14 @@ use std::net::{IpAddr, SocketAddr};
 use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
-use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, socket};
+use nix::sys::socket::sockopt::{Ipv4Tos, Ipv6TClass};
+use nix::sys::socket::{AddressFamily, SockFlag, SockProtocol, SockType, setsockopt, socket};
 use tokio::net::UdpSocket;
 use tokio::time::timeout;
 use wattle_control::{
     ErrorCode, ErrorReport, NodeRef, PathReport, PathRole, PingReport, Reply, Request, WayReport,
 };
+use wattle_model::Class;
 
 use crate::local_api::refusal;
 use crate::query::{Caller, EngineHandle};
@@ -40,7 +42,7 @@ impl Target {
             Ok(address) => address,
             Err(_) => address_of(&node, engine, caller).await?,
         };
-        let socket = open(address).map_err(|error| {
+        let socket = open(address, path.class).map_err(|error| {
             let why = format!("the kernel gives no socket for ICMP echo: {error}");
             let next = "sysctl net.ipv4.ping_group_range=\"0 2147483647\"";
             refusal(ErrorCode::Unsupported, "no ping", why, next)
@@ -120,7 +122,16 @@ fn is_echo_of(message: &[u8], from: IpAddr, data: &[u8]) -> bool {
     icmp.first() == Some(&reply) && icmp.get(8..) == Some(data)
 }
 
-fn open(address: IpAddr) -> io::Result<UdpSocket> {
+/// A code point by which packets are of a class (`docs/protocol/routing.md` §4).
+const fn dscp(class: Class) -> u8 {
+    match class {
+        Class::Latency => 0,
+        Class::Bulk => 8,
+        Class::Admin => 16,
+    }
+}
+
+fn open(address: IpAddr, class: Class) -> io::Result<UdpSocket> {
     let (family, protocol) = match address {
         IpAddr::V4(_) => (AddressFamily::Inet, SockProtocol::Icmp),
         IpAddr::V6(_) => (AddressFamily::Inet6, SockProtocol::IcmpV6),
@@ -131,6 +142,11 @@ fn open(address: IpAddr) -> io::Result<UdpSocket> {
         Err(Errno::EACCES | Errno::EPERM | Errno::EPROTONOSUPPORT) => open_as(SockType::Raw)?,
         other => other?,
     };
+    let traffic_class = i32::from(dscp(class)) << 2;
+    match address {
+        IpAddr::V4(_) => setsockopt(&descriptor, Ipv4Tos, &traffic_class)?,
+        IpAddr::V6(_) => setsockopt(&descriptor, Ipv6TClass, &traffic_class)?,
+    }
     // An ICMP socket has the calls of a UDP socket: connect, send, recv.
     let socket = std::net::UdpSocket::from(descriptor);
     socket.connect(SocketAddr::new(address, 0))?;
@@ -180,7 +196,16 @@ fn checksum(message: &[u8]) -> u16 {
 
 #[cfg(test)]
 mod tests {
+    use wattle_dataplane::Marking;
+
     use super::*;
+
+    #[test]
+    fn an_echo_is_of_the_class_that_is_asked_for() {
+        for class in [Class::Latency, Class::Bulk, Class::Admin] {
+            assert_eq!(Marking::of_dscp(dscp(class)).class, class);
+        }
+    }
 
     #[test]
     fn an_echo_is_known_by_its_data_with_and_without_the_ip_header() {

@@ -229,6 +229,28 @@ fn after_a_price_changed_paths_are_brought_up_to_date_not_computed_anew() {
 }
 
 #[test]
+fn a_link_says_from_when_its_lower_price_counts() {
+    let mut test = Test::new();
+    test.measured(1, Micros::from_millis(40));
+    test.run(Micros::from_secs(20));
+    let said = |test: &Test| {
+        let link = &test.router.links()[&LinkId(1)];
+        (
+            link.better_from(Class::Latency),
+            link.advertised() < Cost(1_000),
+        )
+    };
+    assert_eq!(said(&test), (None, false));
+    test.measured(1, Micros(600));
+    assert_eq!(said(&test), (Some(test.now + Micros::from_secs(5)), false));
+    test.run(Micros::from_secs(5));
+    assert_eq!(said(&test), (None, true));
+    // A higher price is no reason to wait for the link.
+    test.measured(1, Micros::from_millis(40));
+    assert_eq!(said(&test), (None, true));
+}
+
+#[test]
 fn a_policy_changes_prices_and_shares_at_once_and_is_undone_at_once() {
     let mut test = Test::new();
     test.link_up(1);
@@ -526,7 +548,14 @@ impl Test {
     }
 
     fn link_over(&mut self, carrier: Carrier, neighbour: u8, state: LinkState) {
-        let rtt = Micros(600);
+        self.hear(carrier, neighbour, state, Micros(600));
+    }
+
+    fn measured(&mut self, neighbour: u8, rtt: Micros) {
+        self.hear(Carrier::Udp4, neighbour, LinkState::Up, rtt);
+    }
+
+    fn hear(&mut self, carrier: Carrier, neighbour: u8, state: LinkState, rtt: Micros) {
         let measurement = Measurement {
             rtt,
             min_rtt: rtt,

@@ -5,7 +5,7 @@ use std::net::SocketAddr;
 
 use serde::{Deserialize, Serialize};
 use wattle_dataplane::{DropReason, Origin};
-use wattle_model::{Carrier, Instant, LinkId, LinkState, Measurement, NodeId};
+use wattle_model::{Carrier, Class, Instant, LinkId, LinkState, Measurement, NodeId};
 use wattle_wire::control::Suite;
 
 /// What the worker tells the engine. Lost when nobody takes it (the queue is bounded); [`Status`] has the state.
@@ -181,8 +181,8 @@ pub struct SessionStatus {
     pub path_mtu: u16,
     /// Packets that wait for the session.
     pub queued: u32,
-    /// Relays that do not pass on what is for the peer.
-    pub left_relays: u32,
+    /// Relays that do not pass on what is for the peer, by the class of the packets.
+    pub left_relays: Vec<(Class, NodeId)>,
 }
 
 impl SessionStatus {

@@ -46,7 +46,7 @@ impl Worker {
         let ways = &self.table[target].ways;
         // Relays that do not forward come last.
         let left = [false, true];
-        let passes = left.into_iter().take(1 + usize::from(ways.left() > 0));
+        let passes = left.into_iter().take(1 + usize::from(ways.has_left()));
         let passes = passes.flat_map(|left| [(left, LinkState::Up), (left, LinkState::Suspect)]);
         for (left, state) in passes {
             for (order, (link, waypoints)) in self.links_towards(target, class, flow).enumerate() {
@@ -128,7 +128,7 @@ impl Worker {
     /// Whether a link leads to a relay that does not pass on what is for `target`.
     fn is_left(&self, target: Slot, class: Class, link: LinkId) -> bool {
         let ways = &self.table[target].ways;
-        ways.left() > 0
+        ways.has_left()
             && self.table.by_link(link).is_some_and(|(next, _)| {
                 next != target && ways.is_left(class, self.table[next].entry.id)
             })

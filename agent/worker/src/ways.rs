@@ -131,10 +131,15 @@ impl Ways {
             .any(|watched| (watched.class, watched.via) == (class, via) && watched.left.is_some())
     }
 
-    /// How many relays are left.
-    pub(crate) fn left(&self) -> usize {
+    /// The relays that are left, by the class of the packets.
+    pub(crate) fn left(&self) -> impl Iterator<Item = (Class, NodeId)> + '_ {
         let left = self.watched.iter().filter(|watched| watched.left.is_some());
-        left.count()
+        left.map(|watched| (watched.class, watched.via))
+    }
+
+    /// Whether any relay is left.
+    pub(crate) fn has_left(&self) -> bool {
+        self.left().next().is_some()
     }
 
     /// The other end answered.

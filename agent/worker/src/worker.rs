@@ -374,6 +374,6 @@ fn session_status(peer: &Peer) -> SessionStatus {
         suite: peer.session.suite(),
         path_mtu: peer.path_mtu.mtu(),
         queued: peer.waiting.len() as u32,
-        left_relays: peer.ways.left() as u32,
+        left_relays: peer.ways.left().collect(),
     }
 }

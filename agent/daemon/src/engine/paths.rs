@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use wattle_control::{
     ApartReport, CostParts, ExplainReport, HopReport, PathReport, PathRole, PolicyReport, WayReport,
 };
-use wattle_model::{Carrier, Class, Cost, LinkState, NodeId, Waypoint};
+use wattle_model::{Carrier, Class, Cost, Instant, LinkState, NodeId, Waypoint};
 use wattle_routing::graph::Graph;
 use wattle_routing::spf::Tree;
 use wattle_routing::{Explanation, Link, LinkPolicy, Router, Thousandths, Verdict, Way};
@@ -18,18 +18,25 @@ pub(super) struct Map<'a> {
     membership: &'a Membership,
     router: &'a Router,
     class: Class,
+    now: Instant,
     graph: Graph,
     claims: BTreeMap<(NodeId, NodeId), LinkEntry>,
 }
 
 impl<'a> Map<'a> {
     /// The map of a class as the database describes it at the moment.
-    pub(super) fn new(membership: &'a Membership, router: &'a Router, class: Class) -> Self {
+    pub(super) fn new(
+        membership: &'a Membership,
+        router: &'a Router,
+        class: Class,
+        now: Instant,
+    ) -> Self {
         let graph = router.topology().graph(class);
         Self {
             membership,
             router,
             class,
+            now,
             graph,
             claims: claims(router, class),
         }
@@ -53,6 +60,7 @@ impl<'a> Map<'a> {
             prefix: to.prefix,
             class: self.class,
             ways: used.chain(backup).collect(),
+            left: Vec::new(),
             changed: None,
         })
     }
@@ -85,11 +93,17 @@ impl<'a> Map<'a> {
                 .as_ref()
                 .map(|way| way.cost_us.saturating_sub(chosen.cost_us)),
             runner_up,
-            hold_ms: None,
+            hold_ms: other.and_then(|way| self.hold_ms(way)),
             notes: self.notes(&explanation),
             chosen,
             changed: None,
         })
+    }
+
+    /// How long until a lower price of the way's first link counts, if it stays so low.
+    fn hold_ms(&self, way: &Way) -> Option<u64> {
+        let due = self.link(way)?.better_from(self.class)?;
+        Some(due.since(self.now).as_millis())
     }
 
     /// The price of the way to a node's neighbours' measure: round trip and loss summed over the preferred way.
@@ -216,7 +230,17 @@ impl<'a> Map<'a> {
             },
             rtt_us: claim.map(|claim| claim.rtt.0),
             loss_ppm: claim.map(|claim| claim.loss.0),
+            suspect: from == self.membership.own() && self.is_suspect(to),
         }
+    }
+
+    /// Whether every link in use to a neighbour is silent.
+    fn is_suspect(&self, neighbour: NodeId) -> bool {
+        let one_is = |state| {
+            let mut links = self.router.links().values();
+            links.any(|link| link.neighbour == neighbour && link.state == state)
+        };
+        one_is(LinkState::Suspect) && !one_is(LinkState::Up)
     }
 
     /// What the price of our own link is made of; what damping and the other end add is held.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use wattle_control::{
     ChangeReport, CoordinatorReport, ErrorCode, ExplainReport, HealthLevel, HealthLine, LinkReport,
-    LinksReport, NetworkRef, NextHopReport, PathReport, PathRole, PeerReport, PeerState,
+    LinksReport, NetworkRef, NextHopReport, NodeRef, PathReport, PathRole, PeerReport, PeerState,
     PeersReport, Reply, Request, RouteReport, RouteSource, RouteView, RoutesReport, StatusReport,
     TopoLink, TopoNode, TopoReport, VersionReport, WhoamiReport,
 };
@@ -52,7 +52,12 @@ impl Engine {
             Request::Topo {} => Reply::Topo(self.topo()),
             Request::Path { dst, class } => self.along(dst, *class, |map, to, changed| {
                 let report = map.path(to)?;
-                Some(Reply::Path(PathReport { changed, ..report }))
+                let left = self.left_relays(to.node, *class, worker);
+                Some(Reply::Path(PathReport {
+                    changed,
+                    left,
+                    ..report
+                }))
             }),
             Request::Explain { dst, class } => self.along(dst, *class, |map, to, changed| {
                 let report = map.explain(to)?;
@@ -248,7 +253,12 @@ impl Engine {
 
     fn peers(&self, worker: Option<&WorkerReport>) -> PeersReport {
         let sessions = worker.map(sessions_by_peer).unwrap_or_default();
-        let map = Map::new(self.membership(), &self.router, Class::Latency);
+        let map = Map::new(
+            self.membership(),
+            &self.router,
+            Class::Latency,
+            self.clock.now(),
+        );
         let own = self.membership().own();
         let others = self
             .membership()
@@ -585,12 +595,33 @@ impl Engine {
             node: leaf_of.unwrap_or(found.node),
             ..found
         };
-        let map = Map::new(self.membership(), &self.router, class);
+        let map = Map::new(self.membership(), &self.router, class, self.clock.now());
         let changed = self.log.last_change(class, to.node);
         answer(&map, to, changed).unwrap_or_else(|| {
             let why = "no link-state record leads there at the moment";
             unknown("route to", dst, why, "wattle links")
         })
+    }
+
+    /// Relays that packets of a class to a node leave, because nothing comes through.
+    fn left_relays(
+        &self,
+        node: NodeId,
+        class: Class,
+        worker: Option<&WorkerReport>,
+    ) -> Vec<NodeRef> {
+        let sessions = worker
+            .into_iter()
+            .flat_map(|report| &report.worker.sessions);
+        let left = sessions
+            .filter(|session| session.peer == node)
+            .flat_map(|session| &session.left_relays);
+        let of_class = left.filter(|(of, _)| *of == class);
+        let nodes: BTreeSet<NodeId> = of_class.map(|(_, via)| *via).collect();
+        nodes
+            .into_iter()
+            .map(|via| self.membership().node_ref(via))
+            .collect()
     }
 
     fn whoami(&self, caller: Caller) -> WhoamiReport {

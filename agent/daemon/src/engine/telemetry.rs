@@ -503,7 +503,7 @@ fn worker_figures(report: &WorkerReport, to: &mut Snapshot) {
         "Relays that do not pass on what is for a node, counted once for each such node.",
         sessions
             .iter()
-            .map(|session| u64::from(session.left_relays))
+            .map(|session| session.left_relays.len() as u64)
             .sum(),
     );
     to.gauge(

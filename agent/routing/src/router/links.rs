@@ -82,6 +82,14 @@ impl Link {
         self.policy(class).price(self.parts(class).total())
     }
 
+    /// When the lower price of a class that is measured counts, if it stays; `None` if none waits.
+    pub fn better_from(&self, class: Class) -> Option<Instant> {
+        let damper = self.dampers.get(&class).or(self.damper.as_ref())?;
+        let is_lower = self.price(class) < damper.advertised();
+        let due = damper.poll_timeout();
+        (is_lower && due != Instant::NEVER).then_some(due)
+    }
+
     /// What keeps its prices from changing too often.
     pub(super) fn dampers(&self) -> impl Iterator<Item = &Damper> {
         self.damper.iter().chain(self.dampers.values())

@@ -49,7 +49,7 @@ fn show(report: &ExplainReport) -> String {
     };
     if let Some(hold) = report.hold_ms {
         text += &format!(
-            "  a better way would be taken after {} of staying better\n",
+            "  the runner-up's first link got cheaper, which counts after {} of staying so\n",
             millis(hold)
         );
     }
@@ -74,7 +74,7 @@ mod tests {
             r2 > r3  udp4  rtt 24.2ms  loss 3.0%  cost 13.1ms = base 100us + rtt 12.1ms + jitter 300us + loss 600us
           cost: 26.2ms = base 200us + rtt 24.2ms + jitter 600us + loss 1.2ms
           runner-up: r1 > r3  cost 40.0ms, 13.8ms dearer
-          a better way would be taken after 5s of staying better
+          the runner-up's first link got cheaper, which counts after 5s of staying so
           last change 2026-11-22T22:08:00.000Z: r3 goes via r2, before via r4; cause: links of r4, 152ms after it began
           # r2 has no rest of its loss budget
         ");

@@ -34,6 +34,13 @@ fn show(report: &PathReport) -> String {
     for shown in &report.ways {
         text += &way(shown);
     }
+    for relay in &report.left {
+        text += &format!(
+            "  left: {} does not pass on what is for {}\n",
+            clean(&relay.name),
+            clean(&report.destination.name)
+        );
+    }
     text += &change(report.changed.as_ref());
     text
 }
@@ -91,8 +98,9 @@ pub(crate) fn names(way: &WayReport) -> String {
 }
 
 fn hop_line(hop: &HopReport) -> String {
+    let suspect = if hop.suspect { "  suspect" } else { "" };
     format!(
-        "    {} > {}  {}  rtt {}  loss {}  cost {}\n",
+        "    {} > {}  {}  rtt {}  loss {}  cost {}{suspect}\n",
         clean(&hop.from.name),
         clean(&hop.to.name),
         or_unknown(hop.carrier, |carrier| carrier.to_string()),
@@ -118,5 +126,25 @@ mod tests {
             r1 > r3  -  rtt -  loss -  cost 40.0ms
           last change 2026-11-22T22:08:00.000Z: r3 goes via r2, before via r4; cause: links of r4, 152ms after it began
         ");
+    }
+
+    #[test]
+    fn a_silent_hop_and_a_relay_that_is_left_are_shown() {
+        let mut path = sample::path();
+        path.ways[0].hops[0].suspect = true;
+        path.left = path.ways[0].hops[..1]
+            .iter()
+            .map(|hop| hop.to.clone())
+            .collect();
+        let text = show(&path);
+        let silent: Vec<_> = text
+            .lines()
+            .filter(|line| line.ends_with("suspect"))
+            .collect();
+        assert!(silent.len() == 1 && silent[0].contains("r1 > r2"), "{text}");
+        assert!(
+            text.contains("  left: r2 does not pass on what is for r3\n"),
+            "{text}"
+        );
     }
 }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_control::{PingReport, Reply, Request};
+use wattle_model::Class;
 
 use crate::agent::{self, PATIENCE};
 use crate::args::PingArgs;
@@ -38,6 +39,7 @@ pub(crate) fn run(socket: &Path, args: &PingArgs, output: &mut Output) -> Outcom
         count: args.count,
         interval_ms: args.interval,
         timeout_ms: args.timeout,
+        class: Class::Latency,
     };
     let mut round_trips = Vec::new();
     for reply in client.stream(&request, Some(patience + PATIENCE))? {

@@ -264,6 +264,7 @@ fn hop(from: u64, to: u64) -> HopReport {
         cost: cost(),
         rtt_us: Some(24_200),
         loss_ppm: Some(30_000),
+        suspect: false,
     }
 }
 
@@ -297,6 +298,7 @@ pub(crate) fn path() -> PathReport {
         prefix: "10.77.0.3".parse().ok(),
         class: Class::Latency,
         ways: vec![used, backup],
+        left: vec![],
         changed: Some(change()),
     }
 }
@@ -317,6 +319,7 @@ pub(crate) fn explain() -> ExplainReport {
         prefix,
         class,
         mut ways,
+        left: _,
         changed,
     } = path();
     let runner_up = ways.pop();

@@ -14,7 +14,7 @@ use crate::failure::Outcome;
 use crate::human::{clean, micros, or_unknown};
 use crate::output::Output;
 use crate::verb::answers;
-use crate::verb::path::change;
+use crate::verb::path::{change, of_class};
 
 /// Between two round trips.
 const INTERVAL_MS: u32 = 50;
@@ -24,6 +24,9 @@ const INTERVAL_MS: u32 = 50;
 pub(crate) struct Trace {
     /// Where the way ends.
     destination: NodeRef,
+    /// Which packets take it.
+    #[serde(skip_serializing_if = "Class::is_latency")]
+    class: Class,
     /// The nodes on it, in order.
     hops: Vec<Traced>,
     /// What changed the way last.
@@ -52,7 +55,7 @@ struct Traced {
 /// Measures the way to a destination hop by hop.
 pub(crate) fn run(socket: &Path, args: &TraceArgs, output: &mut Output) -> Outcome {
     let mut client = agent::connect(socket, output)?;
-    let path = client.path(args.destination.clone(), Class::Latency)?;
+    let path = client.path(args.destination.clone(), args.class)?;
     let mut trace = expected(path);
     for hop in &mut trace.hops {
         let client = agent::connect(socket, output)?;
@@ -61,6 +64,7 @@ pub(crate) fn run(socket: &Path, args: &TraceArgs, output: &mut Output) -> Outco
             count: args.count,
             interval_ms: INTERVAL_MS,
             timeout_ms: args.timeout,
+            class: args.class,
         };
         let patience = Duration::from_millis(u64::from(args.timeout + INTERVAL_MS));
         for reply in client.stream(&request, Some(patience + PATIENCE))? {
@@ -92,6 +96,7 @@ fn expected(path: PathReport) -> Trace {
     Trace {
         hops: hops.collect(),
         destination: path.destination,
+        class: path.class,
         changed: path.changed,
     }
 }
@@ -107,7 +112,8 @@ impl Traced {
 }
 
 fn show(trace: &Trace) -> String {
-    let mut text = format!("to {}\n", clean(&trace.destination.name));
+    let whose = of_class(trace.class);
+    let mut text = format!("{whose}to {}\n", clean(&trace.destination.name));
     for (number, hop) in trace.hops.iter().enumerate() {
         let relays: Vec<_> = hop.relays.iter().map(|node| clean(&node.name)).collect();
         let way = match (hop.received, relays.is_empty()) {

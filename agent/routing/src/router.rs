@@ -63,7 +63,7 @@ pub struct Router {
     wall: (Instant, UnixTime),
     pacer: Pacer,
     recent: Recent,
-    /// Per origin, the neighbours that get its records from others; until the graph changes.
+    /// Per origin, the neighbours that get its records from others; until a link comes or goes.
     spared: BTreeMap<NodeId, BTreeSet<NodeId>>,
     computing: Computing,
     verifier: Box<dyn Verifier>,

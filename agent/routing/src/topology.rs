@@ -86,7 +86,7 @@ impl Topology {
     /// Reads the database.
     pub fn of(database: &Lsdb, members: &BTreeMap<NodeId, Member>) -> Self {
         let mut topology = Self::default();
-        let mut claims: BTreeMap<(NodeId, NodeId, Carrier), LinkEntry> = BTreeMap::new();
+        let mut claims: Vec<((NodeId, NodeId, Carrier), &LinkEntry)> = Vec::new();
         for (key, entry) in database.iter() {
             let Some(member) = members.get(&key.origin) else {
                 continue;
@@ -100,7 +100,7 @@ impl Topology {
                     claims.extend(
                         body.links
                             .iter()
-                            .map(|link| ((key.origin, link.neighbour, link.carrier), *link)),
+                            .map(|link| ((key.origin, link.neighbour, link.carrier), link)),
                     );
                 }
                 Body::Prefixes(body) => {
@@ -119,11 +119,19 @@ impl Topology {
                 Body::Removal(_) => {}
             }
         }
+        // Who claims a link twice means the last claim.
+        claims.reverse();
+        claims.sort_by_key(|(ends, _)| *ends);
+        claims.dedup_by_key(|(ends, _)| *ends);
+        let claim_of = |ends| {
+            let at = claims.binary_search_by_key(&ends, |(ends, _)| *ends).ok()?;
+            Some(claims[at].1)
+        };
         topology.links = claims
             .iter()
             .filter(|((a, b, _), _)| a < b)
             .filter_map(|((a, b, carrier), claim)| {
-                let reverse = claims.get(&(*b, *a, *carrier))?;
+                let reverse = claim_of((*b, *a, *carrier))?;
                 let cost = agreed(claim, reverse, Class::Latency);
                 cost.is_finite().then_some(TopologyLink {
                     a: *a,

@@ -169,6 +169,9 @@ impl Router {
 
     /// Where many others bring it anyway, all but a few: in a mesh of thirty each node would else hear it thirty times.
     fn redundant(&mut self, origin: NodeId) -> BTreeSet<NodeId> {
+        if self.adjacencies.len() <= EVERYWHERE {
+            return BTreeSet::new();
+        }
         let spared = self.spared_by_tree(origin);
         if spared.len() <= EVERYWHERE {
             return BTreeSet::new();

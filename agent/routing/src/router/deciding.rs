@@ -80,7 +80,6 @@ impl Router {
         self.counters.computations += 1;
         self.topology = Topology::of(&self.database, &self.members.nodes);
         self.leave_out_lost_links();
-        self.spared.clear();
         for class in self.plans.keep(&self.topology.apart()) {
             self.outputs
                 .push_back(Output::Routes(class, Arc::default()));
@@ -96,6 +95,9 @@ impl Router {
         let graph = self.topology.graph(class);
         let before = std::mem::replace(&mut plan.graph, graph);
         let changes = plan.graph.changes_since(&before, MOST_CHANGES);
+        if class.is_latency() && changes.as_deref().is_none_or(reshapes) {
+            self.spared.clear();
+        }
         let routes = self.decide(class, plan, changes.as_deref());
         let routes = match plan.graph.len() <= EXHAUSTIVE {
             true => self.search_backups(now, class, plan, routes),
@@ -215,6 +217,38 @@ impl Router {
     }
 }
 
+/// Whether links came or went: prices alone leave the trees along which records spread as they are.
+fn reshapes(changes: &[Change]) -> bool {
+    changes.iter().any(|change| match change {
+        Change::Link { before, after, .. } => !(before.is_finite() && after.is_finite()),
+        Change::Transit { .. } => false,
+    })
+}
+
 fn search_later(now: Instant, plan: &mut Plan) {
     plan.search_due = (!plan.open.is_empty()).then(|| now + SEARCH_PAUSE);
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::graph::Vertex;
+
+    #[test]
+    fn links_that_come_or_go_make_other_trees_and_prices_do_not() {
+        let link = |before, after| Change::Link {
+            a: Vertex(0),
+            b: Vertex(1),
+            before,
+            after,
+        };
+        let drained = Change::Transit {
+            at: Vertex(0),
+            before: Cost(0),
+            after: Cost::INFINITE,
+        };
+        assert!(!reshapes(&[link(Cost(1), Cost(2)), drained]));
+        assert!(reshapes(&[drained, link(Cost(1), Cost::INFINITE)]));
+        assert!(reshapes(&[link(Cost::INFINITE, Cost(1))]));
+    }
 }

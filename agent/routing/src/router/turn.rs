@@ -168,18 +168,13 @@ impl Router {
         class: Class,
         (before, after): (&Routes, &Routes),
     ) {
-        let hops = |routes: &Routes, node: &NodeId| -> Vec<NodeId> {
-            let route = routes.routes.get(node);
-            route.map_or_else(Vec::new, |r| {
-                r.next.iter().map(|next| next.neighbour).collect()
-            })
-        };
         let nodes: BTreeSet<&NodeId> = before.routes.keys().chain(after.routes.keys()).collect();
         for node in nodes {
-            let (old, new) = (hops(before, node), hops(after, node));
-            if old == new {
+            let hops = |routes| next_hops(routes, *node);
+            if hops(before).eq(hops(after)) {
                 continue;
             }
+            let (old, new): (Vec<_>, Vec<_>) = (hops(before).collect(), hops(after).collect());
             // A node comes and goes in all classes at once.
             match (old.is_empty(), new.is_empty()) {
                 (true, false) if class.is_latency() => {
@@ -204,4 +199,9 @@ impl Router {
             self.event(now, cause, what);
         }
     }
+}
+
+fn next_hops(routes: &Routes, node: NodeId) -> impl Iterator<Item = NodeId> + '_ {
+    let route = routes.routes.get(&node).into_iter();
+    route.flat_map(|route| route.next.iter().map(|next| next.neighbour))
 }

@@ -43,6 +43,8 @@ def steady(results, answer):
     results.put(wire.id, OURS, found["wire_bytes_per_s"])
     results.note(wire.id, OURS, f"payload {found['payload_bytes_per_s']:.0f} B/s, of it link state {found['link_state_bytes_per_s']:.0f} B/s; "
                  f"{found['datagrams_per_s']:.1f} datagrams a second")
+    if answer["start_ms"] is None:  # A larger fleet is made as one that is in sync.
+        return (wire,)
     start = Figure("sim_start_ms", "ms", "All nodes start at once, until all databases agree", more_is_better=False)
     results.put(start.id, OURS, answer["start_ms"])
     return wire, start
@@ -63,14 +65,17 @@ def record(results, answer, nodes):
 
 
 def restart(results, answer):
-    found = answer["restart"]
-    synced = Figure("sim_restart_ms", "ms", "A node that came back, from its first link to the whole database, signatures judged",
+    return [synced(results, answer[name], f"sim_{name}_ms", how) for name, how in (("restart", "was stopped"), ("crash", "crashed"))]
+
+
+def synced(results, found, name, how):
+    synced = Figure(name, "ms", f"A node that {how} came back, from when both ends use its first link to the whole database, signatures judged",
                     more_is_better=False, targets=(Target(250),))
     results.put(synced.id, OURS, found["synced_after_first_link_ms"] + found["signatures_ms_of_this_machine"])
     results.note(synced.id, OURS, f"{found['records']} records: {found['synced_after_first_link_ms']:.0f} ms on the way at 10 ms a round trip, "
                  f"{found['signatures_ms_of_this_machine']:.0f} ms for signatures on this machine, one after the other; first link after {found['first_link_after_ms']} ms; "
                  f"{found['messages']} messages, {found['bytes']} bytes")
-    return (synced,)
+    return synced
 
 
 def failures(results, outcome):

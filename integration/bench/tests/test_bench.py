@@ -184,8 +184,13 @@ class Programs(unittest.TestCase):
                   "record": {"messages": 1200, "bytes": 1, "with_acknowledgements": 2000, "everybody_after_ms": 40},
                   "restart": {"records": 3000, "first_link_after_ms": 20, "synced_after_first_link_ms": 150.0, "signatures_ms_of_this_machine": 140.0,
                               "messages": 1, "bytes": 2}}
+        answer["crash"] = answer["restart"] | {"first_link_after_ms": 2000, "synced_after_first_link_ms": 60.0}
         found = self.figures(sim, {"nodes": None, "seed": 1, "topology": None, "map": None}, sim=answer)
         self.assertEqual((found["sim_restart_ms"]["ours"], found["sim_restart_ms"]["targets"][0]["met"]), (290.0, False))
+        self.assertEqual((found["sim_crash_ms"]["ours"], found["sim_crash_ms"]["targets"][0]["met"]), (200.0, True))
+        self.assertEqual(found["sim_start_ms"]["ours"], 900)
+        in_sync = self.figures(sim, {"nodes": None, "seed": 1, "topology": None, "map": None}, sim=answer | {"start_ms": None})
+        self.assertNotIn("sim_start_ms", in_sync)
         self.assertEqual(found["sim_record_messages"]["targets"][0]["at_most"], 1300.0)
         self.assertEqual(found["sim_outage_10_ms"]["series"]["in a hole"], [1, 0])
 

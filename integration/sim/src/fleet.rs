@@ -6,7 +6,7 @@ use std::ops::Bound;
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
 use wattle_link::{Input as LinkInput, Link, Output as LinkOutput, Traffic as Watched};
-use wattle_model::{Instant, LinkId, Micros, NodeId, Prefix, SeqNo, UnixTime};
+use wattle_model::{Carrier, Instant, LinkId, Micros, NodeId, Prefix, SeqNo, UnixTime};
 use wattle_routing::{
     Config, Event, Happening, Input, Member, Members, Output, Policies, Router, adjacency,
 };
@@ -41,7 +41,7 @@ pub struct Node {
 /// What dies with a node's process.
 pub struct Process {
     /// Its clock reads the fleet's time plus this.
-    offset: Micros,
+    pub(crate) offset: Micros,
     /// Its links, numbered as the edges are.
     pub links: BTreeMap<EdgeNumber, Link>,
     /// Its router.
@@ -61,6 +61,8 @@ pub struct Fleet {
     pub network: Network,
     /// The processor that all nodes share, if receiving takes time at all.
     pub machine: Option<Machine>,
+    /// Whether a node that wakes up reads all that waits before it does anything, as agents do; else one datagram at a time.
+    pub reads_all: bool,
     /// Who belongs to it, by the trust root's word.
     pub members: Members,
     /// Randomness of the network and of whoever breaks it.
@@ -74,6 +76,8 @@ pub struct Fleet {
     /// Datagrams of every kind that were sent.
     pub sent: Traffic,
     root: SecretKey,
+    /// Whether routers neither hear nor do anything: only links come up.
+    pub(crate) only_links: bool,
     next_data: Instant,
     wakes: Wakes,
     verdicts: Verdicts,
@@ -173,6 +177,7 @@ impl Fleet {
             nodes,
             network: Network::default(),
             machine: None,
+            reads_all: false,
             members,
             rng: ChaCha8Rng::seed_from_u64(seed),
             events: Vec::new(),
@@ -180,6 +185,7 @@ impl Fleet {
             updates: Traffic::default(),
             sent: Traffic::default(),
             root,
+            only_links: false,
             next_data: Instant::NEVER,
             wakes: Wakes::default(),
             verdicts: Verdicts::default(),
@@ -229,25 +235,8 @@ impl Fleet {
         let offset = Micros(self.rng.next_u64() % 1_000_000_000);
         let local = self.now + offset;
         let seed = self.rng.next_u64();
-        let node = &mut self.nodes[number.0];
-        node.epoch += 1;
-        let config = Config {
-            identity: node.key.clone(),
-            epoch: node.epoch,
-            seed,
-            version: "0.1.0".to_owned(),
-            quic_port: None,
-            time: UnixTime(1_700_000_000_000 + self.now.0 / 1_000),
-        };
-        let verdicts = Box::new(self.verdicts.clone());
-        let mut router = Router::with_verifier(config, self.members.clone(), local, verdicts);
-        // The second one was not granted: nobody may believe it.
-        let announced = vec![granted_prefix(number), stolen_prefix(number)];
-        router.handle(Input::Prefixes(announced), local);
-        router.handle(
-            Input::Policies(self.nodes[number.0].policies.clone()),
-            local,
-        );
+        self.nodes[number.0].epoch += 1;
+        let router = self.router_of(number, seed, local);
         let edges = self.network.edges.iter().enumerate();
         let links = edges
             .filter(|(_, edge)| edge.ends.contains(&number))
@@ -264,6 +253,26 @@ impl Fleet {
         self.drain(number);
     }
 
+    /// The router of a node that begins at `local`, by the node's clock, and knows nobody's word.
+    pub(crate) fn router_of(&self, number: NodeNumber, seed: u64, local: Instant) -> Router {
+        let node = &self.nodes[number.0];
+        let config = Config {
+            identity: node.key.clone(),
+            epoch: node.epoch,
+            seed,
+            version: "0.1.0".to_owned(),
+            quic_port: None,
+            time: UnixTime(1_700_000_000_000 + self.now.0 / 1_000),
+        };
+        let verdicts = Box::new(self.verdicts.clone());
+        let mut router = Router::with_verifier(config, self.members.clone(), local, verdicts);
+        // The second one was not granted: nobody may believe it.
+        let announced = vec![granted_prefix(number), stolen_prefix(number)];
+        router.handle(Input::Prefixes(announced), local);
+        router.handle(Input::Policies(node.policies.clone()), local);
+        router
+    }
+
     /// From its next start on, a node's operator wants this of its links.
     pub fn set_policies(&mut self, number: NodeNumber, policies: Policies) {
         self.nodes[number.0].policies = policies;
@@ -272,6 +281,26 @@ impl Fleet {
     /// Starts all nodes.
     pub fn start_all(&mut self) {
         (0..self.nodes.len()).for_each(|number| self.start(NodeNumber(number)));
+    }
+
+    /// Ends a node's process; its neighbours were told (`docs/protocol/probes.md`).
+    pub fn stop(&mut self, number: NodeNumber) {
+        let edges: Vec<_> = self.nodes[number.0]
+            .process
+            .iter()
+            .flat_map(|process| process.links.keys().copied())
+            .collect();
+        self.crash(number);
+        for edge in edges {
+            for end in self.network.edges[edge.0].ends {
+                if let Some(process) = &mut self.nodes[end.0].process
+                    && let Some(link) = process.links.get_mut(&edge)
+                {
+                    link.handle(LinkInput::Left, self.now + process.offset);
+                    self.drain(end);
+                }
+            }
+        }
     }
 
     /// Ends a node's process without a word.
@@ -387,20 +416,14 @@ impl Fleet {
     }
 
     fn step(&mut self) {
-        while let Some(arrival) = self.network.arrive(self.now) {
-            let Some(arrival) = self.served(arrival) else {
-                continue;
-            };
-            let now = self.now;
-            let to = arrival.to;
-            let Some(process) = &mut self.nodes[to.0].process else {
-                continue;
-            };
-            if now < process.frozen_until {
-                process.inbox.push(arrival);
-                continue;
+        loop {
+            let arrived = self.arrived();
+            if arrived.is_empty() {
+                break;
             }
-            self.receive(arrival);
+            for (to, arrivals) in arrived {
+                self.receive(to, arrivals);
+            }
         }
         if self.next_data <= self.now {
             self.next_data = self.now + DATA_INTERVAL;
@@ -409,6 +432,28 @@ impl Fleet {
         for number in self.wakes.due(self.now) {
             self.wake(number);
         }
+    }
+
+    /// What arrives at this instant and is read at once, by node.
+    fn arrived(&mut self) -> BTreeMap<NodeNumber, Vec<Arrival>> {
+        let mut arrived: BTreeMap<_, Vec<_>> = BTreeMap::new();
+        while let Some(arrival) = self.network.arrive(self.now) {
+            let Some(arrival) = self.served(arrival) else {
+                continue;
+            };
+            let to = arrival.to;
+            let Some(process) = &mut self.nodes[to.0].process else {
+                continue;
+            };
+            match self.now < process.frozen_until {
+                true => process.inbox.push(arrival),
+                false => arrived.entry(to).or_default().push(arrival),
+            }
+            if !self.reads_all && !arrived.is_empty() {
+                break;
+            }
+        }
+        arrived
     }
 
     /// The arrival, if nothing holds it up; else it comes again when the machine is done with it, or never.
@@ -442,55 +487,73 @@ impl Fleet {
             self.wakes.set(number, process.frozen_until);
             return;
         }
-        let late = now.since(process.planned());
+        let late = now.since(process.planned(self.only_links));
         if late > Micros(0) {
             for link in process.links.values_mut() {
                 link.handle(LinkInput::Stalled { late }, local);
             }
         }
         let inbox = std::mem::take(&mut process.inbox);
-        inbox.into_iter().for_each(|arrival| self.receive(arrival));
+        match self.reads_all {
+            true => self.receive(number, inbox),
+            false => inbox
+                .into_iter()
+                .for_each(|arrival| self.receive(number, vec![arrival])),
+        }
         if let Some(process) = &mut self.nodes[number.0].process {
             process
                 .links
                 .values_mut()
                 .for_each(|link| link.handle_timeout(local));
-            process.router.handle_timeout(local);
+            if !self.only_links {
+                process.router.handle_timeout(local);
+            }
         }
         self.drain(number);
     }
 
-    fn receive(&mut self, arrival: Arrival) {
-        let from = self.network.edges[arrival.edge.0]
-            .ends
-            .into_iter()
-            .find(|end| *end != arrival.to)
-            .map_or(NodeId(0), |end| self.nodes[end.0].id);
-        let Some(process) = &mut self.nodes[arrival.to.0].process else {
-            return;
-        };
-        let local = self.now + process.offset;
-        let Some(link) = process.links.get_mut(&arrival.edge) else {
-            return;
-        };
-        match arrival.datagram {
-            Datagram::Data => link.handle(LinkInput::Received { datagrams: 1 }, local),
-            Datagram::Message(bytes) => match Control::parse(&bytes) {
-                Ok(Control::Probe(probe)) => link.handle(LinkInput::Probe(probe), local),
-                Ok(Control::ProbeReply(reply)) => link.handle(LinkInput::Reply(reply), local),
-                Ok(_) | Err(_) => {
-                    link.handle(LinkInput::Received { datagrams: 1 }, local);
-                    process.router.handle(
-                        Input::Message {
-                            from,
-                            payload: bytes,
-                        },
-                        local,
-                    );
-                }
-            },
+    fn receive(&mut self, number: NodeNumber, arrivals: Vec<Arrival>) {
+        let mut messages = Vec::new();
+        let many = arrivals.len() > 1;
+        for arrival in arrivals {
+            messages.extend(self.over_link(number, arrival));
         }
-        self.drain(arrival.to);
+        if many {
+            // Whom a message is from counts by what is known of the links.
+            self.drain_links(number);
+        }
+        if let Some(process) = &mut self.nodes[number.0].process
+            && !messages.is_empty()
+        {
+            process
+                .router
+                .handle_all(messages, self.now + process.offset);
+        }
+        self.drain(number);
+    }
+
+    /// Tells the link what came over it; what is for the router, if it is.
+    fn over_link(&mut self, number: NodeNumber, arrival: Arrival) -> Option<Input> {
+        let (from, _) = self.far_end(number, arrival.edge);
+        let process = self.nodes[number.0].process.as_mut()?;
+        let local = self.now + process.offset;
+        let link = process.links.get_mut(&arrival.edge)?;
+        let payload = match arrival.datagram {
+            Datagram::Data => None,
+            Datagram::Message(bytes) => match Control::parse(&bytes) {
+                Ok(Control::Probe(probe)) => {
+                    link.handle(LinkInput::Probe(probe), local);
+                    return None;
+                }
+                Ok(Control::ProbeReply(reply)) => {
+                    link.handle(LinkInput::Reply(reply), local);
+                    return None;
+                }
+                Ok(_) | Err(_) => Some(bytes),
+            },
+        };
+        link.handle(LinkInput::Received { datagrams: 1 }, local);
+        payload.map(|payload| Input::Message { from, payload })
     }
 
     fn send_data(&mut self) {
@@ -527,17 +590,19 @@ impl Fleet {
     }
 
     /// Passes on what links and router of a node want, until they want nothing more.
-    fn drain(&mut self, number: NodeNumber) {
+    pub(crate) fn drain(&mut self, number: NodeNumber) {
         loop {
             let links = self.drain_links(number);
-            let router = self.drain_router(number);
+            let router = !self.only_links && self.drain_router(number);
             if !links && !router {
                 break;
             }
         }
         if let Some(process) = &self.nodes[number.0].process {
-            self.wakes
-                .set(number, process.planned().max(process.frozen_until));
+            self.wakes.set(
+                number,
+                process.planned(self.only_links).max(process.frozen_until),
+            );
         }
     }
 
@@ -563,11 +628,12 @@ impl Fleet {
                 }
             }
         }
+        if self.only_links {
+            inputs.clear();
+        }
         let anything = !outgoing.is_empty() || !inputs.is_empty();
         for (edge, link, fingerprint) in inputs {
-            let ends = self.network.edges[edge.0].ends;
-            let other = if ends[0] == number { ends[1] } else { ends[0] };
-            let (neighbour, carrier) = (self.nodes[other.0].id, self.network.edges[edge.0].carrier);
+            let (neighbour, carrier) = self.far_end(number, edge);
             let Some(process) = &mut self.nodes[number.0].process else {
                 break;
             };
@@ -596,6 +662,13 @@ impl Fleet {
             self.transmit(number, edge, &Datagram::Message(message.to_bytes()));
         }
         anything
+    }
+
+    /// Who is at the other end of a node's edge, and over what.
+    pub(crate) fn far_end(&self, number: NodeNumber, edge: EdgeNumber) -> (NodeId, Carrier) {
+        let Edge { ends, carrier, .. } = self.network.edges[edge.0];
+        let other = if ends[0] == number { ends[1] } else { ends[0] };
+        (self.nodes[other.0].id, carrier)
     }
 
     fn drain_router(&mut self, number: NodeNumber) -> bool {
@@ -687,13 +760,11 @@ impl Fleet {
 }
 
 impl Process {
-    /// When links or router want to be woken, on the fleet's clock.
-    fn planned(&self) -> Instant {
+    /// When links, or router, want to be woken, on the fleet's clock.
+    fn planned(&self, only_links: bool) -> Instant {
         let links = self.links.values().map(Link::poll_timeout);
-        let next = links
-            .chain([self.router.poll_timeout()])
-            .min()
-            .unwrap_or(Instant::NEVER);
+        let router = (!only_links).then(|| self.router.poll_timeout());
+        let next = links.chain(router).min().unwrap_or(Instant::NEVER);
         if next == Instant::NEVER {
             next
         } else {

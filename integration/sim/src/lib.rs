@@ -8,6 +8,7 @@ pub mod aftermath;
 pub mod atlas;
 pub mod fleet;
 pub mod forward;
+mod insync;
 pub mod network;
 pub mod oracle;
 pub mod scenario;

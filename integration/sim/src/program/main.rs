@@ -20,8 +20,13 @@ use anyhow::{Context, Result, bail, ensure};
 use wattle_model::Micros;
 use wattle_sim::{Fleet, NodeNumber};
 
+use crate::restart::End;
+
 /// After so long a fleet that has not come to rest never will.
 const PATIENCE: Micros = Micros::from_secs(120);
+/// Up to so many nodes start at once with empty databases; a larger fleet is made as one that is in sync, or the start would take
+/// longer than the rest.
+const MOST_FROM_NOTHING: usize = 300;
 /// Links that are cut at once.
 const CUTS: [usize; 3] = [1, 10, 100];
 const USAGE: &str =
@@ -52,19 +57,23 @@ fn say(line: &str) {
 }
 
 fn run(mut fleet: Fleet) -> Result<serde_json::Value> {
+    fleet.reads_all = true;
     let began = Instant::now();
     let tell = |what: &str| eprintln!("[{:4.0} s] {what}", began.elapsed().as_secs_f64());
     let nodes = fleet.nodes.len();
     tell(&format!(
-        "{nodes} nodes, {} links: all start at once",
+        "{nodes} nodes, {} links",
         fleet.network.edges.len()
     ));
-    fleet.start_all();
-    let start = until_it_rests(&mut fleet, &tell)?;
-    tell(&format!(
-        "all databases agree after {} ms",
-        start.as_millis()
-    ));
+    let start = match nodes <= MOST_FROM_NOTHING {
+        true => Some(start_from_nothing(&mut fleet, &tell)?),
+        false => None,
+    };
+    if start.is_none() {
+        fleet.start_in_sync();
+        ensure!(agree(&fleet), "the databases do not agree");
+        tell("links are up, every node has been given everybody's records");
+    }
     // Prices of fresh links settle in the first minute.
     rest(&mut fleet, Micros::from_secs(60));
     tell("steady for a minute");
@@ -72,8 +81,11 @@ fn run(mut fleet: Fleet) -> Result<serde_json::Value> {
     tell(&format!("{steady}"));
     let record = spread::one_record(&mut fleet);
     tell(&format!("one record: {record}"));
-    let restart = restart::restart(&mut fleet, NodeNumber(nodes / 2))?;
+    let ended = NodeNumber(nodes / 2);
+    let restart = restart::restart(&mut fleet, ended, End::Stop)?;
     tell(&format!("restart: {restart}"));
+    let crash = restart::restart(&mut fleet, ended, End::Crash)?;
+    tell(&format!("crash: {crash}"));
     let mut failures = Vec::new();
     let links = fleet.network.edges.len();
     for cuts in CUTS.into_iter().filter(|cuts| cuts * 10 <= links.max(10)) {
@@ -90,13 +102,25 @@ fn run(mut fleet: Fleet) -> Result<serde_json::Value> {
     Ok(serde_json::json!({
         "nodes": nodes,
         "links": fleet.network.edges.len(),
-        "start_ms": start.as_millis(),
+        "start_ms": start.map(Micros::as_millis),
         "steady": steady,
         "record": record,
         "restart": restart,
+        "crash": crash,
         "failures": failures,
         "machine_s": began.elapsed().as_secs(),
     }))
+}
+
+/// Everybody tells everybody everything: until the databases agree.
+fn start_from_nothing(fleet: &mut Fleet, tell: &impl Fn(&str)) -> Result<Micros> {
+    fleet.start_all();
+    let start = until_it_rests(fleet, tell)?;
+    tell(&format!(
+        "all start at once: databases agree after {} ms",
+        start.as_millis()
+    ));
+    Ok(start)
 }
 
 /// Lets time pass; what routers tell people is forgotten, it would fill the memory.

@@ -51,7 +51,7 @@ pub(crate) fn one_record(fleet: &mut Fleet) -> Value {
         "messages": updates.datagrams,
         "bytes": updates.bytes,
         "with_acknowledgements": all.datagrams,
-        "everybody_after_ms": everybody.map(wattle_model::Micros::as_millis),
+        "everybody_after_ms": everybody.map(Micros::as_millis),
         "began_at_s": began.0 / 1_000_000,
     })
 }

@@ -105,6 +105,7 @@ fn a_coordinator_answers(hub: &Host, printed: &mut Printed) -> Result<()> {
     ask("leaves add phone --host a")?;
     for line in [
         "nodes list",
+        "alerts",
         "topology show",
         "topology at now",
         "topology diff #1 now",

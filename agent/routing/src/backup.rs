@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use wattle_model::{Cost, MAX_WAYPOINTS, Waypoint};
 
-use crate::course::{Clear, Course};
+use crate::course::{Clear, Courses, EachAnew};
 use crate::graph::{Graph, Vertex};
 use crate::multipath::{Candidate, Trees};
 use crate::spf::Tree;
@@ -23,7 +23,7 @@ pub(crate) const EXHAUSTIVE: usize = 256;
 const MOST_WAYPOINTS: usize = 32;
 /// Bytes of results that the search keeps for the next destination, and what a node takes in each of them.
 const MOST_KEPT: usize = 4 << 20;
-const KEPT_FOR_A_NODE: usize = 19;
+const KEPT_FOR_A_NODE: usize = 17;
 
 /// What a backup survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -107,8 +107,18 @@ fn avoids(trees: &Trees<'_>, tree: &Tree, to: Vertex, via: &Tree) -> bool {
 pub struct Search {
     node: Vertex,
     without: BTreeMap<Vertex, Without>,
-    clear: BTreeMap<(Vertex, Vertex), Arc<(Tree, Clear)>>,
+    ways: BTreeMap<(Vertex, Vertex), Arc<Ways>>,
+    courses: Arc<dyn Courses>,
+    /// By which `courses` knows the graph, once it was asked.
+    mark: Option<u64>,
     spent: usize,
+}
+
+/// The ways to a target: their prices, and from where they are clear of a next hop that failed.
+#[derive(Debug)]
+struct Ways {
+    tree: Arc<Tree>,
+    clear: Clear,
 }
 
 /// Shortest paths of the node without its next hop, and without the link to it.
@@ -121,10 +131,17 @@ struct Without {
 impl Search {
     /// A search for `node` that knows nothing yet.
     pub fn new(node: Vertex) -> Self {
+        Self::with_courses(node, Arc::new(EachAnew))
+    }
+
+    /// The same, with somebody else to follow the choices of others.
+    pub fn with_courses(node: Vertex, courses: Arc<dyn Courses>) -> Self {
         Self {
             node,
             without: BTreeMap::new(),
-            clear: BTreeMap::new(),
+            ways: BTreeMap::new(),
+            courses,
+            mark: None,
             spent: 0,
         }
     }
@@ -182,7 +199,7 @@ impl Search {
         let mut stops = stops.to_vec();
         let neighbours = leg.graph.edges(leg.node).iter().map(|link| link.to);
         let neighbours: Vec<Vertex> = neighbours.filter(|to| *to != leg.primary).collect();
-        let last = self.clear(leg.graph, leg.primary, leg.destination);
+        let last = self.ways(leg.graph, leg.primary, leg.destination);
         let mut ends = vec![leg.end()];
         for count in 0..=MAX_WAYPOINTS {
             if count > 0 {
@@ -195,7 +212,7 @@ impl Search {
                 ends.push(leg.end());
             }
             let rests = self.legs(leg, &neighbours, &ends, count);
-            let found = rests.iter().filter_map(|rest| leg.detour(rest, &last.0));
+            let found = rests.iter().filter_map(|rest| leg.detour(rest, &last.tree));
             if let Some(found) = found.min() {
                 return Some(found);
             }
@@ -207,7 +224,7 @@ impl Search {
     fn legs(&mut self, leg: &Leg<'_>, from: &[Vertex], ends: &[Rest], count: usize) -> Vec<Rest> {
         let mut best: Vec<Option<Rest>> = vec![None; from.len()];
         for end in ends {
-            let next = self.clear(leg.graph, leg.primary, end.from);
+            let next = self.ways(leg.graph, leg.primary, end.from);
             self.spent += from.len();
             for (from, best) in from.iter().zip(&mut best) {
                 let found = leg.before(*from, &next, end);
@@ -232,17 +249,21 @@ impl Search {
     }
 
     /// From where packets for `target` stay clear of this node and of what failed, with the distances to it.
-    fn clear(&mut self, graph: &Graph, primary: Vertex, target: Vertex) -> Arc<(Tree, Clear)> {
-        if self.clear.len() * graph.len() * KEPT_FOR_A_NODE >= MOST_KEPT {
-            self.clear.clear();
+    fn ways(&mut self, graph: &Graph, primary: Vertex, target: Vertex) -> Arc<Ways> {
+        if self.ways.len() * graph.len() * KEPT_FOR_A_NODE >= MOST_KEPT {
+            self.ways.clear();
         }
         let node = self.node;
+        let courses = &self.courses;
+        let mark = *self.mark.get_or_insert_with(|| courses.mark(graph));
         let spent = &mut self.spent;
-        let found = self.clear.entry((primary, target)).or_insert_with(|| {
+        let found = self.ways.entry((primary, target)).or_insert_with(|| {
             *spent += 2 * (graph.len() + 2 * graph.links());
-            let course = Course::of(graph, target);
-            let clear = course.clear(node, primary);
-            Arc::new((course.into_tree(), clear))
+            let course = courses.course(mark, graph, target);
+            Arc::new(Ways {
+                tree: Arc::clone(course.tree()),
+                clear: course.clear(node, primary),
+            })
         });
         Arc::clone(found)
     }
@@ -306,7 +327,7 @@ struct Passage {
 
 impl Leg<'_> {
     /// How packets get from `from` to the next stop, the root of the tree, clear of what failed.
-    fn passage(&self, from: Vertex, (tree, clear): &(Tree, Clear)) -> Option<Passage> {
+    fn passage(&self, from: Vertex, Ways { tree, clear }: &Ways) -> Option<Passage> {
         if self.is_clear(clear, from) {
             return Some(Passage {
                 cost: tree.cost(from),
@@ -342,7 +363,7 @@ impl Leg<'_> {
     }
 
     /// `rest` with a leg from `from` before it; `next` tells from where packets get to its beginning.
-    fn before(&self, from: Vertex, next: &(Tree, Clear), rest: &Rest) -> Option<Rest> {
+    fn before(&self, from: Vertex, next: &Ways, rest: &Rest) -> Option<Rest> {
         let passage = self.passage(from, next)?;
         let stop = match (passage.direct, rest.from == self.destination) {
             (true, _) => Some(Waypoint::direct(rest.from)),

@@ -4,14 +4,41 @@
 //! depends on what it chose before and on the flow. A detour is safe only if none of these choices leads it back into the hole,
 //! so all of them are followed.
 
+use std::fmt::Debug;
+use std::sync::Arc;
+
 use crate::graph::{Graph, Vertex};
 use crate::multipath::{self, Candidate};
 use crate::spf::Tree;
 
+/// Who follows the choices of others. An agent does so itself; a simulation of many nodes, each of which would follow the same
+/// choices once more, may remember them.
+pub trait Courses: Debug + Send + Sync {
+    /// A number by which this graph is known from others.
+    fn mark(&self, graph: &Graph) -> u64;
+
+    /// The course to `target` in the graph with this mark.
+    fn course(&self, mark: u64, graph: &Graph, target: Vertex) -> Arc<Course>;
+}
+
+/// Follows every choice anew.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct EachAnew;
+
+impl Courses for EachAnew {
+    fn mark(&self, _graph: &Graph) -> u64 {
+        0
+    }
+
+    fn course(&self, _mark: u64, graph: &Graph, target: Vertex) -> Arc<Course> {
+        Arc::new(Course::of(graph, target))
+    }
+}
+
 /// Every choice of every node for packets to one target, the network being whole.
 #[derive(Debug)]
 pub struct Course {
-    tree: Tree,
+    tree: Arc<Tree>,
     /// The nodes that reach the target, nearest first.
     order: Vec<Vertex>,
     /// Where the choices of each node begin in `choices`.
@@ -21,26 +48,45 @@ pub struct Course {
 
 /// From which nodes packets reach the target whatever is chosen, without passing this node.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Clear {
-    link: Vec<bool>,
-    node: Vec<bool>,
-    unnoticed: Vec<bool>,
-}
+pub struct Clear(Vec<u8>);
+
+/// What packets from a node are clear of; one byte holds all of it.
+const OF_LINK: u8 = 1;
+const OF_NODE: u8 = 2;
+const OF_UNNOTICED: u8 = 4;
+const OF_ALL: u8 = OF_LINK | OF_NODE | OF_UNNOTICED;
 
 impl Clear {
     /// Whether they do so while the link to the next hop is gone.
     pub fn of_link(&self, from: Vertex) -> bool {
-        self.link[from.0 as usize]
+        self.of(from) & OF_LINK != 0
     }
 
     /// Whether they do so even if the next hop itself is gone.
     pub fn of_node(&self, from: Vertex) -> bool {
-        self.node[from.0 as usize]
+        self.of(from) & OF_NODE != 0
     }
 
     /// Whether they do so even while the other neighbours of the next hop have not noticed that it is gone.
     pub fn of_unnoticed(&self, from: Vertex) -> bool {
-        self.unnoticed[from.0 as usize]
+        self.of(from) & OF_UNNOTICED != 0
+    }
+
+    fn of(&self, from: Vertex) -> u8 {
+        self.0[from.0 as usize]
+    }
+
+    /// What packets are clear of that may go on to any of `choices`. A neighbour of a broken node that has other choices takes
+    /// them; one that has none would need a detour of its own.
+    fn behind(&self, choices: &[Vertex], failed: Vertex) -> u8 {
+        let common = |all: u8, next: &Vertex| all & self.of(*next);
+        let of_all = choices.iter().fold(OF_ALL, common);
+        let mut others = choices.iter().filter(|next| **next != failed).peekable();
+        let of_others = match others.peek() {
+            Some(_) => others.fold(OF_NODE, common),
+            None => 0,
+        };
+        of_all & !OF_NODE | of_others
     }
 }
 
@@ -54,7 +100,7 @@ impl Course {
             .collect();
         order.sort_unstable_by_key(|vertex| (tree.cost(*vertex), *vertex));
         let mut course = Self {
-            tree,
+            tree: Arc::new(tree),
             order,
             first: vec![0],
             choices: Vec::new(),
@@ -80,14 +126,9 @@ impl Course {
             .extend(choices.map(|candidate| candidate.neighbour));
     }
 
-    /// Shortest paths from the target.
-    pub fn tree(&self) -> &Tree {
+    /// Shortest paths from the target; who needs nothing else may keep them alone.
+    pub fn tree(&self) -> &Arc<Tree> {
         &self.tree
-    }
-
-    /// Shortest paths from the target, when nothing else is of use.
-    pub fn into_tree(self) -> Tree {
-        self.tree
     }
 
     /// Where `vertex` may send packets for the target.
@@ -101,41 +142,19 @@ impl Course {
     }
 
     /// From where packets reach the target without passing `node`, whose next hop `failed` is behind a broken link, or broken.
-    ///
-    /// A neighbour of a broken node that has other choices takes them; one that has none would need a detour of its own.
     pub fn clear(&self, node: Vertex, failed: Vertex) -> Clear {
-        let nobody = vec![false; self.first.len() - 1];
-        let mut clear = Clear {
-            link: nobody.clone(),
-            node: nobody.clone(),
-            unnoticed: nobody,
-        };
+        let mut clear = Clear(vec![0; self.first.len() - 1]);
         for vertex in self.order.iter().filter(|vertex| **vertex != node) {
-            let at = vertex.0 as usize;
-            if *vertex == self.tree.root() {
-                clear.link[at] = true;
-                clear.node[at] = *vertex != failed;
-                clear.unnoticed[at] = *vertex != failed;
-                continue;
-            }
-            let choices = self.choices(*vertex);
-            clear.link[at] = choices.iter().all(|next| clear.of_link(*next));
-            let of_node =
-                *vertex != failed && all_but(failed, choices.iter(), |next| clear.of_node(*next));
-            clear.node[at] = of_node;
-            clear.unnoticed[at] =
-                *vertex != failed && choices.iter().all(|next| clear.of_unnoticed(*next));
+            let beyond = match *vertex == self.tree.root() {
+                true => OF_ALL,
+                false => clear.behind(self.choices(*vertex), failed),
+            };
+            let possible = match *vertex == failed {
+                true => OF_LINK,
+                false => OF_ALL,
+            };
+            clear.0[vertex.0 as usize] = beyond & possible;
         }
         clear
     }
-}
-
-/// Whether there are others than `failed`, and all of them are fine.
-fn all_but<'a>(
-    failed: Vertex,
-    choices: impl Iterator<Item = &'a Vertex>,
-    is_fine: impl Fn(&Vertex) -> bool,
-) -> bool {
-    let mut left = choices.filter(|next| **next != failed).peekable();
-    left.peek().is_some() && left.all(is_fine)
 }

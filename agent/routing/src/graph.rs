@@ -14,7 +14,7 @@ use wattle_model::{Cost, NodeId};
 pub struct Vertex(pub u32);
 
 /// One direction of a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Edge {
     /// Where it leads.
     pub to: Vertex,
@@ -48,7 +48,7 @@ pub enum Change {
 }
 
 /// Nodes in the order of their ids, links in the order of their ends.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, Hash)]
 pub struct Graph {
     nodes: Vec<NodeId>,
     transit: Vec<Cost>,

@@ -24,6 +24,7 @@ pub use self::interface::{Config, Counters, Input, Output};
 pub use self::links::Link;
 use self::plan::Plans;
 use crate::cost::Health;
+use crate::course::{Courses, EachAnew};
 use crate::damping::Damper;
 use crate::event::{Cause, Event, Happening};
 use crate::flooding::{Adjacency, Recent};
@@ -67,6 +68,7 @@ pub struct Router {
     spared: BTreeMap<NodeId, BTreeSet<NodeId>>,
     computing: Computing,
     verifier: Box<dyn Verifier>,
+    courses: Arc<dyn Courses>,
     counters: Counters,
     outputs: VecDeque<Output>,
 }
@@ -114,6 +116,7 @@ impl Router {
                 pause: 0,
             },
             verifier,
+            courses: Arc::new(EachAnew),
             counters: Counters::default(),
             outputs: VecDeque::new(),
             members,
@@ -124,6 +127,12 @@ impl Router {
         router.tell_prefixes(now);
         router.settle(now);
         router
+    }
+
+    /// The same router, with somebody else to follow the choices of others.
+    #[must_use]
+    pub fn with_courses(self, courses: Arc<dyn Courses>) -> Self {
+        Self { courses, ..self }
     }
 
     /// Takes in what happened.

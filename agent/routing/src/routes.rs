@@ -90,13 +90,8 @@ impl Routes {
         };
         let (mut routes, mut open) = compute(&grounds, current);
         let mut search = Search::new(own);
-        better(
-            &mut routes,
-            &mut open,
-            &mut search,
-            (graph, &neighbours),
-            usize::MAX / 2,
-        );
+        let on = (graph, &neighbours);
+        better(&mut routes, &mut open, &mut search, on, usize::MAX / 2);
         routes
     }
 }
@@ -132,25 +127,33 @@ pub(crate) fn compute(grounds: &Grounds<'_>, current: &Routes) -> (Routes, Vec<N
             open.extend(is_open.then_some(id));
         }
     }
-    let prefixes = grounds.prefixes(&routes);
+    let prefixes = prefixes(grounds.topology, graph.node(own), &routes);
     (Routes { routes, prefixes }, open)
 }
 
-/// Betters the backups of the last destinations in `open`, until the search has spent `budget` or all are done; the
-/// destination that it came to.
+/// How far a search for better backups came.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Progress {
+    /// The destination that it came to, if there was one to search for.
+    pub(crate) reached: Option<NodeId>,
+    /// Whether a backup is another one.
+    pub(crate) bettered: bool,
+}
+
+/// Betters the backups of the last destinations in `open`, until the search has spent `budget` or all are done.
 pub(crate) fn better(
     routes: &mut Routes,
     open: &mut Vec<NodeId>,
     search: &mut Search,
     (graph, neighbours): (&Graph, &Neighbours),
     budget: usize,
-) -> Option<NodeId> {
+) -> Progress {
     let end = search.spent() + budget;
-    let mut last = None;
+    let mut progress = Progress::default();
     while search.spent() < end
         && let Some(id) = open.pop()
     {
-        last = Some(id);
+        progress.reached = Some(id);
         let route = routes.routes.get_mut(&id);
         let Some((route, destination)) = route.zip(graph.vertex(id)) else {
             continue;
@@ -162,11 +165,12 @@ pub(crate) fn better(
             .vertex(next.neighbour)
             .and_then(|primary| search.detour(graph, destination, primary))
             .and_then(|detour| over(graph, neighbours, &detour));
-        if found.is_some() {
+        if found.is_some() && found != route.backup {
             route.backup = found;
+            progress.bettered = true;
         }
     }
-    last
+    progress
 }
 
 impl Grounds<'_> {
@@ -265,21 +269,24 @@ impl Grounds<'_> {
             protection: Protection::Link,
         })
     }
+}
 
-    /// The nearest origin of each prefix that is not this node's own.
-    fn prefixes(&self, routes: &BTreeMap<NodeId, Route>) -> BTreeMap<Prefix, NodeId> {
-        let own = self.trees.graph.node(self.trees.own.root());
-        let others = self.topology.prefixes.iter();
-        let others = others.filter(|(_, origins)| !origins.contains(&own));
-        others
-            .filter_map(|(prefix, origins)| {
-                let reachable = origins
-                    .iter()
-                    .filter_map(|origin| Some((routes.get(origin)?.cost, *origin)));
-                reachable.min().map(|(_, origin)| (*prefix, origin))
-            })
-            .collect()
-    }
+/// The nearest origin of each prefix that is not the node's own.
+pub(crate) fn prefixes(
+    topology: &Topology,
+    node: NodeId,
+    routes: &BTreeMap<NodeId, Route>,
+) -> BTreeMap<Prefix, NodeId> {
+    let others = topology.prefixes.iter();
+    let others = others.filter(|(_, origins)| !origins.contains(&node));
+    others
+        .filter_map(|(prefix, origins)| {
+            let reachable = origins
+                .iter()
+                .filter_map(|origin| Some((routes.get(origin)?.cost, *origin)));
+            reachable.min().map(|(_, origin)| (*prefix, origin))
+        })
+        .collect()
 }
 
 /// A neighbour that is nearer to the destination and clear of the next hop cannot be bettered. In a large network one that

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 use wattle_model::{
     ApartCosts, Carrier, Class, Cost, Instant, LinkId, LinkState, Measurement, Micros, NodeId,
-    SeqNo, UnixTime,
+    Prefix, SeqNo, UnixTime,
 };
 use wattle_routing::{
     Cause, Config, Event, Happening, Input, Member, Members, Output, Policies, PolicyRule, Router,
@@ -15,9 +15,11 @@ use wattle_wire::control::Control;
 use wattle_wire::flood::{Flood, RecordId};
 use wattle_wire::key::SecretKey;
 use wattle_wire::record::{
-    Body, LinkEntry, LinksBody, NodeBody, Record, RecordKey, RecordKind, RemovalBody,
+    Body, LinkEntry, LinksBody, NodeBody, PrefixesBody, Record, RecordKey, RecordKind, RemovalBody,
 };
 
+/// What every member may announce.
+const GRANTED: &str = "10.0.0.0/8";
 const START: Instant = Instant(1_000_000_000);
 
 #[test]
@@ -226,6 +228,33 @@ fn after_a_price_changed_paths_are_brought_up_to_date_not_computed_anew() {
     let computed = after.computations - before.computations;
     assert!(computed > 0);
     assert_eq!(after.updates - before.updates, computed);
+}
+
+#[test]
+fn a_prefix_that_moves_is_followed_with_no_path_computed() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.receive(1, &[test.links_record(1, 1, &[(0, 500), (3, 500)])]);
+    test.receive(1, &[test.links_record(3, 1, &[(1, 500)])]);
+    test.run(Micros::from_secs(2));
+    let before = test.router.counters();
+    let paths = test.router.routes().routes.clone();
+    let prefix: Prefix = GRANTED.parse().unwrap();
+    for (origin, seq, announced, reached_at) in [
+        (3, 1, vec![prefix], Some(node(3))),
+        (1, 1, vec![prefix], Some(node(1))),
+        (1, 2, vec![], Some(node(3))),
+        (3, 2, vec![], None),
+    ] {
+        test.receive(1, &[prefixes_record(origin, seq, announced)]);
+        test.run(Micros::from_secs(2));
+        let routes = test.router.routes();
+        assert_eq!(routes.prefixes.get(&prefix).copied(), reached_at);
+        assert_eq!(routes.routes, paths);
+    }
+    let after = test.router.counters();
+    assert!(after.computations >= before.computations + 4);
+    assert_eq!(after.updates, before.updates);
 }
 
 #[test]
@@ -682,6 +711,12 @@ impl Test {
     }
 }
 
+fn prefixes_record(origin: u8, seq: u64, prefixes: Vec<Prefix>) -> Record {
+    let at = UnixTime(1);
+    let body = Body::Prefixes(PrefixesBody { at, prefixes });
+    record(node(origin), RecordKind::Prefixes, seq, &body, &key(origin))
+}
+
 fn record(origin: NodeId, kind: RecordKind, seq: u64, body: &Body, signer: &SecretKey) -> Record {
     let key = RecordKey {
         origin,
@@ -706,7 +741,7 @@ fn members() -> Members {
             Member {
                 identity,
                 serial: 1,
-                prefixes: Vec::new(),
+                prefixes: vec![GRANTED.parse().expect("a prefix")],
             },
         )
     };

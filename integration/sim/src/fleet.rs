@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
+use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
@@ -14,6 +15,7 @@ use wattle_wire::control::Control;
 use wattle_wire::key::SecretKey;
 use wattle_wire::record::{Body, Record, RecordKey, RecordKind, RemovalBody};
 
+use crate::courses::Courses;
 use crate::network::{Arrival, Datagram, Edge, EdgeNumber, Machine, Network};
 use crate::verdicts::Verdicts;
 
@@ -81,6 +83,7 @@ pub struct Fleet {
     next_data: Instant,
     wakes: Wakes,
     verdicts: Verdicts,
+    courses: Courses,
 }
 
 /// What was sent, by number and size: payloads, without what seals and carries them.
@@ -189,6 +192,7 @@ impl Fleet {
             next_data: Instant::NEVER,
             wakes: Wakes::default(),
             verdicts: Verdicts::default(),
+            courses: Courses::default(),
         }
     }
 
@@ -265,7 +269,8 @@ impl Fleet {
             time: UnixTime(1_700_000_000_000 + self.now.0 / 1_000),
         };
         let verdicts = Box::new(self.verdicts.clone());
-        let mut router = Router::with_verifier(config, self.members.clone(), local, verdicts);
+        let router = Router::with_verifier(config, self.members.clone(), local, verdicts);
+        let mut router = router.with_courses(Arc::new(self.courses.clone()));
         // The second one was not granted: nobody may believe it.
         let announced = vec![granted_prefix(number), stolen_prefix(number)];
         router.handle(Input::Prefixes(announced), local);

@@ -6,6 +6,7 @@
 
 pub mod aftermath;
 pub mod atlas;
+mod courses;
 pub mod fleet;
 pub mod forward;
 mod insync;

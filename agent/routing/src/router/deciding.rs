@@ -5,14 +5,14 @@ use std::sync::Arc;
 
 use wattle_model::{Carrier, Class, Cost, Instant, LinkId, Micros, NodeId};
 
-use super::plan::Plan;
+use super::plan::{Basis, Plan};
 use super::{Output, Router};
 use crate::backup::{EXHAUSTIVE, Search};
 use crate::event::Cause;
 use crate::graph::Change;
 use crate::multipath::{Forest, Trees};
 use crate::policy::Thousandths;
-use crate::routes::{self, Grounds, Neighbours, Routes, Weights};
+use crate::routes::{self, Grounds, Neighbours, Progress, Routes, Weights};
 use crate::topology::Topology;
 
 /// Pauses between computations while changes keep coming (RFC 8405 with shorter ones), and the calm after which they
@@ -98,19 +98,47 @@ impl Router {
         if class.is_latency() && changes.as_deref().is_none_or(reshapes) {
             self.spared.clear();
         }
-        let routes = self.decide(class, plan, changes.as_deref());
-        let routes = match plan.graph.len() <= EXHAUSTIVE {
-            true => self.search_backups(now, class, plan, routes),
-            false => {
-                search_later(now, plan);
-                routes
-            }
+        let basis = Basis {
+            neighbours: self.neighbours(class),
+            weights: self.weights(class),
+            preferences: self.preferences.clone(),
         };
+        let is_other = std::mem::replace(&mut plan.basis, basis) != plan.basis;
+        if !is_other && changes.as_ref().is_some_and(Vec::is_empty) {
+            self.decide_prefixes(now, class, plan, cause);
+            return;
+        }
+        let mut routes = self.decide(plan, changes.as_deref());
+        match plan.graph.len() <= EXHAUSTIVE {
+            true => {
+                self.search_backups(now, class, plan, &mut routes);
+            }
+            false => search_later(now, plan),
+        }
         self.hold_or_take(now, (class, plan), routes, cause, (&before, changes));
     }
 
+    /// The routes of the same network are the same, and the search for backups goes on; the prefixes may have moved.
+    fn decide_prefixes(&mut self, now: Instant, class: Class, plan: &mut Plan, cause: Cause) {
+        let latest = plan
+            .held
+            .as_ref()
+            .map_or(&*plan.routes, |held| &held.routes);
+        let prefixes = routes::prefixes(&self.topology, self.node, &latest.routes);
+        if let Some(held) = &mut plan.held {
+            held.routes.prefixes.clone_from(&prefixes);
+        }
+        if prefixes != plan.routes.prefixes {
+            let routes = Routes {
+                prefixes,
+                ..Routes::clone(&plan.routes)
+            };
+            self.take(now, (class, plan), routes, cause);
+        }
+    }
+
     /// Next hops by shortest paths, which are brought up to date when little changed.
-    fn decide(&mut self, class: Class, plan: &mut Plan, changes: Option<&[Change]>) -> Routes {
+    fn decide(&mut self, plan: &mut Plan, changes: Option<&[Change]>) -> Routes {
         plan.open.clear();
         plan.search = None;
         let Some(own) = plan.graph.vertex(self.node) else {
@@ -128,9 +156,9 @@ impl Router {
         let grounds = Grounds {
             topology: &self.topology,
             trees: Trees::of(&plan.graph, &forest),
-            neighbours: &self.neighbours(class),
-            weights: &self.weights(class),
-            preferences: &self.preferences,
+            neighbours: &plan.basis.neighbours,
+            weights: &plan.basis.weights,
+            preferences: &plan.basis.preferences,
         };
         let (routes, mut open) = routes::compute(&grounds, &plan.routes);
         if let Some(reached) = plan.reached {
@@ -138,29 +166,31 @@ impl Router {
             open.rotate_left(rest);
         }
         plan.open = open;
-        plan.search = Some(Search::new(own));
+        plan.search = Some(Search::with_courses(own, Arc::clone(&self.courses)));
         plan.forest = Some(forest);
         routes
     }
 
+    /// Goes on with the search for better backups of these routes; whether it found one.
     pub(super) fn search_backups(
         &self,
         now: Instant,
         class: Class,
         plan: &mut Plan,
-        mut routes: Routes,
-    ) -> Routes {
+        routes: &mut Routes,
+    ) -> bool {
         let neighbours = self.neighbours(class);
+        let mut progress = Progress::default();
         if let Some(search) = &mut plan.search {
             let on = (&plan.graph, &neighbours);
-            let reached = routes::better(&mut routes, &mut plan.open, search, on, SEARCH_BUDGET);
-            plan.reached = reached.or(plan.reached);
+            progress = routes::better(routes, &mut plan.open, search, on, SEARCH_BUDGET);
+            plan.reached = progress.reached.or(plan.reached);
         }
         search_later(now, plan);
         if plan.search_due.is_none() {
             plan.search = None;
         }
-        routes
+        progress.bettered
     }
 
     /// This node's own links are what it knows of them, not what it has told yet.

@@ -9,13 +9,15 @@ use super::turn::Held;
 use crate::backup::Search;
 use crate::graph::Graph;
 use crate::multipath::Forest;
-use crate::routes::Routes;
+use crate::routes::{Neighbours, Preference, Routes, Weights};
 
 /// The routes of one class, and all that keeping them up to date needs.
 #[derive(Debug, Default)]
 pub(super) struct Plan {
     /// The network with the prices of the class.
     pub(super) graph: Graph,
+    /// What else this node decided on.
+    pub(super) basis: Basis,
     pub(super) routes: Arc<Routes>,
     /// The shortest paths of this node and its neighbours.
     pub(super) forest: Option<Forest>,
@@ -28,6 +30,15 @@ pub(super) struct Plan {
     /// When the search goes on.
     pub(super) search_due: Option<Instant>,
     pub(super) held: Option<Held>,
+}
+
+/// What routes depend on beside the graph: what this node knows and wants of its own links.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub(super) struct Basis {
+    pub(super) neighbours: Neighbours,
+    pub(super) weights: Weights,
+    /// An operator's.
+    pub(super) preferences: Vec<Preference>,
 }
 
 impl Plan {

@@ -18,7 +18,7 @@ const MOST_HELD: Micros = Micros::from_millis(1_000);
 /// Routes that are decided but not used until it is this node's turn.
 #[derive(Debug)]
 pub(super) struct Held {
-    routes: Routes,
+    pub(super) routes: Routes,
     pub(super) due: Instant,
     since: Instant,
     cause: Cause,
@@ -58,15 +58,7 @@ impl Router {
 
     fn decide_class(&mut self, now: Instant, class: Class, plan: &mut Plan) {
         if plan.search_due.is_some_and(|due| due <= now) {
-            let latest = match &plan.held {
-                Some(held) => held.routes.clone(),
-                None => Routes::clone(&plan.routes),
-            };
-            let routes = self.search_backups(now, class, plan, latest);
-            match &mut plan.held {
-                Some(held) => held.routes = routes,
-                None => self.take(now, (class, plan), routes, self.computing.cause),
-            }
+            self.go_on_searching(now, class, plan);
         }
         if plan.held.as_ref().is_some_and(|held| held.due <= now)
             && let Some(held) = plan.held.take()
@@ -75,6 +67,22 @@ impl Router {
             self.take(now, (class, plan), held.routes, held.cause);
             self.suspected_at = None;
         }
+    }
+
+    /// Betters the backups of the routes that were decided last; those in use are copied only if somebody else reads them.
+    fn go_on_searching(&mut self, now: Instant, class: Class, plan: &mut Plan) {
+        if let Some(mut held) = plan.held.take() {
+            self.search_backups(now, class, plan, &mut held.routes);
+            plan.held = Some(held);
+            return;
+        }
+        let mut routes = std::mem::take(&mut plan.routes);
+        let is_better = self.search_backups(now, class, plan, Arc::make_mut(&mut routes));
+        if is_better {
+            let routes = Arc::clone(&routes);
+            self.outputs.push_back(Output::Routes(class, routes));
+        }
+        plan.routes = routes;
     }
 
     /// Takes to other routes when it is this node's turn; at once where packets would else be lost.
@@ -145,7 +153,7 @@ impl Router {
         }
     }
 
-    fn take(
+    pub(super) fn take(
         &mut self,
         now: Instant,
         (class, plan): (Class, &mut Plan),

@@ -2,7 +2,8 @@
 
 use serde_json::{Value, json};
 use wattle_model::Micros;
-use wattle_routing::{Health, Input};
+use wattle_routing::Input;
+use wattle_sim::fleet::{granted_prefix, stolen_prefix};
 use wattle_sim::{Fleet, NodeNumber};
 
 use crate::rest;
@@ -25,17 +26,13 @@ pub(crate) fn steady(fleet: &mut Fleet) -> Value {
     })
 }
 
-/// Good news that changes no link, from one node.
+/// News from one node that changes no route: it announces one prefix less, which nobody believed to be its own.
 pub(crate) fn one_record(fleet: &mut Fleet) -> Value {
     let before = (fleet.updates, fleet.flooded, fingerprints(fleet));
     let began = fleet.now;
     let teller = NodeNumber(7.min(fleet.nodes.len() - 1));
-    let load = Health {
-        bias: Micros::from_millis(3),
-        drained: true,
-        ..Health::default()
-    };
-    fleet.tell(teller, Input::Health(load));
+    let (granted, stolen) = (granted_prefix(teller), stolen_prefix(teller));
+    fleet.tell(teller, Input::Prefixes(vec![granted]));
     let everybody = fleet.run_until(Micros::from_secs(5), |fleet| {
         fingerprints(fleet)
             .iter()
@@ -45,7 +42,7 @@ pub(crate) fn one_record(fleet: &mut Fleet) -> Value {
     rest(fleet, Micros::from_secs(2));
     let updates = fleet.updates.since(&before.0);
     let all = fleet.flooded.since(&before.1);
-    fleet.tell(teller, Input::Health(Health::default()));
+    fleet.tell(teller, Input::Prefixes(vec![granted, stolen]));
     rest(fleet, Micros::from_secs(20));
     json!({
         "messages": updates.datagrams,

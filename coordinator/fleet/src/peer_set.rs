@@ -170,6 +170,14 @@ mod tests {
 
     const NOW: UnixTime = UnixTime(1_795_385_280_000);
 
+    /// A network that nobody has joined yet.
+    fn nobody() -> (SecretKey, Membership, PeerSets) {
+        let root = SecretKey::from_seed(&[1; 32]);
+        let network = root.public().network_id();
+        let members = Membership::recover(network, AddressPlan::default_of(network), 0, [], []);
+        (root, members, PeerSets::default())
+    }
+
     fn join(members: &mut Membership, root: &SecretKey, seed: u8) {
         let applicant = Applicant {
             holder: Holder::Agent {
@@ -189,10 +197,7 @@ mod tests {
 
     #[test]
     fn deltas_lead_to_the_very_bytes_of_the_newest_set() {
-        let root = SecretKey::from_seed(&[1; 32]);
-        let network = root.public().network_id();
-        let mut members = Membership::recover(network, AddressPlan::default_of(network), 0, [], []);
-        let mut sets = PeerSets::default();
+        let (root, mut members, mut sets) = nobody();
         let mut seen = vec![];
         for round in 2..40_u8 {
             join(&mut members, &root, round);
@@ -219,10 +224,7 @@ mod tests {
 
     #[test]
     fn a_pair_that_turns_out_near_changes_the_entries_of_its_two_nodes() {
-        let root = SecretKey::from_seed(&[1; 32]);
-        let network = root.public().network_id();
-        let mut members = Membership::recover(network, AddressPlan::default_of(network), 0, [], []);
-        let mut sets = PeerSets::default();
+        let (root, mut members, mut sets) = nobody();
         for seed in 1..=40 {
             join(&mut members, &root, seed);
         }
@@ -247,10 +249,7 @@ mod tests {
 
     #[test]
     fn a_delta_on_the_wrong_set_is_noticed() {
-        let root = SecretKey::from_seed(&[1; 32]);
-        let network = root.public().network_id();
-        let mut members = Membership::recover(network, AddressPlan::default_of(network), 0, [], []);
-        let mut sets = PeerSets::default();
+        let (root, mut members, mut sets) = nobody();
         for seed in 2..5 {
             join(&mut members, &root, seed);
             sets.push(members.revise(NOW), &root);

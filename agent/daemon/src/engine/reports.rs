@@ -253,12 +253,7 @@ impl Engine {
 
     fn peers(&self, worker: Option<&WorkerReport>) -> PeersReport {
         let sessions = worker.map(sessions_by_peer).unwrap_or_default();
-        let map = Map::new(
-            self.membership(),
-            &self.router,
-            Class::Latency,
-            self.clock.now(),
-        );
+        let map = self.map(Class::Latency);
         let own = self.membership().own();
         let others = self
             .membership()
@@ -595,12 +590,16 @@ impl Engine {
             node: leaf_of.unwrap_or(found.node),
             ..found
         };
-        let map = Map::new(self.membership(), &self.router, class, self.clock.now());
+        let map = self.map(class);
         let changed = self.log.last_change(class, to.node);
         answer(&map, to, changed).unwrap_or_else(|| {
             let why = "no link-state record leads there at the moment";
             unknown("route to", dst, why, "wattle links")
         })
+    }
+
+    fn map(&self, class: Class) -> Map<'_> {
+        Map::new(self.membership(), &self.router, class, self.clock.now())
     }
 
     /// Relays that packets of a class to a node leave, because nothing comes through.

@@ -259,6 +259,7 @@ impl Link {
             transit: reply.received_at.wrapping_sub(reply.sent_at).cast_signed(),
             sent: reply.tx_packets,
             received: reply.rx_packets,
+            carried: self.tx_packets + self.rx_packets,
         };
         let presence = self.presence(reply, &sample);
         let told = self.estimators.sample(now, sample, presence);

@@ -12,6 +12,13 @@ use wattle_model::{Instant, Measurement, Micros, Ppm};
 /// Slices of the window of the smallest round trip, and how long each is: a minute together.
 const MINIMUM_SLICES: usize = 6;
 const MINIMUM_SLICE: Micros = Micros::from_secs(10);
+/// A round trip that no sample of so long a span falls below, and of so many samples, …
+const LONGER_FOR: Micros = Micros::from_secs(2);
+const LONGER_SAMPLES: usize = 16;
+/// … while the link carried fewer datagrams a second than this, both ways together, is no queue that its own packets make …
+const UNLOADED: u64 = 400;
+/// … if it is half as much again and this longer than the smallest: more than what queueing may cost a link.
+const LONGER_BY: u64 = 10_000;
 /// Loss is counted over at least this span …
 const LOSS_SPAN: Micros = Micros::from_secs(1);
 /// … and this many packets, so that one packet lost on a quiet link stays the accident it is …
@@ -50,6 +57,8 @@ pub(crate) struct Sample {
     pub(crate) sent: u64,
     /// Datagrams that the other end had received on the link, the probe included.
     pub(crate) received: u64,
+    /// Datagrams that this node had sent and received on the link when the answer came.
+    pub(crate) carried: u64,
 }
 
 /// What a sample says.
@@ -70,6 +79,7 @@ pub(crate) struct Estimators {
     recent: Recent,
     smoothed: Option<Smoothed>,
     minimum: VecDeque<(Instant, Micros)>,
+    lately: Lately,
     transit: Option<(Instant, i64)>,
     /// Sixteen times the jitter, so that integer division loses nothing.
     jitter_scaled: u64,
@@ -134,6 +144,38 @@ fn median<T: Copy + Ord>(last: &mut VecDeque<T>, next: T) -> T {
     ordered[(ordered.len() - 1) / 2]
 }
 
+/// The samples of the last seconds, to tell a way that became longer from a queue.
+#[derive(Debug, Clone, Default)]
+struct Lately(VecDeque<Lasting>);
+
+#[derive(Debug, Clone, Copy)]
+struct Lasting {
+    at: Instant,
+    round_trip: Micros,
+    carried: u64,
+}
+
+impl Lately {
+    /// Takes in a sample; the smallest round trip of all that are kept, if the link carried too little meanwhile to make a
+    /// queue of its own.
+    fn take(&mut self, now: Instant, sample: &Sample) -> Option<Micros> {
+        self.0.push_back(Lasting {
+            at: now,
+            round_trip: sample.round_trip,
+            carried: sample.carried,
+        });
+        while self.0.len() > LONGER_SAMPLES && now.since(self.0[1].at) >= LONGER_FOR {
+            self.0.pop_front();
+        }
+        let (first, span) = (self.0[0], now.since(self.0[0].at));
+        let carried = sample.carried.saturating_sub(first.carried);
+        let tells = self.0.len() >= LONGER_SAMPLES
+            && span >= LONGER_FOR
+            && carried.saturating_mul(1_000_000) <= UNLOADED * span.0;
+        tells.then(|| self.0.iter().map(|lasting| lasting.round_trip).min())?
+    }
+}
+
 /// Whether this node was there when the answer came.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Presence {
@@ -156,7 +198,7 @@ impl Estimators {
             let (round_trip, transit) = self.recent.take(&sample);
             Smoothed::take(&mut self.measured, sample.round_trip.0);
             Smoothed::take(&mut self.smoothed, round_trip);
-            self.minimum(now, sample.round_trip);
+            self.minimum(now, &sample);
             self.transit(now, transit);
         }
         let lost = self.loss.count(now, sample.sent, sample.received);
@@ -215,7 +257,7 @@ impl Estimators {
     pub(crate) fn measurement(&self) -> Option<Measurement> {
         Some(Measurement {
             rtt: Micros(self.smoothed?.rtt),
-            min_rtt: self.minimum.iter().map(|(_, least)| *least).min()?,
+            min_rtt: self.least()?,
             jitter: Micros(self.jitter_scaled / 16),
             loss: self.loss.held.max(self.loss_here.held),
         })
@@ -227,7 +269,8 @@ impl Estimators {
             .map(|smoothed| Micros(smoothed.rtt + 4 * smoothed.deviation))
     }
 
-    fn minimum(&mut self, now: Instant, rtt: Micros) {
+    fn minimum(&mut self, now: Instant, sample: &Sample) {
+        let rtt = sample.round_trip;
         match self.minimum.back_mut() {
             Some((since, least)) if now.since(*since) < MINIMUM_SLICE => *least = rtt.min(*least),
             _ => self.minimum.push_back((now, rtt)),
@@ -235,6 +278,16 @@ impl Estimators {
         while self.minimum.len() > MINIMUM_SLICES {
             self.minimum.pop_front();
         }
+        if let (Some(lately), Some(least)) = (self.lately.take(now, sample), self.least())
+            && lately.0 > least.0 + least.0 / 2 + LONGER_BY
+        {
+            self.minimum = VecDeque::from([(now, lately)]);
+        }
+    }
+
+    /// The round trip without queues.
+    fn least(&self) -> Option<Micros> {
+        self.minimum.iter().map(|(_, least)| *least).min()
     }
 
     fn transit(&mut self, now: Instant, transit: i64) {
@@ -403,6 +456,7 @@ mod tests {
             transit: rtt as i64 / 2,
             sent,
             received,
+            carried: sent + received,
         }
     }
 
@@ -476,6 +530,36 @@ mod tests {
         assert_eq!(estimators.measurement().unwrap().min_rtt, Micros(100));
         estimators.sample(at(60_000), sample(500, 61, 61), Presence::There);
         assert_eq!(estimators.measurement().unwrap().min_rtt, Micros(500));
+    }
+
+    /// Milliseconds until the smallest round trip follows one that grows from 10 to 60 ms, of a link that is asked each
+    /// 100 ms and carries so many datagrams between two answers; `None` if not within 30 s.
+    fn grown(between: u64) -> Option<u64> {
+        let mut estimators = Estimators::default();
+        (1..350).find_map(|step: u64| {
+            let rtt = if step <= 50 { 10_000 } else { 60_000 };
+            let answer = sample(rtt, step * between, step * between);
+            estimators.sample(at(step * 100), answer, Presence::There);
+            let least = estimators.measurement().unwrap().min_rtt;
+            (least == Micros(60_000)).then(|| (step - 50) * 100)
+        })
+    }
+
+    #[test]
+    fn a_way_that_becomes_longer_is_no_queue_unless_the_links_own_packets_may_make_one() {
+        assert_eq!(grown(1), Some(2_100));
+        assert_eq!(grown(15), Some(2_100));
+        assert_eq!(grown(25), None, "500 datagrams a second");
+    }
+
+    #[test]
+    fn a_delay_that_comes_and_goes_leaves_the_smallest_round_trip_alone() {
+        let mut estimators = Estimators::default();
+        for step in 1..600_u64 {
+            let rtt = if step / 15 % 2 == 0 { 10_000 } else { 60_000 };
+            estimators.sample(at(step * 100), sample(rtt, step, step), Presence::There);
+            assert_eq!(estimators.measurement().unwrap().min_rtt, Micros(10_000));
+        }
     }
 
     #[test]

@@ -44,7 +44,7 @@ impl std::fmt::Display for LinkState {
 pub struct Measurement {
     /// Smoothed round-trip time (RFC 6298).
     pub rtt: Micros,
-    /// Smallest round-trip time of the last minute: propagation without queues.
+    /// Smallest round-trip time of the last minute, or since the way became longer: propagation without queues.
     pub min_rtt: Micros,
     /// Mean deviation between consecutive transit times (RFC 3550 §6.4.1), as twice their mean rise.
     pub jitter: Micros,

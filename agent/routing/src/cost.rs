@@ -34,7 +34,7 @@ const UNWELL: u64 = 20_000;
 pub struct CostParts {
     /// Price of any hop.
     pub base: Micros,
-    /// Half of the smallest round trip of the last minute.
+    /// Half of the smallest round trip.
     pub propagation: Micros,
     /// Waiting in queues on one way, capped.
     pub queueing: Micros,

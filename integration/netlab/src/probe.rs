@@ -55,6 +55,8 @@ pub struct Report {
     pub ttl: BTreeMap<u8, u64>,
     /// With which TTL how many answered probes arrived at the other end.
     pub ttl_there: BTreeMap<u8, u64>,
+    /// How often an answered probe had another TTL than the one before, there and back: it went another way.
+    pub moves: [usize; 2],
 }
 
 impl Report {
@@ -257,6 +259,7 @@ fn judge(
     };
     let mut answered = vec![false; departures.len()];
     let mut round_trips = Vec::new();
+    let mut ways = [BTreeMap::new(), BTreeMap::new()];
     let mut newest = 0;
     for arrival in arrivals {
         let number = arrival.number as usize;
@@ -276,7 +279,13 @@ fn judge(
             *report.ttl.entry(ttl).or_default() += 1;
         }
         *report.ttl_there.entry(arrival.ttl_there).or_default() += 1;
+        ways[0].insert(arrival.number, arrival.ttl_there);
+        ways[1].extend(arrival.ttl.map(|ttl| (arrival.number, ttl)));
     }
+    report.moves = ways.map(|ways| {
+        let ttls: Vec<u8> = ways.into_values().collect();
+        ttls.windows(2).filter(|two| two[0] != two[1]).count()
+    });
     report.lost = report.sent - report.received;
     let mut first = 0;
     for run in answered.chunk_by(|a, b| a == b) {
@@ -373,7 +382,7 @@ mod tests {
             number,
             at: interval * number as u32 + Duration::from_micros(300),
             ttl: Some(63),
-            ttl_there: 64,
+            ttl_there: if number < 3 { 64 } else { 63 },
         };
         let arrivals = [0, 1, 3, 2, 2, 7, 9].map(arrival);
         let report = judge(&departures, &arrivals, interval, 0);
@@ -385,5 +394,7 @@ mod tests {
         assert_eq!(report.pause_ms, 50.0);
         assert_eq!(report.rtt_us, [300, 300, 300]);
         assert_eq!(report.usual_ttl(), Some(63));
+        // By their numbers, not as they came.
+        assert_eq!(report.moves, [1, 0]);
     }
 }

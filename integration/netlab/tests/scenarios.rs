@@ -159,29 +159,22 @@ fn a_cost_that_rises_twentyfold_and_falls_again_moves_packets_twice_at_most() {
     story("ramp", |lab| {
         let [a, b, relay] = lab.hosts(["a", "b", "relay"])?;
         wire(lab, &a, &b, 5)?;
-        wire(lab, &a, &relay, 15)?;
-        wire(lab, &relay, &b, 15)?;
+        wire(lab, &a, &relay, 10)?;
+        wire(lab, &relay, &b, 10)?;
         let mesh = lab.mesh("ramp", &[&a, &b, &relay]).start()?;
         mesh.wait_settled(PATIENCE)?;
-        let moved =
-            || -> Result<[usize; 2]> { Ok([moves(&mesh, &a, "b")?, moves(&mesh, &b, "a")?]) };
-        let before = moved()?;
         let (there, _echo) = mesh.echo(&b)?;
         let stream = a.probe(there, STREAM)?;
         let ramp = (1..=20_u32).map(|step| u64::from(step) * 5);
         for millis in ramp.clone().chain(ramp.rev()) {
             lab.reshape(&a, &b, Shape::delay(Duration::from_millis(millis)))?;
-            std::thread::sleep(Duration::from_millis(150));
+            std::thread::sleep(Duration::from_millis(300));
         }
-        // What comes and goes within a minute counts as queueing, up to its cap: packets may stay, or go and come back.
         both_go(&mesh, &a, &b, &["a", "b"])?;
         std::thread::sleep(Duration::from_secs(10));
         let report = stream.stop()?;
-        let after = moved()?;
-        let moved = [after[0] - before[0], after[1] - before[1]];
-        eprintln!("{moved:?} moves, {} lost", report.lost);
-        assert!(moved.iter().all(|moved| *moved <= 2), "{moved:?} moves");
-        // In no direction did packets wait for the worst of it for long.
+        eprintln!("{:?} moves, {} lost", report.moves, report.lost);
+        assert_eq!(report.moves, [2, 2], "away and back: {report:?}");
         assert!(report.lost <= 3, "{report:?}");
         Ok(())
     });

@@ -38,12 +38,15 @@ fn a_mesh_that_was_overloaded_comes_to_rest_by_itself() {
     fleet.machine = Some(usual);
     fleet.run(Micros::from_secs(10));
     let after = loads(&mut fleet, 90);
-    assert!(after.iter().all(|load| *load < 40), "after: {after:?}");
+    assert!(after.iter().all(|load| *load < 45), "after: {after:?}");
     // What was told in the overload is taken back, within the same budget.
     let stale = stale_percent(&fleet);
     let rest = spent(&mut fleet, Micros::from_secs(60));
-    println!("at rest: {rest:?}, stale prices: {stale} %");
-    assert!(stale < 40, "{stale}");
+    println!(
+        "at rest: {rest:?}, stale prices: {stale} %, most {:?} % busy after",
+        after.iter().max()
+    );
+    assert!(stale < 30, "{stale}");
     assert!(rest.bytes < 60 * 6_000, "{rest:?}");
 }
 

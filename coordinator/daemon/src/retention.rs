@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio_util::sync::CancellationToken;
 use wattle_api::notice::{AuditAction, AuditRecord};
 use wattle_mirror::Mirror;
-use wattle_store::Store;
+use wattle_store::{Loss, Store, StoreError};
 
 use crate::clock::wall;
 use crate::config::Outbox;
@@ -39,13 +39,9 @@ pub(crate) async fn trim(
             .as_ref()
             .map_or(old, |status| old.min(status.committed_seq));
         drop_up_to(&store, end).await;
-        if status.is_some() {
-            give_up(
-                &store,
-                store.last_seq().saturating_sub(limits.max_events),
-                end,
-            )
-            .await;
+        if let Some(status) = &status {
+            let full = store.last_seq().saturating_sub(limits.max_events);
+            give_up(&store, full, end, status.committed_seq).await;
         }
         let written = status.map_or(0, |status| status.notices);
         match store.trim_notices(written, MAX_NOTICES).await {
@@ -62,10 +58,11 @@ pub(crate) async fn trim(
     }
 }
 
-/// Drops events that the mirror has not written, up to `end`.
-async fn give_up(store: &Store, end: u64, written: u64) {
+/// Drops events up to `end`, if that is more than those that may go, up to `dropped`. `committed` is the last that is in
+/// Kafka; 0 while that is not known, and then the mirror finds out what is missing.
+async fn give_up(store: &Store, end: u64, dropped: u64, committed: u64) {
     let first = match store.first_seq().await {
-        Ok(first) if first <= end && end > written => first,
+        Ok(first) if first <= end && end > dropped => first,
         Ok(_) => return,
         Err(error) => {
             tracing::warn!(%error, "The outbox could not be read");
@@ -77,6 +74,19 @@ async fn give_up(store: &Store, end: u64, written: u64) {
         last = end,
         "The outbox is full: its oldest events are given up before Kafka has them"
     );
+    if let Err(error) = note(store, first, end, committed).await {
+        tracing::warn!(%error, "The full outbox could not be noted; nothing is given up");
+        return;
+    }
+    drop_up_to(store, end).await;
+}
+
+/// Before anything is dropped: whatever ends the process meanwhile, what goes is told.
+async fn note(store: &Store, first: u64, end: u64, committed: u64) -> Result<(), StoreError> {
+    if committed > 0 && committed < end {
+        let loss = Loss::of_full_outbox(committed + 1, end, wall());
+        store.note_loss(&loss).await?;
+    }
     let record = AuditRecord {
         action: AuditAction::OutboxDropped,
         actor: "coordinator".to_owned(),
@@ -88,10 +98,7 @@ async fn give_up(store: &Store, end: u64, written: u64) {
         network: store.network(),
         ts: wall(),
     };
-    match store.note(&record).await {
-        Ok(()) => drop_up_to(store, end).await,
-        Err(error) => tracing::warn!(%error, "The audit trail could not be written"),
-    }
+    store.note(&record).await
 }
 
 async fn drop_up_to(store: &Store, end: u64) {

@@ -33,7 +33,7 @@ use wattle_model::NetworkId;
 
 pub use crate::error::MirrorError;
 pub use crate::measurements::Publisher;
-pub use crate::outbox::{Image, Notice, NoticeKind, Outbox, OutboxError, Row, StoreOutbox};
+pub use crate::outbox::{Image, Loss, Notice, NoticeKind, Outbox, OutboxError, Row, StoreOutbox};
 pub use crate::status::{Metric, State, Status};
 
 /// What a mirror must know.

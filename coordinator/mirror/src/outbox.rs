@@ -7,7 +7,7 @@ use tokio::runtime::Handle;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 use wattle_api::topology::TopologyEvent;
-pub use wattle_store::{Image, Notice, NoticeKind};
+pub use wattle_store::{Image, Loss, Notice, NoticeKind};
 use wattle_store::{Store, StoreError};
 
 /// Why the outbox could not be read.
@@ -47,6 +47,9 @@ pub trait Outbox: Send + 'static {
 
     /// The oldest alerts and audit records after `nr`, in order, `limit` at most.
     fn notices_after(&mut self, nr: u64, limit: usize) -> Result<Vec<Notice>, OutboxError>;
+
+    /// Keeps that history is lost, for the alert that tells of it. Called before Kafka is told, again if that fails.
+    fn note_loss(&mut self, loss: &Loss) -> Result<(), OutboxError>;
 
     /// Returns when there may be events that were not read yet, or after `patience`.
     fn wait(&mut self, patience: Duration);
@@ -127,6 +130,10 @@ impl Outbox for StoreOutbox {
     fn notices_after(&mut self, nr: u64, limit: usize) -> Result<Vec<Notice>, OutboxError> {
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         Ok(self.runtime.block_on(self.store.notices_after(nr, limit))?)
+    }
+
+    fn note_loss(&mut self, loss: &Loss) -> Result<(), OutboxError> {
+        Ok(self.runtime.block_on(self.store.note_loss(loss))?)
     }
 
     fn wait(&mut self, patience: Duration) {

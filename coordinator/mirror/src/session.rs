@@ -13,7 +13,7 @@ use crate::batch::{Batch, MAX_EVENTS, MAX_RECORD};
 use crate::client::Complaints;
 use crate::error::MirrorError;
 use crate::event::Event;
-use crate::outbox::{Outbox, Row};
+use crate::outbox::{Loss, Outbox, Row};
 use crate::position::{self, Found, Position};
 use crate::producer::Transactor;
 use crate::record::Context;
@@ -151,6 +151,7 @@ impl<O: Outbox> Worker<O> {
         let found = position::find(&self.config, &self.topics, &existing, &complaints)?;
         let truncated = self.too_young_to_go(&found)?;
         self.refuse_loss(&found, &truncated)?;
+        self.note_lost_topic(&found, &truncated)?;
         let position = found.position;
         self.check_outbox(&position)?;
         complaints.begin(position.offsets.clone(), position.state_offsets.clone());
@@ -214,6 +215,27 @@ impl<O: Outbox> Worker<O> {
             }
             Some(_) | None => Ok(()),
         }
+    }
+
+    /// A topic that is gone goes before records that are.
+    fn note_lost_topic(&mut self, found: &Found, truncated: &[usize]) -> Result<(), MirrorError> {
+        let events = &self.topics.events;
+        let detail = match (&found.lost, truncated) {
+            (Some(topic), _) => format!(
+                "{topic} was missing, made anew or truncated: it is written again, its history before is gone"
+            ),
+            (None, []) => return Ok(()),
+            (None, partitions) => format!(
+                "records of {events} were deleted in partitions {partitions:?}: the topic says which events are missing"
+            ),
+        };
+        let loss = Loss { detail, at: now() };
+        self.outbox.note_loss(&loss).map_err(MirrorError::Outbox)
+    }
+
+    fn note_gap(&mut self, first: u64, last: u64) -> Result<(), MirrorError> {
+        let loss = Loss::of_full_outbox(first, last, now());
+        self.outbox.note_loss(&loss).map_err(MirrorError::Outbox)
     }
 
     /// Where nothing was mirrored yet the newest slot map counts from the start; and an outbox that does not reach
@@ -314,6 +336,7 @@ impl<O: Outbox> Worker<O> {
             session.position.last_seq = seq;
             return Ok(());
         }
+        self.note_gap(session.position.last_seq + 1, seq)?;
         let mut batch = Batch::new(&session.context, &session.position)?;
         batch.gap(seq);
         session.position = write(&session.producer, &session.context, batch)?;
@@ -337,6 +360,7 @@ impl<O: Outbox> Worker<O> {
             && first.seq > session.position.last_seq + 1
             && session.position.first_seq > 0
         {
+            self.note_gap(session.position.last_seq + 1, first.seq - 1)?;
             batch.gap(first.seq - 1);
             tracing::error!(
                 first = session.position.last_seq + 1,

@@ -9,6 +9,7 @@
 //! much into a [`Change`] as they have.
 
 mod change;
+mod loss;
 mod notices;
 mod open;
 mod outbox;
@@ -16,6 +17,7 @@ mod state;
 mod tokens;
 
 pub use change::{Change, Claim, Committed};
+pub use loss::Loss;
 pub use notices::{Notice, NoticeKind};
 pub use open::{Store, StoreError, give_to_owner_of};
 pub use outbox::{Image, OutboxRow};

@@ -9,7 +9,7 @@ use wattle_api::stream::Kafka;
 use wattle_api::topology::{
     Cause, Entity, EntityKey, EntityKind, EventId, NodeEntity, Op, Source, TopologyEvent,
 };
-use wattle_mirror::{Config, Image, Mirror, Notice, Outbox, OutboxError, Row};
+use wattle_mirror::{Config, Image, Loss, Mirror, Notice, Outbox, OutboxError, Row};
 use wattle_model::{NetworkId, NodeId, NodeIndex};
 
 pub(crate) const NETWORK: &str = "lab";
@@ -164,6 +164,10 @@ impl Outbox for ListOutbox {
             .unwrap()
             .last()
             .map_or(0, |event| event.id.seq))
+    }
+
+    fn note_loss(&mut self, _: &Loss) -> Result<(), OutboxError> {
+        Ok(())
     }
 
     fn wait(&mut self, patience: Duration) {

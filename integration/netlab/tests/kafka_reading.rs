@@ -23,7 +23,7 @@ use wattle_netlab::answer::{entities, json_lines, wattle_topology};
 use wattle_netlab::kafka::{Access, Broker};
 use wattle_netlab::published;
 use wattle_store::{Change, Store};
-use wattle_topology::{Graph, Item, Moment, Source};
+use wattle_topology::{Graph, Item, Moment, Source, Start};
 
 /// Events of the story.
 const EVENTS: u64 = 20_000;
@@ -187,6 +187,18 @@ fn the_command_line_tells_the_same(broker: &Broker, story: &[Told], dice: &mut D
     ]);
     let seen: Vec<u64> = seqs(&tailed).collect();
     assert_eq!(seen, of_site(story, &site).take(200).collect::<Vec<_>>());
+    let after: Vec<u64> = of_site(story, &site).filter(|of| *of > seq).collect();
+    let count = after.len().to_string();
+    let since = wattle(&[
+        "tail",
+        "--since",
+        &from,
+        "--site",
+        site.as_str(),
+        "--max",
+        &count,
+    ]);
+    assert_eq!(seqs(&since).collect::<Vec<_>>(), after);
 
     let named = published::judge(&printed.into_inner()).unwrap();
     let answers = ["", "_diff", "_event", "_path", "_stats", "_verification"];
@@ -266,7 +278,9 @@ async fn a_reader_of_one_site_sees_exactly_its_events(
     story: &[Told],
     site: &NodeName,
 ) {
-    let mut tail = wattle_topology::tail_site(source, site).await.unwrap();
+    let sites = std::slice::from_ref(site);
+    let tail = wattle_topology::tail_sites(source, sites, Start::Oldest);
+    let mut tail = tail.await.unwrap();
     assert_eq!(tail.partitions().len(), 1);
     let expected: Vec<u64> = of_site(story, site).collect();
     let mut seen = Vec::new();

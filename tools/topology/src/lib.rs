@@ -60,6 +60,7 @@ mod history;
 mod images;
 mod merge;
 mod moment;
+mod order;
 pub mod picture;
 mod reader;
 mod rewind;
@@ -96,13 +97,15 @@ pub async fn tail(source: &Source, start: Start) -> Result<Tail, TopologyError> 
     blocking(move || Tail::open(&source, start)).await
 }
 
-/// Follows the events of one site, with the oldest that is kept first, reading only the partitions that are its own.
-pub async fn tail_site(
+/// Follows the events of some sites in the order of their sequence numbers, reading only the partitions that are theirs,
+/// wherever they move.
+pub async fn tail_sites(
     source: &Source,
-    site: &wattle_model::NodeName,
+    sites: &[wattle_model::NodeName],
+    start: Start,
 ) -> Result<SiteTail, TopologyError> {
-    let (source, site) = (source.clone(), site.clone());
-    blocking(move || SiteTail::open(&source, &site)).await
+    let (source, sites) = (source.clone(), sites.iter().cloned().collect());
+    blocking(move || SiteTail::open(&source, sites, start)).await
 }
 
 /// Reads the state topic to its end: the network as it is.

@@ -7,9 +7,9 @@ use rdkafka::consumer::{BaseConsumer, Consumer};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
+use serde::de::DeserializeOwned;
 use wattle_api::Timestamp;
 use wattle_api::gap::{GAP_KEY, GapRecord};
-use wattle_api::slots::SlotMapRecord;
 use wattle_api::stream::{FILLER_KEY, ProgressRecord};
 
 use crate::error::TopologyError;
@@ -69,7 +69,13 @@ pub(crate) enum From {
     Time(Timestamp),
 }
 
-/// A consumer of all partitions of one topic.
+/// Where the keys of a network's [`ProgressRecord`]s begin, in the progress topic.
+pub(crate) const MIRROR_KEYS: &[u8] = b"wattle-mirror-";
+
+/// Where those of its slot maps begin.
+pub(crate) const SLOTS_KEYS: &[u8] = b"wattle-slots-";
+
+/// A consumer of partitions of one topic.
 pub(crate) struct Reader {
     consumer: BaseConsumer,
     topic: String,
@@ -158,6 +164,26 @@ impl Reader {
         })
     }
 
+    /// Reads another partition, from `offset` on. It may be younger than the reader.
+    pub(crate) fn join(&mut self, partition: u32, offset: i64) -> Result<(), TopologyError> {
+        let partition = partition.cast_signed();
+        self.consumer
+            .fetch_metadata(Some(&self.topic), PATIENCE)
+            .map_err(|error| self.explain(error))?;
+        let mut more = TopicPartitionList::new();
+        more.add_partition_offset(&self.topic, partition, Offset::Offset(offset))
+            .and_then(|()| self.consumer.incremental_assign(&more))
+            .map_err(|error| self.explain(error))?;
+        self.open.insert(partition);
+        Ok(())
+    }
+
+    /// Where reading a partition begins and where it ended when the reader was made; zeros if it was not there.
+    pub(crate) fn span_of(&self, partition: u32) -> (i64, i64) {
+        let of = |offsets: &[i64]| offsets.get(partition as usize).copied().unwrap_or(0);
+        (of(&self.begins), of(&self.ends))
+    }
+
     /// How many offsets lay between beginning and end when reading began: at least as many as there are records.
     pub(crate) fn span(&self) -> u64 {
         let spans = self.begins.iter().zip(&self.ends);
@@ -207,6 +233,12 @@ impl Reader {
         Ok(())
     }
 
+    /// The value of a record.
+    pub(crate) fn parse<T: DeserializeOwned>(&self, record: &Record) -> Result<T, TopologyError> {
+        serde_json::from_slice(record.value.as_deref().unwrap_or_default())
+            .map_err(|error| self.bad(record, error))
+    }
+
     /// Says where `record` cannot be read and why.
     pub(crate) fn bad(&self, record: &Record, reason: impl std::fmt::Display) -> TopologyError {
         TopologyError::Record {
@@ -244,31 +276,15 @@ fn offsets_at(
 
 /// The newest progress record, if there is one.
 pub(crate) fn progress(source: &Source) -> Result<Option<ProgressRecord>, TopologyError> {
-    newest_of(source, "wattle-mirror-")
-}
-
-/// The slot map, if sites own partitions.
-pub(crate) fn slots(source: &Source) -> Result<Option<SlotMapRecord>, TopologyError> {
-    newest_of(source, "wattle-slots-")
-}
-
-/// The newest record of the progress topic whose key begins so: a cluster's prefix holds one network.
-fn newest_of<T: serde::de::DeserializeOwned>(
-    source: &Source,
-    key: &str,
-) -> Result<Option<T>, TopologyError> {
     let mut reader = Reader::open(source, &source.topics.progress, From::Oldest)?;
     let mut last = None;
     reader.read_to_end(|record| {
-        if record.key.starts_with(key.as_bytes()) {
+        if record.key.starts_with(MIRROR_KEYS) {
             last = Some(record);
         }
         Ok(())
     })?;
-    let Some(record) = last else { return Ok(None) };
-    serde_json::from_slice(record.value.as_deref().unwrap_or_default())
-        .map(Some)
-        .map_err(|error| reader.bad(&record, error))
+    last.map(|record| reader.parse(&record)).transpose()
 }
 
 fn is_passing(error: &KafkaError) -> bool {

@@ -1,113 +1,278 @@
-//! Follows the events of one site, from the partitions that the site owns alone.
+//! Follows the events of sites, from the partitions that they own alone. The progress topic is followed beside them: it
+//! says how far each partition is, and which partitions a site gets before anything is written there
+//! (`docs/protocol/topology-stream.md` §3).
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
 
-use tokio::sync::mpsc;
-use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ, partition_of};
+use tokio::sync::{mpsc, watch};
+use wattle_api::Timestamp;
+use wattle_api::slots::SlotMapRecord;
+use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ, ProgressRecord, partition_of};
 use wattle_api::topology::TopologyEvent;
 use wattle_model::NodeName;
 
 use crate::error::TopologyError;
-use crate::reader::{From, Reader, slots};
+use crate::order::{EVERYWHERE, Order};
+use crate::reader::{From, MIRROR_KEYS, Reader, Record, SLOTS_KEYS};
 use crate::source::Source;
-use crate::tail::{Item, QUEUE};
+use crate::tail::{Item, LATE, OVERLAP, QUEUE, Start, Tail};
 
-/// Follows a site's events; ends when dropped. Everything of one node comes in order, and a hole in a partition is told.
+/// How long events are waited for before the progress topic is looked at again, and in turn.
+const TURN: Duration = Duration::from_millis(20);
+
+/// Follows the events of sites in the order of their sequence numbers; ends when dropped. A hole in a partition is told.
 #[derive(Debug)]
 pub struct SiteTail {
-    events: mpsc::Receiver<Result<Item, TopologyError>>,
-    partitions: BTreeSet<u32>,
+    events: Tail,
+    partitions: watch::Receiver<BTreeSet<u32>>,
 }
 
 impl SiteTail {
-    /// Begins with the oldest event that is kept. Blocks.
-    pub(crate) fn open(source: &Source, site: &NodeName) -> Result<Self, TopologyError> {
-        let partitions = partitions(source, site)?;
-        let wanted = |partition: i32| partitions.contains(&(partition as u32));
-        let reader = Reader::open_some(source, &source.topics.events, From::Oldest, wanted)?;
-        let (sender, events) = mpsc::channel(QUEUE);
-        let site = site.clone();
+    /// Blocks.
+    pub(crate) fn open(
+        source: &Source,
+        sites: BTreeSet<NodeName>,
+        start: Start,
+    ) -> Result<Self, TopologyError> {
+        let follower = Follower::open(source, sites, start)?;
+        let partitions = follower.partitions.subscribe();
+        let (sender, receiver) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("topology-site".into())
-            .spawn(move || follow(reader, &site, &sender))
+            .spawn(move || follower.run(&sender))
             .map_err(|_| TopologyError::Interrupted)?;
+        let events = Tail::of(receiver);
         Ok(Self { events, partitions })
     }
 
-    /// The partitions that are read: those that the site owns, or ever owned.
-    pub const fn partitions(&self) -> &BTreeSet<u32> {
-        &self.partitions
+    /// The partitions that are read: those that the sites own, or ever owned. A site that moves adds some.
+    pub fn partitions(&self) -> BTreeSet<u32> {
+        self.partitions.borrow().clone()
     }
 
     /// The next event; `None` after an error.
     pub async fn next(&mut self) -> Option<Result<Item, TopologyError>> {
-        self.events.recv().await
+        self.events.next().await
+    }
+
+    /// The events alone.
+    pub fn into_events(self) -> Tail {
+        self.events
     }
 }
 
-/// The partitions that a site has, or ever had.
-fn partitions(source: &Source, site: &NodeName) -> Result<BTreeSet<u32>, TopologyError> {
-    let map = slots(source)?;
-    let mut partitions = map
-        .as_ref()
-        .map(|map| map.of_site(Some(site)))
-        .unwrap_or_default();
-    // Events before the first version of a map were placed by the site's name.
-    let mapped_since = map.and_then(|map| map.versions.first().map(|first| first.since_seq));
-    if mapped_since.is_none_or(|since| since > 1) {
-        let reader = Reader::open_some(source, &source.topics.events, From::Tail(0), |_| false)?;
-        let count = u32::try_from(reader.begins.len()).unwrap_or(u32::MAX);
-        partitions.insert(partition_of(Some(site.as_str()), "", count));
-    }
-    Ok(partitions)
+/// Reads both topics and brings their records together.
+struct Follower {
+    sites: BTreeSet<NodeName>,
+    events: Reader,
+    progress: Reader,
+    order: Order<Item>,
+    map: Option<SlotMapRecord>,
+    /// The last event of each partition when following began.
+    before: Vec<u64>,
+    partitions: watch::Sender<BTreeSet<u32>>,
+    wanted: Wanted,
+    /// When the end of every partition had been seen.
+    ends_seen: Option<Instant>,
 }
 
-fn follow(mut reader: Reader, site: &NodeName, sender: &mpsc::Sender<Result<Item, TopologyError>>) {
-    let mut last = BTreeMap::new();
-    while !sender.is_closed() {
-        let items = match next(&mut reader, site, &mut last) {
-            Ok(items) => items.into_iter().map(Ok).collect(),
-            Err(error) => vec![Err(error)],
+impl Follower {
+    fn open(
+        source: &Source,
+        sites: BTreeSet<NodeName>,
+        start: Start,
+    ) -> Result<Self, TopologyError> {
+        // First, so that what a site gets later is behind the ends that are noted here.
+        let events = Reader::open_some(source, &source.topics.events, start.from(), |_| false)?;
+        let mut progress = Reader::open(source, &source.topics.progress, From::Oldest)?;
+        let (mut far, mut map) = (None, None);
+        progress.read_to_end(|record| {
+            if record.key.starts_with(MIRROR_KEYS) {
+                far = Some(record);
+            } else if record.key.starts_with(SLOTS_KEYS) {
+                map = Some(record);
+            }
+            Ok(())
+        })?;
+        let far: Option<ProgressRecord> = far.map(|far| progress.parse(&far)).transpose()?;
+        let map = map.map(|map| progress.parse(&map)).transpose()?;
+        let far = far.unwrap_or_default();
+        let mut follower = Self {
+            sites,
+            events,
+            progress,
+            order: Order::default(),
+            map,
+            before: far.partitions.clone(),
+            partitions: watch::Sender::default(),
+            wanted: Wanted {
+                first: start.first(far.last_seq).unwrap_or(0),
+                since: start.since(),
+            },
+            ends_seen: None,
         };
-        for item in items {
-            let failed = item.is_err();
-            if sender.blocking_send(item).is_err() || failed {
+        follower.order.promise(far.last_seq, far.partitions);
+        follower.begin(start)?;
+        Ok(follower)
+    }
+
+    /// Reads what the sites have when following begins. A partition that is empty from there on has nothing old.
+    fn begin(&mut self, start: Start) -> Result<(), TopologyError> {
+        for partition in self.new_partitions() {
+            let (offset, end) = self.events.span_of(partition);
+            let has_nothing_old = start == Start::Next || offset >= end;
+            let floor = if has_nothing_old {
+                self.last_before(partition)
+            } else {
+                0
+            };
+            self.read(partition, offset, floor)?;
+        }
+        Ok(())
+    }
+
+    /// Reads what the sites have since: all that is theirs there came after following began.
+    fn follow_sites(&mut self) -> Result<(), TopologyError> {
+        for partition in self.new_partitions() {
+            let (_, end) = self.events.span_of(partition);
+            let floor = self.last_before(partition);
+            self.read(partition, (end - OVERLAP).max(0), floor)?;
+        }
+        Ok(())
+    }
+
+    fn read(&mut self, partition: u32, offset: i64, floor: u64) -> Result<(), TopologyError> {
+        self.order.join(partition, floor);
+        self.events.join(partition, offset)?;
+        self.partitions.send_modify(|partitions| {
+            partitions.insert(partition);
+        });
+        Ok(())
+    }
+
+    fn new_partitions(&self) -> Vec<u32> {
+        let count = u32::try_from(self.events.begins.len()).unwrap_or(u32::MAX);
+        let of_site = |site| partitions(self.map.as_ref(), site, count);
+        let all: BTreeSet<u32> = self.sites.iter().flat_map(of_site).collect();
+        all.difference(&self.partitions.borrow()).copied().collect()
+    }
+
+    fn last_before(&self, partition: u32) -> u64 {
+        self.before.get(partition as usize).copied().unwrap_or(0)
+    }
+
+    /// Ends when nobody listens any more, or after an error.
+    fn run(mut self, sender: &mpsc::Sender<Result<Item, TopologyError>>) {
+        while !sender.is_closed() {
+            let failure = self.turn().err();
+            while let Some(item) = self.order.pop() {
+                if self.wanted.has(&item) && sender.blocking_send(Ok(item)).is_err() {
+                    return;
+                }
+            }
+            if let Some(error) = failure {
+                // Whoever listened may have gone.
+                let _ = sender.blocking_send(Err(error));
                 return;
+            }
+        }
+    }
+
+    fn turn(&mut self) -> Result<(), TopologyError> {
+        if let Some(record) = self.events.next(TURN)? {
+            self.take(&record)?;
+        }
+        while let Some(record) = self.progress.next(Duration::ZERO)? {
+            self.hear(&record)?;
+        }
+        self.give_up_what_is_gone();
+        Ok(())
+    }
+
+    fn take(&mut self, record: &Record) -> Result<(), TopologyError> {
+        let number = |name| {
+            let number = record.number(name);
+            number.ok_or_else(|| self.events.bad(record, format!("no header {name}")))
+        };
+        let (seq, prev) = (number(HEADER_SEQ)?, number(HEADER_PREV_SEQ)?);
+        let partition = record.partition.cast_unsigned();
+        let before = self.order.reach(partition, seq);
+        if before.is_some_and(|before| seq <= before) {
+            return Ok(());
+        }
+        if let Some(gap) = record.gap() {
+            let gap = gap.map_err(|error| self.events.bad(record, error))?;
+            let missing = Item::Missing(gap.first_seq, gap.last_seq);
+            self.order.put(seq, EVERYWHERE, missing);
+            return Ok(());
+        }
+        if let Some(before) = before.filter(|before| *before != prev) {
+            let missing = Item::Missing(before + 1, prev);
+            self.order.put(prev, partition, missing);
+        }
+        let event: TopologyEvent = self.events.parse(record)?;
+        if let Some(site) = &event.source.site
+            && self.sites.contains(site)
+        {
+            self.order.put(seq, partition, Item::Event(Box::new(event)));
+        }
+        Ok(())
+    }
+
+    /// A slot map stands before the first event that was written under it.
+    fn hear(&mut self, record: &Record) -> Result<(), TopologyError> {
+        if record.key.starts_with(MIRROR_KEYS) {
+            let far: ProgressRecord = self.progress.parse(record)?;
+            self.order.promise(far.last_seq, far.partitions);
+        } else if record.key.starts_with(SLOTS_KEYS) {
+            self.map = Some(self.progress.parse(record)?);
+            self.follow_sites()?;
+        }
+        Ok(())
+    }
+
+    /// What was there before following began, and has not come although all ends were seen, was deleted for its age.
+    fn give_up_what_is_gone(&mut self) {
+        if !self.events.saw_all_ends() {
+            return;
+        }
+        let ends_seen = *self.ends_seen.get_or_insert_with(Instant::now);
+        if ends_seen.elapsed() > LATE {
+            let partitions = self.partitions.borrow();
+            for partition in partitions.iter() {
+                self.order.join(*partition, self.last_before(*partition));
             }
         }
     }
 }
 
-fn next(
-    reader: &mut Reader,
-    site: &NodeName,
-    last: &mut BTreeMap<i32, u64>,
-) -> Result<Vec<Item>, TopologyError> {
-    let Some(record) = reader.next(Duration::from_millis(100))? else {
-        return Ok(Vec::new());
-    };
-    let number = |name| {
-        record
-            .number(name)
-            .ok_or_else(|| reader.bad(&record, format!("no header {name}")))
-    };
-    let (seq, prev) = (number(HEADER_SEQ)?, number(HEADER_PREV_SEQ)?);
-    let before = last.insert(record.partition, seq);
-    if let Some(gap) = record.gap() {
-        let gap = gap.map_err(|error| reader.bad(&record, error))?;
-        return Ok(vec![Item::Missing(gap.first_seq, gap.last_seq)]);
+/// The partitions that a site has, or ever had.
+fn partitions(map: Option<&SlotMapRecord>, site: &NodeName, count: u32) -> BTreeSet<u32> {
+    let mut partitions = map.map(|map| map.of_site(Some(site))).unwrap_or_default();
+    // Events before the first version of a map were placed by the site's name.
+    let mapped_since = map.and_then(|map| map.versions.first().map(|first| first.since_seq));
+    if mapped_since.is_none_or(|since| since > 1) {
+        partitions.insert(partition_of(Some(site.as_str()), "", count));
     }
-    let mut items = Vec::new();
-    match before {
-        Some(before) if seq <= before => return Ok(items),
-        Some(before) if prev != before => items.push(Item::Missing(before + 1, prev)),
-        Some(_) | None => {}
+    partitions
+}
+
+/// Which items are given out.
+struct Wanted {
+    first: u64,
+    /// What is older is passed over, up to the first that is not.
+    since: Option<Timestamp>,
+}
+
+impl Wanted {
+    fn has(&mut self, item: &Item) -> bool {
+        match item {
+            Item::Missing(_, last) => *last >= self.first,
+            Item::Event(event) => {
+                self.since = self.since.filter(|since| event.ts < *since);
+                event.id.seq >= self.first && self.since.is_none()
+            }
+        }
     }
-    let event: TopologyEvent = serde_json::from_slice(record.value.as_deref().unwrap_or_default())
-        .map_err(|error| reader.bad(&record, error))?;
-    if event.source.site.as_ref() == Some(site) {
-        items.push(Item::Event(Box::new(event)));
-    }
-    Ok(items)
 }

@@ -19,13 +19,14 @@ pub(crate) const QUEUE: usize = 1_024;
 const WINDOW: usize = 100_000;
 
 /// How long an event before others is waited for. All of a batch become visible within milliseconds.
-const LATE: Duration = Duration::from_secs(5);
+pub(crate) const LATE: Duration = Duration::from_secs(5);
 
 /// How far a coordinator's clock may have been set back without an event being passed over, in milliseconds.
 pub(crate) const CLOCK_SLACK_MS: u64 = 60_000;
 
-/// Offsets before the end at which following begins: more than one transaction has in a partition.
-const OVERLAP: i64 = 2_048;
+/// Offsets before the end at which following begins: more than one transaction of the mirror has in a partition, 4,000
+/// events and what is about them.
+pub(crate) const OVERLAP: i64 = 8_192;
 
 /// Where to begin.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -47,6 +48,39 @@ pub enum Start {
     Time(Timestamp),
 }
 
+impl Start {
+    /// Where a reader of the events topic begins.
+    pub(crate) fn from(self) -> From {
+        match self {
+            Self::Next => From::Tail(OVERLAP),
+            Self::Oldest | Self::Seq(_) => From::Oldest,
+            Self::Time(time) => From::Time(time),
+            Self::After { since, .. } => {
+                let since = since.as_millis().saturating_sub(CLOCK_SLACK_MS);
+                From::Time(Timestamp::from_millis(since))
+            }
+        }
+    }
+
+    /// The first event that is wanted, if its number is known; `newest` is the last that is there.
+    pub(crate) const fn first(self, newest: u64) -> Option<u64> {
+        match self {
+            Self::Next => Some(newest + 1),
+            Self::Seq(seq) => Some(seq),
+            Self::After { seq, .. } => Some(seq + 1),
+            Self::Oldest | Self::Time(_) => None,
+        }
+    }
+
+    /// A time before which no event is wanted. A broker finds the batch of a time, which begins earlier.
+    pub(crate) const fn since(self) -> Option<Timestamp> {
+        match self {
+            Self::Time(time) => Some(time),
+            Self::Next | Self::Oldest | Self::Seq(_) | Self::After { .. } => None,
+        }
+    }
+}
+
 /// What a tail gives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Item {
@@ -62,36 +96,25 @@ pub struct Tail(mpsc::Receiver<Result<Item, TopologyError>>);
 
 impl Tail {
     pub(crate) fn open(source: &Source, start: Start) -> Result<Self, TopologyError> {
-        let (from, first) = match start {
-            Start::Next => (From::Tail(OVERLAP), None),
-            Start::Oldest => (From::Oldest, Some(None)),
-            Start::Seq(seq) => (From::Oldest, Some(Some(seq))),
-            Start::Time(time) => (From::Time(time), Some(None)),
-            Start::After { seq, since } => {
-                let since = since.as_millis().saturating_sub(CLOCK_SLACK_MS);
-                let from = From::Time(Timestamp::from_millis(since));
-                (from, Some(Some(seq + 1)))
-            }
-        };
-        // A broker finds the batch of a time, which begins earlier.
-        let since = match start {
-            Start::Time(time) => time,
-            Start::Next | Start::Oldest | Start::Seq(_) | Start::After { .. } => {
-                Timestamp::from_millis(0)
-            }
-        };
-        let reader = Reader::open(source, &source.topics.events, from)?;
+        let reader = Reader::open(source, &source.topics.events, start.from())?;
         // Read after the reader knows where it begins, so that nothing falls between the two.
-        let first = match first {
-            Some(first) => first,
-            None => Some(progress(source)?.map_or(1, |progress| progress.last_seq + 1)),
+        let newest = match start {
+            Start::Next => progress(source)?.map_or(0, |progress| progress.last_seq),
+            Start::Oldest | Start::Seq(_) | Start::After { .. } | Start::Time(_) => 0,
         };
+        let merge = Merge::from(start.first(newest));
+        let since = start.since();
         let (sender, receiver) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("topology-tail".into())
-            .spawn(move || follow(reader, Merge::from(first), since, &sender))
+            .spawn(move || follow(reader, merge, since, &sender))
             .map_err(|_| TopologyError::Interrupted)?;
-        Ok(Self(receiver))
+        Ok(Self::of(receiver))
+    }
+
+    /// What another thread reads.
+    pub(crate) const fn of(events: mpsc::Receiver<Result<Item, TopologyError>>) -> Self {
+        Self(events)
     }
 
     /// The next event; `None` after an error.
@@ -104,7 +127,7 @@ impl Tail {
 fn follow(
     mut reader: Reader,
     mut merge: Merge<Box<TopologyEvent>>,
-    since: Timestamp,
+    since: Option<Timestamp>,
     sender: &mpsc::Sender<Result<Item, TopologyError>>,
 ) {
     let mut moved = Instant::now();
@@ -119,7 +142,7 @@ fn follow(
             && (stuck || merge.len() > WINDOW || begins_with_lowest(&reader, &merge))
         {
             if merge.is_unset() {
-                merge.leave_out(|event| event.ts < since);
+                merge.leave_out(|event| since.is_some_and(|since| event.ts < since));
             }
             items.extend(
                 merge

@@ -8,7 +8,7 @@ use wattle_api::stream::{Kafka, TopicSettings};
 use wattle_api::topology::TopologyEvent;
 use wattle_model::{NodeId, NodeName};
 use wattle_netlab::kafka::{Access, Broker};
-use wattle_topology::{Item, Source};
+use wattle_topology::{Item, SiteTail, Source, Start};
 
 use crate::admin::{Admin, block_on};
 use crate::delivery::{assert_exactly_once, eventually, start, topics};
@@ -32,7 +32,8 @@ fn a_reader_of_one_site_sees_that_site_alone_before_and_after_it_moves() {
     assert_eq!(site1, [1, 2].into(), "a big site spreads over its slots");
     assert_eq!(sees_its_own_events_alone(&broker, "site2", 400), [3].into());
 
-    // It moves: its images with it, its events from there on.
+    // It moves: its images with it, its events from there on, and whoever follows it.
+    let [mut moving, mut staying] = ["site1", "site2"].map(|site| follow(&broker, site));
     let second = version(2, &[0], &[("site1", &[4]), ("site2", &[3])]);
     outbox.add(401..=500);
     let mirror = start_with(mapped(&[first, second]), 2, &outbox);
@@ -53,6 +54,14 @@ fn a_reader_of_one_site_sees_that_site_alone_before_and_after_it_moves() {
         "nothing stays behind in the state topic"
     );
     assert_exactly_once(&broker, 640);
+    for (tail, site, slots) in [
+        (&mut moving, "site1", &[1, 2, 4][..]),
+        (&mut staying, "site2", &[3]),
+    ] {
+        let expected: Vec<u64> = (401..=640).filter(|seq| is_of(*seq, site)).collect();
+        assert_eq!(block_on(next_events(tail, expected.len())), expected);
+        assert!(tail.partitions().iter().eq(slots), "{site}");
+    }
 
     // Where the topic that told the map is lost, the map is told again.
     Admin::of(&broker).delete(&topics().progress);
@@ -129,7 +138,7 @@ fn sees_its_own_events_alone(broker: &Broker, site: &str, last: u64) -> BTreeSet
         used.insert(record.partition);
         seen.insert(event.id.seq);
     }
-    let expected = (1..=last).filter(|seq| event(*seq).source.site.as_ref() == Some(&name));
+    let expected = (1..=last).filter(|seq| is_of(*seq, site));
     assert_eq!(seen, expected.collect());
     block_on(wattle_s_reader_reads_these_slots_alone(
         broker, &name, &slots, &seen,
@@ -143,18 +152,39 @@ async fn wattle_s_reader_reads_these_slots_alone(
     slots: &BTreeSet<u32>,
     expected: &BTreeSet<u64>,
 ) {
+    let mut tail = tail(broker, site, Start::Oldest).await;
+    assert_eq!(&tail.partitions(), slots);
+    let seen = next_events(&mut tail, expected.len()).await;
+    assert!(seen.iter().eq(expected), "{seen:?}");
+}
+
+/// Follows the events of a site from here on.
+fn follow(broker: &Broker, site: &str) -> SiteTail {
+    block_on(tail(broker, &site.parse().unwrap(), Start::Next))
+}
+
+async fn tail(broker: &Broker, site: &NodeName, start: Start) -> SiteTail {
     let source = Source::find(Kafka::plaintext(&broker.bootstrap()));
     let source = source.await.unwrap();
-    let mut tail = wattle_topology::tail_site(&source, site).await.unwrap();
-    assert_eq!(tail.partitions(), slots);
-    let mut seen = BTreeSet::new();
-    while seen.len() < expected.len() {
+    let sites = std::slice::from_ref(site);
+    let tail = wattle_topology::tail_sites(&source, sites, start);
+    tail.await.unwrap()
+}
+
+async fn next_events(tail: &mut SiteTail, count: usize) -> Vec<u64> {
+    let mut seen = Vec::new();
+    while seen.len() < count {
         match tail.next().await.unwrap().unwrap() {
-            Item::Event(event) => drop(seen.insert(event.id.seq)),
+            Item::Event(event) => seen.push(event.id.seq),
             Item::Missing(first, last) => panic!("{first} to {last} are missing"),
         }
     }
-    assert_eq!(&seen, expected);
+    seen
+}
+
+fn is_of(seq: u64, site: &str) -> bool {
+    let of = event(seq).source.site;
+    of.is_some_and(|of| of.as_str() == site)
 }
 
 /// Where the state topic has images of nodes of a site.

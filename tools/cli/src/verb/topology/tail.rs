@@ -10,7 +10,7 @@ use wattle_api::rest::Page;
 use wattle_api::stream::Kafka;
 use wattle_api::topology::{Entity, EntityKey, TopologyEvent};
 use wattle_model::NodeName;
-use wattle_topology::{Item, Moment, Source, Start, sse};
+use wattle_topology::{Item, Moment, Source, Start, Tail, sse};
 
 use super::line::line;
 use super::past::moment;
@@ -59,32 +59,8 @@ pub(super) async fn run(args: &TailArgs, output: &mut Output) -> Outcome {
     }
 }
 
-/// A site's events from the partitions that are its own.
-async fn of_site(source: &Source, site: &NodeName, mut printer: Printer<'_>) -> Outcome {
-    let tail = wattle_topology::tail_site(source, site).await;
-    let mut tail = tail.map_err(failure)?;
-    let slots: Vec<String> = tail.partitions().iter().map(ToString::to_string).collect();
-    printer
-        .output
-        .note(&format!("partitions of {site}: {}", slots.join(", ")));
-    while printer.wants_more() {
-        let Some(item) = tail.next().await else { break };
-        match item.map_err(failure)? {
-            Item::Event(event) => printer.event(&event)?,
-            Item::Missing(first, last) => {
-                let warning = format!("events {first} to {last} may be missing in a partition");
-                printer.output.warn(warning);
-            }
-        }
-    }
-    Ok(())
-}
-
 async fn from_kafka(kafka: Kafka, since: Option<Moment>, mut printer: Printer<'_>) -> Outcome {
     let source = Source::find(kafka).await.map_err(failure)?;
-    if let ([site], true) = (printer.args.site.as_slice(), printer.args.from_start) {
-        return of_site(&source, site, printer).await;
-    }
     let start = match since {
         Some(Moment::Time(time)) => Start::Time(Timestamp::from_millis(time.as_millis() + 1)),
         Some(Moment::Event(seq)) => Start::Seq(seq + 1),
@@ -92,9 +68,7 @@ async fn from_kafka(kafka: Kafka, since: Option<Moment>, mut printer: Printer<'_
         None => Start::Next,
     };
     // Before the snapshot, so that nothing falls between the two.
-    let mut tail = wattle_topology::tail(&source, start)
-        .await
-        .map_err(failure)?;
+    let mut tail = follow(&source, start, &mut printer).await?;
     let mut held = 0;
     if printer.args.snapshot {
         let graph = wattle_topology::graph(&source).await.map_err(failure)?;
@@ -113,12 +87,34 @@ async fn from_kafka(kafka: Kafka, since: Option<Moment>, mut printer: Printer<'_
             Item::Event(event) if event.id.seq <= held => {}
             Item::Event(event) => printer.event(&event)?,
             Item::Missing(first, last) => {
-                let warning = format!("events {first} to {last} are not in the topic");
-                printer.output.warn(warning);
+                let are = match printer.args.site.is_empty() {
+                    true => "are not in the topic",
+                    false => "may be missing in a partition",
+                };
+                printer
+                    .output
+                    .warn(format!("events {first} to {last} {are}"));
             }
         }
     }
     Ok(())
+}
+
+/// Events of some sites come from the partitions that are theirs alone.
+async fn follow(source: &Source, start: Start, printer: &mut Printer<'_>) -> Outcome<Tail> {
+    let sites = &printer.args.site;
+    if sites.is_empty() {
+        return wattle_topology::tail(source, start).await.map_err(failure);
+    }
+    let tail = wattle_topology::tail_sites(source, sites, start).await;
+    let tail = tail.map_err(failure)?;
+    let slots: Vec<String> = tail.partitions().iter().map(ToString::to_string).collect();
+    let names: Vec<&str> = sites.iter().map(NodeName::as_str).collect();
+    let (names, slots) = (names.join(", "), slots.join(", "));
+    printer
+        .output
+        .note(&format!("partitions of {names}: {slots}"));
+    Ok(tail.into_events())
 }
 
 async fn from_coordinator(since: Option<Moment>, mut printer: Printer<'_>) -> Outcome {

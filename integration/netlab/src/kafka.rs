@@ -4,6 +4,7 @@
 //! killed and started again on the same port with the same data; it never outlives the thread that started it.
 
 pub mod cluster;
+pub mod proxy;
 
 use std::fmt::Write as _;
 use std::fs::{self, File};
@@ -15,6 +16,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail, ensure};
 use tempfile::TempDir;
 use wattle_api::stream::FILLER_KEY;
+
+use self::proxy::Proxy;
 
 /// Names the folder with the jars of Kafka.
 pub const LIBS: &str = "WATTLE_KAFKA_LIBS";
@@ -58,10 +61,21 @@ impl Broker {
 
     /// The same with its data in a directory of its own, which is there.
     pub fn start_in(access: Access, data: Option<&Path>) -> Result<Self> {
+        Self::launch(access, data, None)
+    }
+
+    /// The same behind a proxy: clients that ask it find the broker there alone, [`Broker::kcat`] goes past it.
+    pub fn start_behind_proxy() -> Result<(Self, Proxy)> {
+        let proxy = Proxy::start()?;
+        let broker = Self::launch(Access::Open, None, Some(&proxy))?;
+        Ok((broker, proxy))
+    }
+
+    fn launch(access: Access, data: Option<&Path>, proxy: Option<&Proxy>) -> Result<Self> {
         let jars = jars()?;
         let dir = tempfile::Builder::new().prefix("wl-kafka-").tempdir()?;
         let data = data.map_or_else(|| dir.path().join("data"), Path::to_owned);
-        let [open, scram, controller] = free_ports()?;
+        let [open, scram, controller, behind] = free_ports()?;
         let port = if access == Access::Scram { scram } else { open };
         let broker = Self {
             dir,
@@ -70,10 +84,12 @@ impl Broker {
             open_port: open,
             process: None,
         };
-        fs::write(
-            broker.properties(),
-            Self::configuration(access, &data, [open, scram, controller]),
-        )?;
+        let mut text = Self::configuration(access, &data, [open, scram, controller]);
+        if let Some(proxy) = proxy {
+            proxy.lead_to(behind);
+            text = Self::with_proxy(&text, behind, proxy.port());
+        }
+        fs::write(broker.properties(), text)?;
         broker.format(access)?;
         let mut broker = broker;
         broker.restart()?;
@@ -235,6 +251,19 @@ impl Broker {
         let _ = writeln!(text, "listeners={listeners}");
         let _ = writeln!(text, "advertised.listeners={listeners}");
         text
+    }
+
+    /// With another listener, which is said to be where the proxy is.
+    fn with_proxy(configuration: &str, behind: u16, proxy: u16) -> String {
+        let with = |line: &str| match line.split_once('=') {
+            Some(("listeners", _)) => format!("{line},PROXIED://127.0.0.1:{behind}\n"),
+            Some(("advertised.listeners", _)) => {
+                format!("{line},PROXIED://127.0.0.1:{proxy}\n")
+            }
+            Some(("listener.security.protocol.map", _)) => format!("{line},PROXIED:PLAINTEXT\n"),
+            _ => format!("{line}\n"),
+        };
+        configuration.lines().map(with).collect()
     }
 
     fn properties(&self) -> PathBuf {

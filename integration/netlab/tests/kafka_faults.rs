@@ -26,6 +26,7 @@ use wattle_api::stream::{HEADER_SEQ, Kafka, LostTopic};
 use wattle_api::topology::{Entity, TopologyEvent};
 use wattle_model::{Carrier, NetworkId, NodeId};
 use wattle_netlab::answer::{entities, json_lines, wattle_topology};
+use wattle_netlab::kafka::proxy::{Cut, Outage};
 use wattle_netlab::kafka::{Access, Broker};
 
 use crate::admin::Admin;
@@ -334,6 +335,43 @@ fn a_broker_whose_disk_is_full_delays_events_and_loses_none() {
     broker.restart().unwrap();
     wait_until(&mirror, last);
     assert_exactly_once(&broker, last);
+}
+
+/// The broker hears of the end of a transaction or does not; the mirror is told nothing, for a moment or until it gives up.
+#[test]
+#[ignore = "needs a Kafka broker: run by tools/test kafka"]
+fn a_commit_whose_outcome_is_unknown_is_neither_lost_nor_doubled() {
+    let (broker, proxy) = Broker::start_behind_proxy().unwrap();
+    let outbox = ListOutbox::with(1..=100);
+    let mirror = start_with(Kafka::plaintext(&proxy.bootstrap()), 1, &outbox);
+    wait_until(&mirror, 100);
+    // From here on the only transactions are those of events.
+    complete_snapshot(&broker);
+    let cases = [Cut::Request, Cut::Reply].into_iter();
+    let cases = cases.flat_map(|cut| [(cut, Outage::Brief), (cut, Outage::Lasting)]);
+    for ((cut, outage), cuts) in cases.zip(1..) {
+        let before = mirror.status();
+        let last = before.committed_seq + 50;
+        proxy.cut(cut, outage);
+        outbox.add(before.committed_seq + 1..=last);
+        eventually("the end of a transaction is cut", || proxy.cuts() == cuts);
+        if outage == Outage::Lasting {
+            eventually("the mirror gives up", || {
+                mirror.status().failures > before.failures
+            });
+            assert_eq!(mirror.status().committed_seq, before.committed_seq);
+            let committed = match cut {
+                Cut::Request => before.committed_seq,
+                Cut::Reply => last,
+            };
+            assert_exactly_once(&broker, committed);
+            proxy.heal();
+        }
+        wait_until(&mirror, last);
+        assert_exactly_once(&broker, last);
+        assert_eq!(state_table(&broker), told(last), "{cut:?}, {outage:?}");
+    }
+    assert_eq!(proxy.cuts(), 4);
 }
 
 #[test]

@@ -170,6 +170,10 @@ impl Complaints {
         if !keeps {
             *last = Some((code, reason.to_owned()));
         }
+        if is_of_one_broker(code) {
+            // Others may answer: it is told once none does.
+            return;
+        }
         let (code, reason) = last.clone().unwrap_or_else(|| (code, reason.to_owned()));
         drop(last);
         let error = KafkaError::Global(code);
@@ -181,6 +185,10 @@ impl Complaints {
         );
         self.board.complained(&said);
     }
+}
+
+fn is_of_one_broker(code: Code) -> bool {
+    matches!(code, Code::BrokerTransportFailure | Code::Resolve)
 }
 
 fn is_purge(error: &KafkaError) -> bool {

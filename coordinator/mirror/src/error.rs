@@ -139,6 +139,12 @@ pub enum MirrorError {
         /// Its partition.
         partition: i32,
     },
+    /// Our predecessor's transaction has not ended in all its partitions: they cannot be written either.
+    #[error("the brokers have not finished the last transaction yet ({reason})")]
+    Unfinished {
+        /// What the broker says.
+        reason: String,
+    },
     /// A progress record that this version cannot read.
     #[error("cannot read the progress record in {topic}: {reason}")]
     Progress {
@@ -161,6 +167,11 @@ impl MirrorError {
     /// Whether trying again is pointless until somebody acts.
     pub const fn is_final(&self) -> bool {
         matches!(self, Self::SteppedDown { .. })
+    }
+
+    /// Whether it follows from another error that came before, and says less.
+    pub(crate) const fn is_consequence(&self) -> bool {
+        matches!(self, Self::Unfinished { .. })
     }
 
     /// The error as an alert tells it.
@@ -190,6 +201,7 @@ impl MirrorError {
             | Self::Thread(_)
             | Self::SlotsForgotten { .. }
             | Self::Slots(_)
+            | Self::Unfinished { .. }
             | Self::Kafka { .. } => MirrorCause::Other,
         }
     }
@@ -206,6 +218,11 @@ impl MirrorError {
         let complained = complaint.map(|(code, _)| *code);
         if is_fencing(code) {
             return Self::Fenced;
+        }
+        if code == Some(Code::ConcurrentTransactions) {
+            return Self::Unfinished {
+                reason: error.to_string(),
+            };
         }
         if is_oversize(code) {
             return Self::Oversize(0);

@@ -23,6 +23,11 @@ const TRANSACTION: Duration = Duration::from_secs(300);
 /// How long calls wait for brokers before the session is given up.
 const PATIENCE: Duration = Duration::from_secs(10);
 
+/// How often a record is sent anew that a broker refuses for a passing reason, such as too few copies in step. That takes
+/// some eight seconds, so that the reason is told before [`PATIENCE`] is over and only the time-out is left to tell. The
+/// client does not count what it sends anew because a partition has another leader.
+const RETRIES: u32 = 10;
+
 /// How long the other records of a transaction that failed may take to fail: one of them says why.
 const LAST_WORDS: Duration = Duration::from_secs(1);
 
@@ -50,6 +55,7 @@ impl Transactor {
                 TRANSACTION.as_millis().to_string(),
             )
             .set("message.timeout.ms", PATIENCE.as_millis().to_string())
+            .set("retries", RETRIES.to_string())
             .set("compression.type", "zstd")
             .set("linger.ms", "1")
             // Brokers measure batches, not records: a batch is no larger than a record may be.

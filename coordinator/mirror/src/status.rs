@@ -225,6 +225,12 @@ impl Attempt {
         self.since.get_or_insert(now);
     }
 
+    fn meets(&mut self, error: &MirrorError) {
+        if !error.is_consequence() || self.trouble.is_none() {
+            self.trouble = Some(error.trouble());
+        }
+    }
+
     /// Something arrived.
     fn advance(&mut self) {
         if !self.failed {
@@ -302,7 +308,7 @@ impl Board {
     /// A client has trouble that it may get over by itself.
     pub(crate) fn complained(&self, error: &MirrorError) {
         let mut known = self.known();
-        known.attempt.trouble = Some(error.trouble());
+        known.attempt.meets(error);
         known.status.last_error = Some(error.to_string());
         known.status.last_error_at = Some(now());
     }
@@ -394,7 +400,7 @@ mod tests {
         attempt.begin(now);
         let late = now + STALLED_AFTER;
         assert_eq!(attempt.stalled(late), None, "slow, and no more");
-        attempt.trouble = Some(MirrorError::Oversize(9).trouble());
+        attempt.meets(&MirrorError::Oversize(9));
         let early = late - Duration::from_millis(1);
         assert_eq!(attempt.stalled(early), None);
         assert_eq!(
@@ -406,12 +412,28 @@ mod tests {
     }
 
     #[test]
+    fn what_follows_from_a_trouble_does_not_hide_it() {
+        let unfinished = || MirrorError::Unfinished {
+            reason: String::new(),
+        };
+        let mut attempt = Attempt::default();
+        let mut told = |error| {
+            attempt.meets(&error);
+            attempt.trouble.clone().map(|trouble| trouble.cause)
+        };
+        assert_eq!(told(unfinished()), Some(MirrorCause::Other));
+        assert_eq!(told(MirrorError::Oversize(9)), Some(MirrorCause::Oversize));
+        assert_eq!(told(unfinished()), Some(MirrorCause::Oversize));
+        assert_eq!(told(MirrorError::Fenced), Some(MirrorCause::Superseded));
+    }
+
+    #[test]
     fn a_session_that_writes_its_claim_alone_has_not_got_over_a_failure() {
         let now = Instant::now();
         let mut attempt = Attempt::default();
         attempt.begin(now);
         attempt.failed = true;
-        attempt.trouble = Some(MirrorError::Fenced.trouble());
+        attempt.meets(&MirrorError::Fenced);
         attempt.advance();
         attempt.begin(now + STALLED_AFTER);
         assert!(attempt.stalled(now + STALLED_AFTER).is_some());

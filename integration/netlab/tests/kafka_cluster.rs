@@ -14,7 +14,7 @@ use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rdkafka::ClientConfig;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ResourceSpecifier};
@@ -431,6 +431,17 @@ fn too_few_copies_in_step_delay_events_only(
         assert_eq!(mirror.status().lag, 50, "{:?}", mirror.status());
     };
     events_wait(450);
+    // The client complains all the time that it cannot connect to the dead server, which is not what keeps events.
+    let too_few = || {
+        let stalled = mirror.status().stalled.map(|trouble| trouble.cause);
+        stalled == Some(MirrorCause::TooFewInSync)
+    };
+    eventually("the cause is told", PATIENCE, || Ok(too_few())).unwrap();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(15) {
+        assert!(too_few(), "{:?}", mirror.status());
+        std::thread::sleep(Duration::from_millis(50));
+    }
     cluster.restart(2).unwrap();
     wait_until(mirror, 450);
 

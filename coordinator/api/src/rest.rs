@@ -18,6 +18,18 @@ pub const BASE: &str = "/api/v1";
 /// Media type of [`Problem`].
 pub const PROBLEM_TYPE: &str = "application/problem+json";
 
+/// Header of a request that changes something: the Git revision that asks for it, as the audit trail tells it.
+pub const REVISION_HEADER: &str = "wattle-revision";
+
+/// The longest revision.
+const MAX_REVISION_BYTES: usize = 128;
+
+/// Whether this can be a revision: a hash, a tag, or what `git describe` says.
+pub fn is_revision(text: &str) -> bool {
+    (1..=MAX_REVISION_BYTES).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_graphic())
+}
+
 /// Name of server-sent events that carry a topology event; their id is the event's.
 pub const SSE_EVENT: &str = "topology";
 /// Name of the server-sent event before the entities of a snapshot.

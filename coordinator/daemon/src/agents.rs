@@ -22,7 +22,7 @@ use wattle_wire::key::PublicKey;
 use wattle_wire::record::Record;
 
 use crate::counters::{Counter, Counters};
-use crate::engine::{AGENT_QUEUE, Admission, Connection, Handle, Question, Refused};
+use crate::engine::{AGENT_QUEUE, Admission, Author, Connection, Handle, Question, Refused};
 
 /// How long a stranger may take from its hello to its join.
 const JOIN_WITHIN: Duration = Duration::from_secs(5);
@@ -283,7 +283,7 @@ impl Agent {
         self.engine
             .ask(|answer| Question::Remove {
                 node: node.to_string(),
-                actor: format!("node:{node}"),
+                by: Author::node(node),
                 answer,
             })
             .await

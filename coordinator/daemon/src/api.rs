@@ -19,8 +19,8 @@ use wattle_api::Timestamp;
 use wattle_api::agent::NetworkInfo;
 use wattle_api::notice::{Alert, AuditAction, AuditRecord};
 use wattle_api::rest::{
-    LeafCreated, LeafRequest, Network, Node, PROBLEM_TYPE, Page, Problem, TokenCreated,
-    TokenRequest, Topology,
+    LeafCreated, LeafRequest, Network, Node, PROBLEM_TYPE, Page, Problem, REVISION_HEADER,
+    TokenCreated, TokenRequest, Topology, is_revision,
 };
 use wattle_api::token::{DEFAULT_TTL_S, TokenRecord, TokenScope};
 use wattle_api::topology::{LinkEntity, PrefixEntity};
@@ -29,7 +29,7 @@ use wattle_store::Store;
 
 use crate::clock::wall;
 use crate::counters::{Counters, expose};
-use crate::engine::{Answer, Handle, Question, Refused};
+use crate::engine::{Answer, Author, Handle, Question, Refused};
 use crate::invitation::{self, Inviter};
 
 /// Items of a page when the request does not say, and at most.
@@ -169,6 +169,28 @@ impl<S: Send + Sync> FromRequestParts<S> for Path {
     }
 }
 
+/// Whoever shows the administrator's token, and the revision that the request names.
+impl<S: Send + Sync> FromRequestParts<S> for Author {
+    type Rejection = Failure;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Self, Failure> {
+        let named = parts.headers.get(REVISION_HEADER);
+        let revision = named.map(|value| match value.to_str() {
+            Ok(text) if is_revision(text) => Ok(text.to_owned()),
+            Ok(_) | Err(_) => Err(bad(
+                "revision",
+                StatusCode::BAD_REQUEST,
+                format!("the header {REVISION_HEADER} is no revision"),
+                "a revision is what `git rev-parse` or `git describe` prints: 1 to 128 visible characters of ASCII",
+            )),
+        });
+        Ok(Self {
+            actor: "admin".to_owned(),
+            revision: revision.transpose()?,
+        })
+    }
+}
+
 /// Where a page begins.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
@@ -240,14 +262,12 @@ async fn node(State(api): Shared, Path(name): Path) -> Outcome<Node> {
     })
 }
 
-async fn remove_node(State(api): Shared, Path(node): Path) -> Result<StatusCode, Failure> {
-    let actor = "admin".to_owned();
-    decide(&api, |answer| Question::Remove {
-        node,
-        actor,
-        answer,
-    })
-    .await?;
+async fn remove_node(
+    State(api): Shared,
+    by: Author,
+    Path(node): Path,
+) -> Result<StatusCode, Failure> {
+    decide(&api, |answer| Question::Remove { node, by, answer }).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -273,6 +293,7 @@ async fn tokens(State(api): Shared) -> Outcome<Page<TokenRecord>> {
 
 async fn create_token(
     State(api): Shared,
+    by: Author,
     Body(request): Body<TokenRequest>,
 ) -> Result<(StatusCode, Json<TokenCreated>), Failure> {
     let ttl_s = request.ttl_s.unwrap_or(DEFAULT_TTL_S);
@@ -295,14 +316,19 @@ async fn create_token(
         .await
         .map_err(broken)?;
     let detail = format!("good for {ttl_s} s");
-    note(&api, AuditAction::TokenCreated, &created.record.id, detail).await?;
+    let id = &created.record.id;
+    note(&api, AuditAction::TokenCreated, by, id, detail).await?;
     Ok((StatusCode::CREATED, Json(created)))
 }
 
-async fn withdraw_token(State(api): Shared, Path(id): Path) -> Result<StatusCode, Failure> {
+async fn withdraw_token(
+    State(api): Shared,
+    by: Author,
+    Path(id): Path,
+) -> Result<StatusCode, Failure> {
     match api.store.tokens().withdraw(&id).await.map_err(broken)? {
         true => {
-            note(&api, AuditAction::TokenWithdrawn, &id, String::new()).await?;
+            note(&api, AuditAction::TokenWithdrawn, by, &id, String::new()).await?;
             Ok(StatusCode::NO_CONTENT)
         }
         false => Err(not_found(
@@ -313,13 +339,19 @@ async fn withdraw_token(State(api): Shared, Path(id): Path) -> Result<StatusCode
 }
 
 /// Notes in the audit trail what was done to a token.
-async fn note(api: &Api, action: AuditAction, token: &str, detail: String) -> Result<(), Failure> {
+async fn note(
+    api: &Api,
+    action: AuditAction,
+    by: Author,
+    token: &str,
+    detail: String,
+) -> Result<(), Failure> {
     let record = AuditRecord {
         action,
-        actor: "admin".to_owned(),
+        actor: by.actor,
         subject: format!("token:{token}"),
         detail,
-        revision: None,
+        revision: by.revision,
         seq: api.store.last_seq(),
         term: api.store.term(),
         network: api.network.id,
@@ -330,10 +362,16 @@ async fn note(api: &Api, action: AuditAction, token: &str, detail: String) -> Re
 
 async fn create_leaf(
     State(api): Shared,
+    by: Author,
     Body(request): Body<LeafRequest>,
 ) -> Result<(StatusCode, Json<LeafCreated>), Failure> {
     let request = Box::new(request);
-    let created = decide(&api, |answer| Question::AddLeaf { request, answer }).await?;
+    let created = decide(&api, |answer| Question::AddLeaf {
+        request,
+        by,
+        answer,
+    })
+    .await?;
     Ok((StatusCode::CREATED, Json(created)))
 }
 

@@ -30,6 +30,7 @@ use crate::clock::{Clock, wall};
 use crate::counters::{Counter, Counters};
 pub(crate) use crate::engine::connections::{AGENT_QUEUE, Admission, Connection};
 pub(crate) use crate::engine::members::Refused;
+pub(crate) use crate::engine::notices::Author;
 
 /// Questions that wait: enough for every agent of a large fleet to have one under way. A records question is the
 /// largest, at most one frame of 4 MiB, in practice a few kB.
@@ -80,12 +81,13 @@ pub(crate) enum Question {
     /// Somebody wants a node removed: an operator, or the node itself.
     Remove {
         node: String,
-        actor: String,
+        by: Author,
         answer: Answer<()>,
     },
     /// An operator attaches a stock WireGuard device.
     AddLeaf {
         request: Box<LeafRequest>,
+        by: Author,
         answer: Answer<LeafCreated>,
     },
     /// How it goes with Kafka.
@@ -261,12 +263,12 @@ impl Engine {
             Question::Ack { node, revision } => self.ack(node, revision),
             Question::Candidates { node, candidates } => self.candidates(node, candidates),
             Question::Records { node, records } => self.records(node, &records),
-            Question::Remove {
-                node,
-                actor,
+            Question::Remove { node, by, answer } => self.remove(&node, &by, answer),
+            Question::AddLeaf {
+                request,
+                by,
                 answer,
-            } => self.remove(&node, &actor, answer),
-            Question::AddLeaf { request, answer } => self.add_leaf(*request, answer),
+            } => self.add_leaf(*request, &by, answer),
             Question::Mirror(health) => {
                 self.alerts.observe_mirror(health, self.clock.now(), wall());
             }

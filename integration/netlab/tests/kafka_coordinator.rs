@@ -19,7 +19,7 @@ use std::time::Instant;
 
 use serde_json::Value;
 use wattle_api::gap::{GAP_KEY, GapReason, GapRecord};
-use wattle_api::notice::{Alert, AlertKind, AlertState, MirrorCause};
+use wattle_api::notice::{Alert, AlertKind, AlertState, AuditAction, AuditRecord, MirrorCause};
 use wattle_api::stream::{HEADER_SEQ, Kafka};
 use wattle_netlab::answer::{entities, json_lines, wattle_topology};
 use wattle_netlab::kafka::cluster::{Cluster, Shape};
@@ -114,11 +114,28 @@ fn kcat_sees_nodes_and_links_come_and_go_while_they_do() {
             .unwrap();
         kcat.sees("io.wattle.topology.link.c", &link);
     });
-    coordinator.curl(&["-X", "DELETE"], "nodes/n2");
+    let delete = |revision: &str| {
+        let header = format!("Wattle-Revision: {revision}");
+        coordinator.request(&["-X", "DELETE", "-H", &header], "api/v1/nodes/n2")
+    };
+    let (problem, status) = delete("no revision");
+    assert_eq!(status, 400, "{problem}");
+    assert_eq!(delete("v1.2-3-g9f8e7d6").1, 204);
     kcat.sees(
         "io.wattle.topology.node.d",
         &format!("node:{}", second.id()),
     );
+    coordinator.eventually("the audit trail names the revision that removed it", || {
+        let revisions = |action| {
+            let records = broker.kcat("wattle.lab.audit.v1").unwrap();
+            let values = records.iter().filter_map(|record| record.value.as_deref());
+            let audits = values.map(|value| serde_json::from_str::<AuditRecord>(value).unwrap());
+            let done = audits.filter(|audit| audit.action == action);
+            done.map(|audit| audit.revision).collect::<Vec<_>>()
+        };
+        revisions(AuditAction::NodeRemoved) == [Some("v1.2-3-g9f8e7d6".to_owned())]
+            && revisions(AuditAction::NodeJoined) == [None, None]
+    });
 }
 
 /// The outbox's limit is looked at each half minute, so it is passed by far before the oldest events go.

@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wattle_agent::state::Fingerprint;
-use wattle_api::rest::{BASE, Page, Problem};
+use wattle_api::rest::{BASE, Page, Problem, REVISION_HEADER};
 use zeroize::Zeroizing;
 
 use crate::args::CoordinatorArgs;
@@ -33,6 +33,7 @@ pub(crate) struct Coordinator {
     connection: Connection,
     address: String,
     token: Zeroizing<String>,
+    revision: Option<String>,
 }
 
 impl Coordinator {
@@ -48,6 +49,7 @@ impl Coordinator {
             connection,
             address,
             token,
+            revision: args.revision.clone(),
         })
     }
 
@@ -116,6 +118,9 @@ impl Coordinator {
             .header(HOST, &self.address)
             .header(ACCEPT, "*/*")
             .header(AUTHORIZATION, format!("Bearer {}", self.token.as_str()));
+        if let Some(revision) = &self.revision {
+            request = request.header(REVISION_HEADER, revision);
+        }
         if body.is_some() {
             request = request.header(CONTENT_TYPE, "application/json");
         }

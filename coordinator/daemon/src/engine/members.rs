@@ -14,7 +14,7 @@ use wattle_store::{Claim, TokenFound};
 use wattle_wire::grant::Holder;
 use wattle_wire::key::PublicKey;
 
-use super::{Answer, Connection, Engine};
+use super::{Answer, Author, Connection, Engine};
 use crate::clock::wall;
 use crate::counters::Counter;
 
@@ -210,8 +210,8 @@ impl Engine {
         self.pending.change.claims.push(Claim { hash, node });
         self.added(node);
         let name = self.name_of(node);
-        let actor = format!("node:{node}");
-        self.note(AuditAction::NodeJoined, &actor, actor.clone(), name);
+        let by = Author::node(node);
+        self.note(AuditAction::NodeJoined, &by, by.actor.clone(), name);
         self.counters.count(Counter::Joins);
         Ok(node)
     }
@@ -280,7 +280,7 @@ impl Engine {
         })
     }
 
-    pub(super) fn remove(&mut self, name: &str, actor: &str, answer: Answer<()>) {
+    pub(super) fn remove(&mut self, name: &str, by: &Author, answer: Answer<()>) {
         let removed = self
             .members
             .find(name)
@@ -304,14 +304,9 @@ impl Engine {
                 .change
                 .records
                 .retain(|record| record.origin() != node);
-            tracing::info!(%node, actor, "Node removed");
+            tracing::info!(%node, actor = by.actor, "Node removed");
             let detail = format!("asked for as {name}");
-            self.note(
-                AuditAction::NodeRemoved,
-                actor,
-                format!("node:{node}"),
-                detail,
-            );
+            self.note(AuditAction::NodeRemoved, by, format!("node:{node}"), detail);
         }
         self.pending
             .change
@@ -327,17 +322,17 @@ impl Engine {
         });
     }
 
-    pub(super) fn add_leaf(&mut self, request: LeafRequest, answer: Answer<LeafCreated>) {
+    pub(super) fn add_leaf(
+        &mut self,
+        request: LeafRequest,
+        by: &Author,
+        answer: Answer<LeafCreated>,
+    ) {
         match self.attach_leaf(request) {
             Ok((leaf, host)) => {
                 self.added(leaf);
                 let detail = format!("{} at {}", self.name_of(leaf), self.name_of(host));
-                self.note(
-                    AuditAction::LeafAdded,
-                    "admin",
-                    format!("node:{leaf}"),
-                    detail,
-                );
+                self.note(AuditAction::LeafAdded, by, format!("node:{leaf}"), detail);
                 self.later(move |engine| {
                     let _ = answer.send(engine.leaf_created(leaf, host));
                 });

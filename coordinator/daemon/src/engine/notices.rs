@@ -2,11 +2,38 @@
 
 use wattle_api::notice::{Alert, AuditAction, AuditRecord};
 use wattle_fleet::{Alerts, Topology};
-use wattle_model::{Instant, NetworkId};
+use wattle_model::{Instant, NetworkId, NodeId};
 use wattle_store::StoreError;
 
 use super::Engine;
 use crate::clock::wall;
+
+/// Who does something.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Author {
+    /// `admin`, `node:<id>`, or `coordinator`.
+    pub(crate) actor: String,
+    /// The Git revision that asks for it.
+    pub(crate) revision: Option<String>,
+}
+
+impl Author {
+    /// A node that acts for itself.
+    pub(crate) fn node(node: NodeId) -> Self {
+        Self::without_revision(format!("node:{node}"))
+    }
+
+    fn coordinator() -> Self {
+        Self::without_revision("coordinator".to_owned())
+    }
+
+    const fn without_revision(actor: String) -> Self {
+        Self {
+            actor,
+            revision: None,
+        }
+    }
+}
 
 /// Before anything was read back.
 pub(super) fn no_alerts(network: NetworkId) -> Alerts {
@@ -42,11 +69,11 @@ impl Engine {
     pub(super) fn note(
         &mut self,
         action: AuditAction,
-        actor: &str,
+        by: &Author,
         subject: String,
         detail: String,
     ) {
-        let record = self.audit(action, actor, subject, detail);
+        let record = self.audit(action, by, subject, detail);
         self.pending.change.audits.push(record);
     }
 
@@ -57,7 +84,7 @@ impl Engine {
         );
         let record = self.audit(
             AuditAction::CoordinatorStarted,
-            "coordinator",
+            &Author::coordinator(),
             subject,
             detail,
         );
@@ -67,16 +94,16 @@ impl Engine {
     fn audit(
         &self,
         action: AuditAction,
-        actor: &str,
+        by: &Author,
         subject: String,
         detail: String,
     ) -> AuditRecord {
         AuditRecord {
             action,
-            actor: actor.to_owned(),
+            actor: by.actor.clone(),
             subject,
             detail,
-            revision: None,
+            revision: by.revision.clone(),
             seq: self.store.last_seq(),
             term: self.store.term(),
             network: self.network.id,

@@ -315,6 +315,7 @@ fn first_token(args: &InitArgs) -> Outcome<String> {
         coordinator: None,
         fingerprint: None,
         token_file: None,
+        revision: None,
         coordinator_state: args.state.clone(),
     };
     let end = Instant::now() + STARTS_WITHIN;

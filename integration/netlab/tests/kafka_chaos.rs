@@ -1,7 +1,8 @@
 //! The promise of the topology stream under `kill -9`: a process with the real database and the real mirror writes
 //! events, and is killed again and again, as is the broker; sometimes it is only paused, another takes over with a copy
 //! of its state, and then it wakes up. `integration/kafka/judge.py` (kcat) and `wattle_topology::verify` must then
-//! agree that every event is there once and in order. `sudo tools/test kafka` runs it; `--full` makes it the long one.
+//! agree that every event is there once and in order. `sudo tools/test kafka` runs it; `--full` makes it the long one,
+//! `--brokers 3` kills each of three brokers in turn instead of the only one.
 
 #![expect(
     clippy::unwrap_used,
@@ -17,12 +18,15 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 use wattle_api::stream::Kafka;
+use wattle_netlab::kafka::cluster::{Cluster, Shape};
 use wattle_netlab::kafka::{Access, Broker};
 use wattle_netlab::mesh::binary;
 use wattle_topology::{Source, verify};
 
 /// Set to `full` for the long run.
 const LENGTH: &str = "WATTLE_CHAOS";
+/// How many brokers there are; one if it is not set.
+const BROKERS: &str = "WATTLE_CHAOS_BROKERS";
 const TOPIC: &str = "wattle.chaos.topology.events.v1";
 /// A paused leader that wakes up notices within this time that another leads.
 const NOTICE: Duration = Duration::from_secs(180);
@@ -83,16 +87,65 @@ fn every_event_survives_kills_of_the_mirror_kills_of_the_broker_and_leaders_that
     println!("{}", chaos.judge(plan.events));
 }
 
-/// A broker, and the state of the coordinator that leads.
+/// Brokers, and the state of the coordinator that leads.
 struct Chaos {
-    broker: Broker,
+    brokers: Brokers,
     states: Vec<TempDir>,
+}
+
+/// What Kafka consists of. Whose turn it is to be killed is the number beside it.
+enum Brokers {
+    /// One broker that is all there is.
+    One(Broker),
+    /// Several, each of which the others replace.
+    Several(Box<Cluster>, usize),
+}
+
+impl Brokers {
+    fn start() -> Self {
+        let count = std::env::var(BROKERS).map_or(1, |count| count.parse().unwrap());
+        match count {
+            1 => Self::One(Broker::start(Access::Open).unwrap()),
+            _ => Self::Several(Box::new(Cluster::start(Shape::open(count)).unwrap()), 0),
+        }
+    }
+
+    /// `host:port` of each.
+    fn addresses(&self) -> Vec<String> {
+        match self {
+            Self::One(broker) => vec![broker.bootstrap()],
+            Self::Several(cluster, _) => cluster.bootstrap(),
+        }
+    }
+
+    /// Kills a broker and starts it again without waiting.
+    fn kill_one(&mut self) {
+        match self {
+            Self::One(broker) => {
+                broker.kill().unwrap();
+                broker.spawn().unwrap();
+            }
+            Self::Several(cluster, turn) => {
+                let at = *turn % cluster.len();
+                *turn += 1;
+                cluster.kill(at).unwrap();
+                cluster.spawn(at).unwrap();
+            }
+        }
+    }
+
+    fn wait_until_ready(&mut self) {
+        match self {
+            Self::One(broker) => broker.wait_until_ready().unwrap(),
+            Self::Several(cluster, _) => cluster.wait_until_ready().unwrap(),
+        }
+    }
 }
 
 impl Chaos {
     fn start() -> Self {
         Self {
-            broker: Broker::start(Access::Open).unwrap(),
+            brokers: Brokers::start(),
             states: vec![tempfile::tempdir().unwrap()],
         }
     }
@@ -106,13 +159,12 @@ impl Chaos {
         let mut writer = self.writer("--events", target);
         std::thread::sleep(life(step));
         if broker_too {
-            self.broker.kill().unwrap();
-            self.broker.spawn().unwrap();
+            self.brokers.kill_one();
         }
         writer.kill().unwrap();
         writer.wait().unwrap();
         if broker_too {
-            self.broker.wait_until_ready().unwrap();
+            self.brokers.wait_until_ready();
         }
     }
 
@@ -128,8 +180,8 @@ impl Chaos {
         let mut successor = self.writer("--more", 500);
         if broker_too {
             std::thread::sleep(life(step + 1));
-            self.broker.kill().unwrap();
-            self.broker.restart().unwrap();
+            self.brokers.kill_one();
+            self.brokers.wait_until_ready();
         }
         // It has to lead before the other wakes up.
         assert_eq!(wait(&mut successor, Duration::from_secs(300)), Some(0));
@@ -160,7 +212,7 @@ impl Chaos {
                 "--rate",
                 "5000",
                 "--brokers",
-                &self.broker.bootstrap(),
+                &self.brokers.addresses().join(","),
             ])
             .args([how, &events.to_string(), "--state"])
             .arg(self.state())
@@ -176,7 +228,7 @@ impl Chaos {
             .args([
                 script,
                 "--brokers",
-                &self.broker.bootstrap(),
+                &self.brokers.addresses().join(","),
                 "--topic",
                 TOPIC,
             ])
@@ -196,10 +248,12 @@ impl Chaos {
             "several partitions were used"
         );
 
+        let kafka = Kafka {
+            brokers: self.brokers.addresses(),
+            ..Kafka::plaintext("")
+        };
         let found = block_on(async {
-            let source = Source::find(Kafka::plaintext(&self.broker.bootstrap()))
-                .await
-                .unwrap();
+            let source = Source::find(kafka).await.unwrap();
             verify(&source).await.unwrap()
         });
         assert!(found.is_whole(), "{found:#?}");

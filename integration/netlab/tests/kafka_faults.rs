@@ -96,6 +96,7 @@ fn a_topic_that_is_deleted_is_written_anew_with_a_snapshot() {
     admin.delete(&topics().events);
     outbox.add(301..=600);
     eventually("the loss is noticed", || mirror.status().lost_topics > 0);
+    noted_as_lost(&outbox, &format!("{} was missing", topics().events));
     wait_until(&mirror, 600);
     assert_exactly_once(&broker, 600);
     assert_eq!(state_table(&broker), told(600));
@@ -182,6 +183,8 @@ fn records_that_somebody_deleted_are_a_gap_in_their_partition() {
         (*partition, gap.reason, gap.last_seq),
         (emptied, GapReason::TopicTruncated, last)
     );
+    let told = format!("were deleted in partitions [{emptied}]");
+    noted_as_lost(&outbox, &told);
     chain_holds(&broker);
     eventually("a snapshot follows", || {
         snapshots(&broker)
@@ -230,6 +233,7 @@ fn events_that_were_given_up_are_named_and_the_state_is_right_all_the_same() {
         (SnapshotReason::Gap, told(snapshot.seq))
     );
     assert_eq!(mirror.status().gaps, 1);
+    noted_as_lost(&outbox, "events 101 to 290 will never be in Kafka");
     outbox.add(331..=340);
     wait_until(&mirror, 340);
     chain_holds(&broker);
@@ -472,6 +476,13 @@ fn readers_know_what_is_before_and_behind_a_gap(
         .iter()
         .filter_map(|line| line["data"]["source"]["seq"].as_u64());
     assert!(seqs.eq((1..=last).filter(|seq| !gap.contains(seq))));
+}
+
+/// What the alert will tell of.
+fn noted_as_lost(outbox: &ListOutbox, what: &str) {
+    let losses = outbox.1.lock().unwrap();
+    let last = losses.last().expect("a loss is noted");
+    assert!(last.detail.contains(what), "{losses:?}");
 }
 
 /// An event of one's own making, numbered from where the list ends.

@@ -101,9 +101,12 @@ fn begun() -> u64 {
     *BEGUN
 }
 
-/// An outbox in memory that grows while it is read.
+/// An outbox in memory that grows while it is read, and what the mirror notes as lost.
 #[derive(Clone, Default)]
-pub(crate) struct ListOutbox(pub(crate) Arc<(Mutex<Vec<TopologyEvent>>, Condvar)>);
+pub(crate) struct ListOutbox(
+    pub(crate) Arc<(Mutex<Vec<TopologyEvent>>, Condvar)>,
+    pub(crate) Arc<Mutex<Vec<Loss>>>,
+);
 
 impl ListOutbox {
     pub(crate) fn with(seqs: impl Iterator<Item = u64>) -> Self {
@@ -166,7 +169,8 @@ impl Outbox for ListOutbox {
             .map_or(0, |event| event.id.seq))
     }
 
-    fn note_loss(&mut self, _: &Loss) -> Result<(), OutboxError> {
+    fn note_loss(&mut self, loss: &Loss) -> Result<(), OutboxError> {
+        self.1.lock().unwrap().push(loss.clone());
         Ok(())
     }
 

@@ -1,6 +1,14 @@
 //! Kafka's troubles are nobody else's: a real mesh with a coordinator that mirrors to a real broker, all in namespaces.
-//! Packets flow while the broker is killed and comes back, and while the coordinator itself is killed.
+//! Packets flow while the broker is killed and comes back, while its disk is full, and while the coordinator itself is
+//! killed.
 //! `sudo tools/test kafka` runs it.
+
+#![expect(
+    clippy::unwrap_used,
+    reason = "a test says what went wrong by panicking"
+)]
+
+mod disk;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -11,6 +19,8 @@ use wattle_api::notice::{Alert, AlertKind, AlertState};
 use wattle_netlab::kafka::{Access, Broker};
 use wattle_netlab::probe::{Report, Running};
 use wattle_netlab::{Coordinator, Host, eventually, story};
+
+use crate::disk::Disk;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const EVERY: Duration = Duration::from_millis(5);
@@ -30,7 +40,8 @@ fn no_packet_is_lost_whatever_happens_to_kafka_and_its_coordinator() {
         let lab = &*lab;
         // The broker is a child of this thread and lives in the hub's network.
         hub.inside(|| {
-            let mut broker = Broker::start(Access::Open)?;
+            let disk = Disk::of_megabytes(96);
+            let mut broker = Broker::start_in(Access::Open, Some(&disk.directory()))?;
             let config = hub.directory().join("coordinator.toml");
             let kafka = format!(
                 "[kafka]\nbrokers = [\"{}\"]\nmetrics_every_s = 1\n",
@@ -68,6 +79,16 @@ fn no_packet_is_lost_whatever_happens_to_kafka_and_its_coordinator() {
                 })?;
                 println!("{report:?}");
             }
+            let report = nothing_is_lost_while(&a, to, |_| {
+                disk.fill();
+                let failures = failures_once_more_waits(&hub)?;
+                eventually("nothing more reaches Kafka", PATIENCE, || {
+                    Ok(failures_once_more_waits(&hub)? > failures)
+                })?;
+                disk.make_room();
+                broker.restart()
+            })?;
+            println!("{report:?}");
             ensure!(
                 broker.kcat(EVENTS)?.len() > 2,
                 "events survived the broker's ends"
@@ -107,6 +128,17 @@ fn nothing_is_lost_while(
     ensure!(report.sent > 800, "{report:?}");
     ensure!(report.lost == 0, "packets were lost: {report:?}");
     Ok(report)
+}
+
+/// Makes a token, of which the audit trail in Kafka is to tell; how often the mirror has failed.
+fn failures_once_more_waits(coordinator: &Host) -> Result<u64> {
+    let api = "https://10.9.0.1:5741/api/v1";
+    let curl =
+        "curl -skf --max-time 10 -H \"Authorization: Bearer $(cat coordinator/admin.token)\"";
+    coordinator.sh(&format!("{curl} --json {{}} {api}/tokens"))?;
+    let status = coordinator.sh(&format!("{curl} {api}/mirror"))?;
+    let status: serde_json::Value = serde_json::from_str(&status)?;
+    status["failures"].as_u64().context("no failures")
 }
 
 /// The newest word on the lost link: an alert is told after 5 s, and cleared after half a minute.

@@ -27,6 +27,9 @@ const SOCKET_BUFFER: usize = 8 << 20;
 /// How long an echo may take to count.
 const PATIENCE: Duration = Duration::from_secs(1);
 
+/// So many probes in a row make a way.
+pub const KEPT: usize = 20;
+
 /// What became of a stream.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -55,7 +58,8 @@ pub struct Report {
     pub ttl: BTreeMap<u8, u64>,
     /// With which TTL how many answered probes arrived at the other end.
     pub ttl_there: BTreeMap<u8, u64>,
-    /// How often an answered probe had another TTL than the one before, there and back: it went another way.
+    /// How often answered probes began to have another TTL, there and back: they went another way. What fewer than
+    /// [`KEPT`] in a row did does not count: a suspicion, not a move.
     pub moves: [usize; 2],
 }
 
@@ -284,7 +288,10 @@ fn judge(
     }
     report.moves = ways.map(|ways| {
         let ttls: Vec<u8> = ways.into_values().collect();
-        ttls.windows(2).filter(|two| two[0] != two[1]).count()
+        let kept = ttls.chunk_by(|a, b| a == b).filter(|run| run.len() >= KEPT);
+        let mut ways: Vec<u8> = kept.map(|run| run[0]).collect();
+        ways.dedup();
+        ways.len().saturating_sub(1)
     });
     report.lost = report.sent - report.received;
     let mut first = 0;
@@ -382,7 +389,7 @@ mod tests {
             number,
             at: interval * number as u32 + Duration::from_micros(300),
             ttl: Some(63),
-            ttl_there: if number < 3 { 64 } else { 63 },
+            ttl_there: 64,
         };
         let arrivals = [0, 1, 3, 2, 2, 7, 9].map(arrival);
         let report = judge(&departures, &arrivals, interval, 0);
@@ -394,7 +401,21 @@ mod tests {
         assert_eq!(report.pause_ms, 50.0);
         assert_eq!(report.rtt_us, [300, 300, 300]);
         assert_eq!(report.usual_ttl(), Some(63));
-        // By their numbers, not as they came.
-        assert_eq!(report.moves, [1, 0]);
+    }
+
+    #[test]
+    fn a_way_that_a_few_probes_took_is_no_move() {
+        let interval = Duration::from_millis(10);
+        let departures: Vec<Duration> = (0..100).map(|i| interval * i).collect();
+        let arrivals: Vec<Arrival> = (0..100)
+            .map(|number| Arrival {
+                number,
+                at: interval * number as u32,
+                ttl: Some(if number < 50 { 64 } else { 63 }),
+                ttl_there: if (40..59).contains(&number) { 63 } else { 64 },
+            })
+            .collect();
+        let report = judge(&departures, &arrivals, interval, 0);
+        assert_eq!(report.moves, [0, 1]);
     }
 }

@@ -551,10 +551,10 @@ mod tests {
             ("interface = \"\"", 13, "1 to 15"),
             (
                 "prefixes = [\"10.1.2.3/16\"]",
-                12,
+                13,
                 "did you mean 10.1.0.0/16?",
             ),
-            ("prefixes = [\"10.0.0.0/99\"]", 12, "not an IP prefix"),
+            ("prefixes = [\"10.0.0.0/99\"]", 13, "not an IP prefix"),
             ("endpoints = [\"192.0.2.1\"]", 13, "with a port"),
             ("endpoints = [\"192.0.2.1:0\"]", 13, "port 0"),
             ("endpoints = [\"0.0.0.0:1\"]", 13, "unicast"),

@@ -7,6 +7,7 @@ use base64::DecodeError;
 use base64::engine::{Engine as _, general_purpose::STANDARD as BASE64};
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 
 /// Why a textual id was refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -30,7 +31,10 @@ pub enum ParseIdError {
 macro_rules! hex_id {
     ($(#[$doc:meta])* $name:ident) => {
         $(#[$doc])*
-        #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, JsonSchema)]
+        #[derive(
+            Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, JsonSchema,
+            SerializeDisplay, DeserializeFromStr,
+        )]
         #[schemars(extend("pattern" = "^[0-9a-f]{16}$"))]
         pub struct $name(#[schemars(with = "String")] pub u64);
 
@@ -69,19 +73,6 @@ macro_rules! hex_id {
                     return Err(ParseIdError::Length { expected: 16, found: text.len() });
                 }
                 u64::from_str_radix(text, 16).map(Self).map_err(|_| ParseIdError::Trailing)
-            }
-        }
-
-        impl Serialize for $name {
-            fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-                serializer.collect_str(self)
-            }
-        }
-
-        impl<'de> Deserialize<'de> for $name {
-            fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-                let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-                text.parse().map_err(serde::de::Error::custom)
             }
         }
     };
@@ -236,7 +227,19 @@ impl SeqNo {
 }
 
 /// An X25519 public key of WireGuard; printed and read as base64, as `wg` does.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, JsonSchema)]
+#[derive(
+    Clone,
+    Copy,
+    PartialEq,
+    Eq,
+    PartialOrd,
+    Ord,
+    Hash,
+    Default,
+    JsonSchema,
+    SerializeDisplay,
+    DeserializeFromStr,
+)]
 pub struct WgKey(#[schemars(with = "String")] pub [u8; 32]);
 
 impl fmt::Display for WgKey {
@@ -269,19 +272,6 @@ impl FromStr for WgKey {
             Err(DecodeError::InvalidByte(_, byte)) => Err(ParseIdError::Alphabet(byte.into())),
             Err(_) => Err(ParseIdError::Trailing),
         }
-    }
-}
-
-impl Serialize for WgKey {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for WgKey {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

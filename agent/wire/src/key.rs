@@ -5,7 +5,7 @@ use std::str::FromStr;
 
 use base64::engine::{Engine as _, general_purpose::STANDARD as BASE64};
 use ed25519_dalek::{Signature, Signer as _, SigningKey, VerifyingKey};
-use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use sha2::{Digest as _, Sha256};
 use wattle_model::{NetworkId, NodeId};
 use zeroize::Zeroizing;
@@ -16,7 +16,7 @@ use crate::DecodeError;
 pub const SIGNATURE_LENGTH: usize = 64;
 
 /// The public half of an identity or of a network's trust root.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub struct PublicKey(VerifyingKey);
 
 /// Why a key was refused. Never shows the key.
@@ -95,19 +95,6 @@ impl FromStr for PublicKey {
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
         Self::from_bytes(&*decode(text)?)
-    }
-}
-
-impl Serialize for PublicKey {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for PublicKey {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -6,6 +6,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use wattle_model::NetworkId;
 
 use crate::Timestamp;
@@ -53,7 +54,9 @@ pub struct Alert {
 }
 
 /// What an alert is about: an entity of the topology, or `kafka`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr,
+)]
 pub enum AlertKey {
     /// An entity.
     Entity(EntityKey),
@@ -81,19 +84,6 @@ impl FromStr for AlertKey {
             KAFKA => Ok(Self::Kafka),
             entity => entity.parse().map(Self::Entity),
         }
-    }
-}
-
-impl Serialize for AlertKey {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for AlertKey {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

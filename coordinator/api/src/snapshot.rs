@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use wattle_model::{NetworkId, NodeName};
 
 use crate::Timestamp;
@@ -14,7 +15,9 @@ use crate::topology::{Entity, EntityKey};
 pub const SNAPSHOT_SCHEMA: &str = "wattle.topology.snapshot/v1";
 
 /// `<term>:<seq>:<attempt>`: which coordinator took it, the event that it stands for, and which try it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, SerializeDisplay, DeserializeFromStr,
+)]
 pub struct SnapshotId {
     /// Term of the coordinator that took it.
     pub term: u64,
@@ -48,19 +51,6 @@ impl FromStr for SnapshotId {
             })
         };
         parse().ok_or_else(|| SnapshotIdError(text.to_owned()))
-    }
-}
-
-impl Serialize for SnapshotId {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for SnapshotId {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
-        text.parse().map_err(serde::de::Error::custom)
     }
 }
 

@@ -536,7 +536,7 @@ mod tests {
             ),
             (
                 "[[node]]\nname='a'\nprefixes=['10.1.0.1/16']",
-                "6:10: `10.1.0.1/16` has host bits set",
+                "6:11: `10.1.0.1/16` has host bits set",
             ),
             (
                 "[[node]]\nname='a'\naddresses=['10.77.0.2']\n[[node]]\nname='b'",

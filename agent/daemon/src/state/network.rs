@@ -5,6 +5,7 @@ use std::path::Path;
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
+use serde_with::{DeserializeFromStr, SerializeDisplay};
 use wattle_model::{NetworkId, Prefix};
 use wattle_wire::key::PublicKey;
 
@@ -42,7 +43,7 @@ pub struct CoordinatorAddress {
 }
 
 /// SHA-256 of a certificate.
-#[derive(Clone, Copy, PartialEq, Eq)]
+#[derive(Clone, Copy, PartialEq, Eq, SerializeDisplay, DeserializeFromStr)]
 pub struct Fingerprint(pub [u8; 32]);
 
 impl fmt::Display for Fingerprint {
@@ -76,20 +77,6 @@ impl FromStr for Fingerprint {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a fingerprint is the SHA-256 of a certificate: 64 hexadecimal digits")]
 pub struct FingerprintError;
-
-impl Serialize for Fingerprint {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-impl<'de> Deserialize<'de> for Fingerprint {
-    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(serde::de::Error::custom)
-    }
-}
 
 pub(super) fn load(directory: &Path) -> Result<Option<Network>, StateError> {
     let path = directory.join(FILE);

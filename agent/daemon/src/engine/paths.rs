@@ -18,25 +18,18 @@ pub(super) struct Map<'a> {
     membership: &'a Membership,
     router: &'a Router,
     class: Class,
-    now: Instant,
     graph: Graph,
     claims: BTreeMap<(NodeId, NodeId), LinkEntry>,
 }
 
 impl<'a> Map<'a> {
     /// The map of a class as the database describes it at the moment.
-    pub(super) fn new(
-        membership: &'a Membership,
-        router: &'a Router,
-        class: Class,
-        now: Instant,
-    ) -> Self {
+    pub(super) fn new(membership: &'a Membership, router: &'a Router, class: Class) -> Self {
         let graph = router.topology().graph(class);
         Self {
             membership,
             router,
             class,
-            now,
             graph,
             claims: claims(router, class),
         }
@@ -66,7 +59,7 @@ impl<'a> Map<'a> {
     }
 
     /// Why packets go where they go; `None` if no route leads there.
-    pub(super) fn explain(&self, to: Destination) -> Option<ExplainReport> {
+    pub(super) fn explain(&self, to: Destination, now: Instant) -> Option<ExplainReport> {
         let chosen = self.path(to)?.ways.into_iter().next()?;
         let explanation = self.router.explain(self.class, to.node)?;
         let is_other = |way: &&Way| !matches!(way.verdict, Verdict::Preferred);
@@ -93,7 +86,7 @@ impl<'a> Map<'a> {
                 .as_ref()
                 .map(|way| way.cost_us.saturating_sub(chosen.cost_us)),
             runner_up,
-            hold_ms: other.and_then(|way| self.hold_ms(way)),
+            hold_ms: other.and_then(|way| self.hold_ms(way, now)),
             notes: self.notes(&explanation),
             chosen,
             changed: None,
@@ -101,9 +94,9 @@ impl<'a> Map<'a> {
     }
 
     /// How long until a lower price of the way's first link counts, if it stays so low.
-    fn hold_ms(&self, way: &Way) -> Option<u64> {
+    fn hold_ms(&self, way: &Way, now: Instant) -> Option<u64> {
         let due = self.link(way)?.better_from(self.class)?;
-        Some(due.since(self.now).as_millis())
+        Some(due.since(now).as_millis())
     }
 
     /// The price of the way to a node's neighbours' measure: round trip and loss summed over the preferred way.

@@ -60,7 +60,7 @@ impl Engine {
                 }))
             }),
             Request::Explain { dst, class } => self.along(dst, *class, |map, to, changed| {
-                let report = map.explain(to)?;
+                let report = map.explain(to, self.clock.now())?;
                 Some(Reply::Explain(Box::new(ExplainReport {
                     changed,
                     ..report
@@ -599,7 +599,7 @@ impl Engine {
     }
 
     fn map(&self, class: Class) -> Map<'_> {
-        Map::new(self.membership(), &self.router, class, self.clock.now())
+        Map::new(self.membership(), &self.router, class)
     }
 
     /// Relays that packets of a class to a node leave, because nothing comes through.

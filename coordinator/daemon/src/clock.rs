@@ -1,10 +1,11 @@
 //! The two clocks, asked for here alone and handed down.
 
-use std::time::{Instant, SystemTime, UNIX_EPOCH};
+use std::time::{SystemTime, UNIX_EPOCH};
 
+use tokio::time::Instant;
 use wattle_api::Timestamp;
 
-/// The monotonic clock, counted from the start of the process.
+/// The monotonic clock, counted from the start of the process; the same that timers follow.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Clock(Instant);
 

@@ -6,6 +6,7 @@
 
 mod connections;
 mod members;
+mod neighbours;
 mod notices;
 
 use std::collections::BTreeMap;
@@ -20,7 +21,7 @@ use wattle_api::topology::Entity;
 use wattle_fleet::peer_set::PeerSets;
 use wattle_fleet::replica::Verdict;
 use wattle_fleet::{Alerts, Membership, MirrorHealth, Topology};
-use wattle_model::{Instant, Micros, NodeId, UnixTime};
+use wattle_model::{Instant, NodeId, UnixTime};
 use wattle_store::{Change, Store, StoreError};
 use wattle_wire::grant::PeerSetError;
 use wattle_wire::key::{PublicKey, SecretKey};
@@ -30,6 +31,7 @@ use crate::clock::{Clock, wall};
 use crate::counters::{Counter, Counters};
 pub(crate) use crate::engine::connections::{AGENT_QUEUE, Admission, Connection};
 pub(crate) use crate::engine::members::Refused;
+use crate::engine::neighbours::REWIRE_EVERY;
 pub(crate) use crate::engine::notices::Author;
 
 /// Questions that wait: enough for every agent of a large fleet to have one under way. A records question is the
@@ -41,10 +43,6 @@ const BATCH: usize = 256;
 
 /// Transactions that may fail in a row before the coordinator gives up and lets its supervisor start it anew.
 const MAX_FAILURES: u32 = 5;
-
-/// How often the neighbours of a large network follow what its links measure. The near are found in several rounds, each of
-/// which moves links.
-const REWIRE_EVERY: Micros = Micros::from_secs(600);
 
 /// From one try to the next while the disk is full.
 const FULL_PAUSE: Duration = Duration::from_secs(1);
@@ -277,17 +275,6 @@ impl Engine {
         }
     }
 
-    /// Makes a new peer set where what links measured makes other neighbours better.
-    fn rewire(&mut self) {
-        let now = self.clock.now();
-        if now < self.rewire_at {
-            return;
-        }
-        self.rewire_at = now + REWIRE_EVERY;
-        let measured = self.topology.round_trips();
-        self.pending.members_changed |= self.members.set_round_trips(measured);
-    }
-
     fn records(&mut self, node: NodeId, records: &[Record]) {
         self.last_seen.insert(node, wall().0);
         let now = self.clock.now();
@@ -409,9 +396,6 @@ impl Engine {
             Some(signed) => PeerSets::recover(signed, &self.root.public())?,
             None => PeerSets::default(),
         };
-        if let Some(set) = self.sets.newest() {
-            self.members.resume(set);
-        }
         let stored: Vec<RecordKey> = state.records.iter().map(Record::key).collect();
         let grants = self
             .members
@@ -425,6 +409,10 @@ impl Engine {
             self.clock.now(),
         );
         self.topology = topology;
+        if let Some(set) = self.sets.newest() {
+            let measured = self.topology.round_trips();
+            self.members.resume(set, self.clock.now(), measured);
+        }
         let raised = self.store.alerts().await?;
         self.alerts = notices::alerts_of(network, raised, &self.topology, self.clock.now());
         // Records of nodes that are members no more.

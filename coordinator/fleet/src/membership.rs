@@ -6,7 +6,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use wattle_api::token::TokenScope;
 use wattle_model::{
-    Micros, NetworkId, NodeId, NodeIndex, NodeName, Prefix, SeqNo, UnixTime, WgKey,
+    Instant, Micros, NetworkId, NodeId, NodeIndex, NodeName, Prefix, SeqNo, UnixTime, WgKey,
 };
 use wattle_wire::grant::{
     Grant, Holder, Peer, PeerSet, SignedGrant, is_dialable, leaf_id, removes,
@@ -291,14 +291,14 @@ impl Membership {
         }
     }
 
-    /// Goes on with the neighbours that a peer set names.
-    pub fn resume(&mut self, set: &PeerSet) {
-        self.neighbours = Neighbours::resume(set, self.candidates());
+    /// Goes on with the neighbours that a peer set names, and with what links measured.
+    pub fn resume(&mut self, set: &PeerSet, now: Instant, measured: BTreeMap<Pair, Micros>) {
+        self.neighbours = Neighbours::resume(set, self.candidates(), now, measured);
     }
 
-    /// Takes over round trips as they are measured; tells whether other neighbours follow from them.
-    pub fn set_round_trips(&mut self, measured: BTreeMap<Pair, Micros>) -> bool {
-        self.neighbours.set_round_trips(measured)
+    /// Takes over round trips as all links measure them; tells whether other neighbours follow from them.
+    pub fn set_round_trips(&mut self, now: Instant, measured: BTreeMap<Pair, Micros>) -> bool {
+        self.neighbours.set_round_trips(now, measured)
     }
 
     /// Makes the next revision of the peer set.
@@ -720,15 +720,15 @@ mod tests {
         let (mut members, _) = forty_and_a_phone();
         let (a, b) = not_yet_neighbours(&members.revise(NOW));
         let near = BTreeMap::from([(Pair::of(a, b), Micros(100))]);
-        assert!(members.set_round_trips(near.clone()));
+        assert!(members.set_round_trips(Instant(0), near.clone()));
         let set = members.revise(NOW);
-        assert!(!members.set_round_trips(near));
+        assert!(!members.set_round_trips(Instant(0), near.clone()));
         assert!(set.peers[&a].neighbours.as_ref().unwrap().contains(&b));
 
         let kept: Vec<_> = members.members().map(|(_, kept)| kept.clone()).collect();
         let (network, plan) = (members.network, members.plan.clone());
         let mut again = Membership::recover(network, plan, set.revision, kept, []);
-        again.resume(&set);
+        again.resume(&set, Instant(0), near);
         assert_eq!(again.revise(NOW).peers, set.peers);
     }
 

@@ -4,11 +4,13 @@
 //! Two rings connect everybody and give each node four neighbours that follow from ids alone. Up to four more are near:
 //! of all pairs whose round trip is measured, or follows from measured links over a common neighbour, the fastest are
 //! taken first. Pairs of one site that nobody has measured yet are tried. What was chosen before stays unless it is
-//! clearly slower than what would take its place. Nodes that nobody can dial from anywhere get two that can be.
+//! clearly slower than what would take its place, or has no link. Who turned out far, or to have no link, is tried again
+//! when that is long ago. Nodes that nobody can dial from anywhere get two that can be.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 
-use wattle_model::{Micros, NodeId, NodeName, mix};
+use wattle_model::{Instant, Micros, NodeId, NodeName, mix};
 use wattle_wire::grant::{FULL_MESH, PeerSet};
 
 /// Odd numbers that order the rings of everybody.
@@ -31,6 +33,13 @@ const WITHIN_SITE: Micros = Micros(1_000);
 
 /// A pair that was chosen before counts as faster by a quarter: jitter moves nobody.
 const KEPT: (u64, u64) = (3, 4);
+
+/// For how long what a link measured last counts after its end: networks change. This and the next take up to twice as
+/// long, each pair its own time, so that only a few are tried again at once.
+const REMEMBERED: Micros = Micros::from_secs(12 * 3_600);
+
+/// For how long a pair that got no link is left out; less, so that one that was near is tried by what it measured.
+const LEFT_OUT: Micros = Micros::from_secs(6 * 3_600);
 
 /// What is known of a member that may have neighbours.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,26 +67,44 @@ impl Pair {
 #[derive(Debug, Clone, Default)]
 pub struct Neighbours {
     members: Vec<Candidate>,
-    /// What each pair measured last, those that have no link any more included: who turned out far is not tried again.
-    rtts: BTreeMap<Pair, Micros>,
+    /// What each pair measured last, those that have no link any more included: who turned out far is not tried again soon.
+    rtts: BTreeMap<Pair, RoundTrip>,
+    /// Pairs that were chosen and got no link, and when that was seen.
+    failed: BTreeMap<Pair, Instant>,
+    /// Chosen pairs that had no link when round trips were taken over last, though both nodes had others.
+    missed: BTreeSet<Pair>,
     chosen: Adjacencies,
+}
+
+/// What a pair's link measured last, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct RoundTrip {
+    rtt: Micros,
+    at: Instant,
 }
 
 /// The neighbours of each node, each pair in it twice; nobody is in it while everybody is everybody's.
 type Adjacencies = BTreeMap<NodeId, BTreeSet<NodeId>>;
 
 impl Neighbours {
-    /// Goes on with the neighbours that a peer set names.
-    pub fn resume(set: &PeerSet, members: Vec<Candidate>) -> Self {
+    /// Goes on with the neighbours that a peer set names, and with what links measured.
+    pub fn resume(
+        set: &PeerSet,
+        members: Vec<Candidate>,
+        now: Instant,
+        measured: BTreeMap<Pair, Micros>,
+    ) -> Self {
         let named = set.peers.iter().filter_map(|(node, peer)| {
             let others = peer.neighbours.as_ref()?.iter().copied();
             Some((*node, others.filter(|other| other != node).collect()))
         });
-        Self {
+        let mut neighbours = Self {
             members,
-            rtts: BTreeMap::new(),
             chosen: named.collect(),
-        }
+            ..Self::default()
+        };
+        neighbours.remember(now, measured);
+        neighbours
     }
 
     /// Takes over who the members are; chooses anew if that is news.
@@ -88,9 +115,10 @@ impl Neighbours {
         }
     }
 
-    /// Takes over round trips as they are measured and chooses anew; tells whether that makes a difference.
-    pub fn set_round_trips(&mut self, measured: BTreeMap<Pair, Micros>) -> bool {
-        self.rtts.extend(measured);
+    /// Takes over round trips as all links measure them and chooses anew; tells whether that makes a difference.
+    pub fn set_round_trips(&mut self, now: Instant, measured: BTreeMap<Pair, Micros>) -> bool {
+        self.miss(now, &measured);
+        self.remember(now, measured);
         let chosen = self.choose();
         let differs = chosen != self.chosen;
         self.chosen = chosen;
@@ -103,14 +131,42 @@ impl Neighbours {
         Some([node].into_iter().chain(others).collect())
     }
 
+    /// A chosen pair without a link for the second time in a row failed, unless one of its nodes is away as a whole.
+    fn miss(&mut self, now: Instant, measured: &BTreeMap<Pair, Micros>) {
+        let ends = measured.keys().flat_map(|Pair(one, other)| [*one, *other]);
+        let present: BTreeSet<NodeId> = ends.collect();
+        let is_missed = |pair: &Pair| {
+            let Pair(one, other) = pair;
+            !measured.contains_key(pair) && present.contains(one) && present.contains(other)
+        };
+        let missed: BTreeSet<Pair> = pairs(&self.chosen).filter(is_missed).collect();
+        let again = missed.intersection(&self.missed);
+        self.failed.extend(again.map(|pair| (*pair, now)));
+        self.missed = missed;
+    }
+
+    /// Takes down what links measure, and forgets what is long ago.
+    fn remember(&mut self, now: Instant, measured: BTreeMap<Pair, Micros>) {
+        self.failed.retain(|pair, at| {
+            !measured.contains_key(pair) && now.since(*at) < own_time(*pair, LEFT_OUT)
+        });
+        let measured = measured.into_iter();
+        let last = measured.map(|(pair, rtt)| (pair, RoundTrip { rtt, at: now }));
+        self.rtts.extend(last);
+        self.rtts
+            .retain(|pair, last| now.since(last.at) < own_time(*pair, REMEMBERED));
+    }
+
     fn choose(&mut self) -> Adjacencies {
         if self.members.len() <= FULL_MESH {
             return Adjacencies::new();
         }
         let nodes = || self.members.iter().map(|member| member.node);
         let mut chosen: Adjacencies = nodes().map(|node| (node, BTreeSet::new())).collect();
-        self.rtts
-            .retain(|Pair(one, other), _| chosen.contains_key(one) && chosen.contains_key(other));
+        let are_members =
+            |Pair(one, other): &Pair| chosen.contains_key(one) && chosen.contains_key(other);
+        self.rtts.retain(|pair, _| are_members(pair));
+        self.failed.retain(|pair, _| are_members(pair));
         for ring in RINGS {
             around(nodes(), ring).for_each(|pair| join(&mut chosen, pair));
         }
@@ -130,9 +186,12 @@ impl Neighbours {
 
     /// Pairs that may be near, the nearest first.
     fn nearest(&self) -> impl Iterator<Item = Pair> {
-        let measured = self.rtts.iter().map(|(pair, rtt)| (*pair, *rtt));
-        let guessed = over_another(&self.rtts).chain(within_sites(&self.members));
+        let may_have_link = |(pair, _): &(Pair, Micros)| !self.failed.contains_key(pair);
+        let measured = self.rtts.iter().map(|(pair, last)| (*pair, last.rtt));
+        let measured = measured.filter(may_have_link);
+        let guessed = over_another(measured.clone()).chain(within_sites(&self.members));
         let guessed = guessed.filter(|(pair, _)| !self.rtts.contains_key(pair));
+        let guessed = guessed.filter(may_have_link);
         let is_kept = |Pair(one, other): Pair| {
             let of_one = self.chosen.get(&one);
             of_one.is_some_and(|others| others.contains(&other))
@@ -146,6 +205,20 @@ impl Neighbours {
         let ordered: BTreeSet<_> = weighed.collect();
         ordered.into_iter().map(|(_, pair)| pair)
     }
+}
+
+/// A pair's time between `least` and twice as much.
+fn own_time(Pair(one, other): Pair, least: Micros) -> Micros {
+    Micros(least.0 + mix(one.0 ^ mix(other.0)) % least.0)
+}
+
+/// Each pair once.
+fn pairs(chosen: &Adjacencies) -> impl Iterator<Item = Pair> {
+    let above = |node: &NodeId| (Bound::Excluded(*node), Bound::Unbounded);
+    chosen.iter().flat_map(move |(node, others)| {
+        let others = others.range(above(node));
+        others.map(|other| Pair(*node, *other))
+    })
 }
 
 fn join(chosen: &mut Adjacencies, Pair(one, other): Pair) {
@@ -179,11 +252,13 @@ fn anchored(members: &[Candidate]) -> impl Iterator<Item = Pair> {
 }
 
 /// Pairs with a common neighbour that is near to both, with the round trip over it.
-fn over_another(rtts: &BTreeMap<Pair, Micros>) -> impl Iterator<Item = (Pair, Micros)> {
+fn over_another(
+    measured: impl Iterator<Item = (Pair, Micros)>,
+) -> impl Iterator<Item = (Pair, Micros)> {
     let mut links: BTreeMap<NodeId, Vec<(Micros, NodeId)>> = BTreeMap::new();
-    for (Pair(one, other), rtt) in rtts {
-        links.entry(*one).or_default().push((*rtt, *other));
-        links.entry(*other).or_default().push((*rtt, *one));
+    for (Pair(one, other), rtt) in measured {
+        links.entry(one).or_default().push((rtt, other));
+        links.entry(other).or_default().push((rtt, one));
     }
     links.into_values().flat_map(|mut ends| {
         // The fastest alone: what lies behind a slow link is not near.
@@ -240,25 +315,27 @@ mod tests {
         neighbours
     }
 
-    /// What the links of `chosen` measure, each `percent` of what it is on average.
-    fn measured(chosen: &Adjacencies, percent: impl Fn(Pair) -> u64) -> BTreeMap<Pair, Micros> {
-        let pairs = pairs(chosen).into_iter();
-        pairs
-            .map(|pair| (pair, Micros(rtt(pair).0 * percent(pair) / 100)))
-            .collect()
+    /// Looks at what links measure come ten minutes apart.
+    fn look(number: u64) -> Instant {
+        Instant(number * 600_000_000)
     }
 
-    fn pairs(chosen: &Adjacencies) -> BTreeSet<Pair> {
-        let each = chosen.iter();
-        each.flat_map(|(node, others)| others.iter().map(|other| Pair::of(*node, *other)))
+    const LOOKS_TO_SETTLE: u64 = 30;
+    const LOOKS_A_DAY: u64 = 144;
+
+    /// What the links of `chosen` measure, each `percent` of what it is on average.
+    fn measured(chosen: &Adjacencies, percent: impl Fn(Pair) -> u64) -> BTreeMap<Pair, Micros> {
+        pairs(chosen)
+            .map(|pair| (pair, Micros(rtt(pair).0 * percent(pair) / 100)))
             .collect()
     }
 
     /// Chooses again and again, with what the last choice could measure.
     fn settled(members: &[Candidate]) -> Neighbours {
         let mut neighbours = chosen(members);
-        for _ in 0..30 {
-            neighbours.set_round_trips(measured(&neighbours.chosen, |_| 100));
+        for number in 0..LOOKS_TO_SETTLE {
+            let measured = measured(&neighbours.chosen, |_| 100);
+            neighbours.set_round_trips(look(number), measured);
         }
         neighbours
     }
@@ -297,7 +374,7 @@ mod tests {
     fn the_near_are_found_by_what_their_neighbours_measure() {
         let members = line(100);
         let near = |neighbours: Neighbours| {
-            let pairs = pairs(&neighbours.chosen).into_iter();
+            let pairs = pairs(&neighbours.chosen);
             pairs.filter(|pair| rtt(*pair) <= Micros(3_000)).count()
         };
         let (before, after) = (near(chosen(&members)), near(settled(&members)));
@@ -307,17 +384,18 @@ mod tests {
     #[test]
     fn jitter_and_who_joins_or_leaves_move_few() {
         let settled = settled(&line(200));
-        let old = pairs(&settled.chosen);
+        let old: BTreeSet<Pair> = pairs(&settled.chosen).collect();
         let mut jittered = settled.clone();
         let jitter = |Pair(one, other): Pair| 95 + mix(one.0 ^ (other.0 << 20)) % 10;
-        jittered.set_round_trips(measured(&settled.chosen, jitter));
-        let jittered = pairs(&jittered.chosen);
+        let now = look(LOOKS_TO_SETTLE);
+        jittered.set_round_trips(now, measured(&settled.chosen, jitter));
+        let jittered = pairs(&jittered.chosen).collect();
         assert!(old.difference(&jittered).count() <= old.len() / 50);
         let of_others = |pair: &&Pair| pair.1 != NodeId(200);
         for count in [201, 199] {
             let mut neighbours = settled.clone();
             neighbours.set_members(line(count));
-            let pairs = pairs(&neighbours.chosen);
+            let pairs = pairs(&neighbours.chosen).collect();
             assert!(old.difference(&pairs).filter(of_others).count() <= 4);
         }
     }
@@ -331,19 +409,87 @@ mod tests {
     }
 
     /// Input: sites whose nodes are far from one another, and others that are near. Output: links within sites are tried
-    /// once, give way to near ones and do not come back.
+    /// once and give way to near ones; half a day to a day later they are tried again, a few at a time, and with them others
+    /// that turn out nearer.
     #[test]
-    fn who_turned_out_far_is_not_tried_again() {
-        let mut neighbours = settled(&in_ten_sites());
+    fn who_turned_out_far_is_tried_again_much_later() {
+        let members = in_ten_sites();
+        let mut neighbours = settled(&members);
+        let settled: BTreeSet<Pair> = pairs(&neighbours.chosen).collect();
+        let near = |chosen: &BTreeSet<Pair>| {
+            let near = chosen.iter().filter(|pair| rtt(**pair) < Micros(10_000));
+            near.count()
+        };
+        assert!(near(&settled) > 100);
+
+        let far = within_sites(&members).map(|(pair, _)| pair);
+        let mut far: BTreeSet<Pair> = far.filter(|pair| !settled.contains(pair)).collect();
+        assert!(far.len() > 50);
+        let mut before = settled.clone();
+        for number in LOOKS_TO_SETTLE..LOOKS_TO_SETTLE + LOOKS_A_DAY {
+            neighbours.set_round_trips(look(number), measured(&neighbours.chosen, |_| 100));
+            let chosen: BTreeSet<Pair> = pairs(&neighbours.chosen).collect();
+            let moved = before.difference(&chosen).count();
+            assert!(
+                moved == 0 || number >= LOOKS_A_DAY / 2,
+                "look {number}: {moved}"
+            );
+            assert!(moved <= settled.len() / 10, "look {number}: {moved}");
+            far.retain(|pair| !chosen.contains(pair));
+            before = chosen;
+        }
+        assert_eq!(far, BTreeSet::new());
+        assert!(near(&before) > near(&settled));
+    }
+
+    #[test]
+    fn a_near_pair_without_a_link_loses_its_place_until_it_is_tried_again() {
+        let members = line(100);
+        let mut neighbours = settled(&members);
+        let by_rings: BTreeSet<Pair> = pairs(&chosen(&members).chosen).collect();
+        let near = |pair: &Pair| !by_rings.contains(pair) && rtt(*pair) <= Micros(2_000);
+        let Pair(one, other) = pairs(&neighbours.chosen).find(near).unwrap();
+        let mut looks = LOOKS_TO_SETTLE..;
+        let mut is_chosen_after_a_look = || {
+            let mut measured = measured(&neighbours.chosen, |_| 100);
+            measured.remove(&Pair(one, other));
+            neighbours.set_round_trips(look(looks.next().unwrap()), measured);
+            neighbours.chosen[&one].contains(&other)
+        };
+        assert!(is_chosen_after_a_look(), "it may come back");
+        assert!(!is_chosen_after_a_look());
+        let later = (0..LOOKS_A_DAY / 2).position(|_| is_chosen_after_a_look());
+        assert!(later.unwrap() as u64 >= LOOKS_A_DAY / 4 - 1, "{later:?}");
+        assert!(is_chosen_after_a_look(), "it has its time to come up");
+        assert!(!is_chosen_after_a_look());
+    }
+
+    #[test]
+    fn who_is_away_as_a_whole_keeps_its_places() {
+        let mut neighbours = settled(&line(100));
         let settled = neighbours.chosen.clone();
-        let apart = |Pair(one, other): &Pair| one.0 % 10 != other.0 % 10;
-        let near = pairs(&settled).into_iter().filter(apart);
-        let near = near.filter(|pair| rtt(*pair) < Micros(10_000));
-        assert!(near.count() > 50);
-        for _ in 0..4 {
-            neighbours.set_round_trips(measured(&neighbours.chosen, |_| 100));
+        let away = NodeId(50);
+        for number in 0..3 {
+            let mut measured = measured(&settled, |_| 100);
+            measured.retain(|Pair(one, other), _| *one != away && *other != away);
+            neighbours.set_round_trips(look(LOOKS_TO_SETTLE + number), measured);
             assert_eq!(neighbours.chosen, settled);
         }
+    }
+
+    #[test]
+    fn who_joins_after_a_restart_of_the_coordinator_moves_few() {
+        let settled = settled(&line(200)).chosen;
+        let mut neighbours = Neighbours {
+            members: line(200),
+            chosen: settled.clone(),
+            ..Neighbours::default()
+        };
+        neighbours.remember(Instant(0), measured(&settled, |_| 100));
+        neighbours.set_members(line(201));
+        let joined = pairs(&neighbours.chosen).collect();
+        let old: BTreeSet<Pair> = pairs(&settled).collect();
+        assert!(old.difference(&joined).count() <= 4);
     }
 
     #[test]

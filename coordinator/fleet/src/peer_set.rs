@@ -160,7 +160,7 @@ mod tests {
     use std::collections::BTreeSet;
 
     use wattle_api::token::TokenScope;
-    use wattle_model::{Micros, UnixTime, WgKey};
+    use wattle_model::{Instant, Micros, UnixTime, WgKey};
     use wattle_wire::grant::Holder;
 
     use super::*;
@@ -236,7 +236,7 @@ mod tests {
         let near = [(Pair::of(*node, *other), Micros(100))];
         let ends = BTreeSet::from([*node, *other]);
 
-        assert!(members.set_round_trips(near.into()));
+        assert!(members.set_round_trips(Instant(0), near.into()));
         sets.push(members.revise(NOW), &root);
         let PeerSetUpdate::Delta { peers, .. } = sets.update_from(1) else {
             panic!("the revision before is kept");

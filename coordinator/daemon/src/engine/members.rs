@@ -252,7 +252,7 @@ impl Engine {
     }
 
     /// A member to be written, and the differences that it makes.
-    fn added(&mut self, node: NodeId) {
+    pub(super) fn added(&mut self, node: NodeId) {
         let Some(member) = self.members.member(node) else {
             return;
         };

@@ -607,6 +607,9 @@ pub struct PingReport {
     pub from: NodeRef,
     /// The address asked.
     pub address: IpAddr,
+    /// Which packets ask.
+    #[serde(default, skip_serializing_if = "Class::is_latency")]
+    pub class: Class,
     /// The nodes crossed, neighbours of each other, without this one and the destination.
     #[serde(default)]
     pub relays: Vec<NodeRef>,

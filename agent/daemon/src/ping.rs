@@ -24,6 +24,7 @@ use crate::query::{Caller, EngineHandle};
 pub(crate) struct Target {
     node: NodeRef,
     address: IpAddr,
+    class: Class,
     relays: Vec<NodeRef>,
     socket: UdpSocket,
     nonce: [u8; 8],
@@ -52,6 +53,7 @@ impl Target {
         Ok(Self {
             node,
             address,
+            class: path.class,
             relays: relays(path.ways.first()),
             socket,
             nonce,
@@ -75,6 +77,7 @@ impl Target {
             sequence,
             from: self.node.clone(),
             address: self.address,
+            class: self.class,
             relays: self.relays.clone(),
             rtt_us: answered.then(|| u64::try_from(rtt).unwrap_or(u64::MAX)),
         })

@@ -68,6 +68,7 @@ fn agents_answer(mesh: &Mesh, a: &Host, printed: &mut Printed) -> Result<()> {
         "path b",
         "trace b",
         "ping --count 2 --interval 10 b",
+        "ping --count 1 --class bulk b",
         "explain b",
         "prefer b --for 60",
         "drain --for 60",

@@ -141,6 +141,16 @@ fn packets_of_a_class_that_is_priced_apart_take_ways_of_their_own() {
             assert_eq!(trace["hops"][0]["node"]["name"], "far", "{trace}");
             Ok(())
         })?;
+        for (class, over, beside) in [("bulk", &far, &near), ("admin", &near, &far)] {
+            go_over(over, beside, class, &|| {
+                let count = ["--count", "50", "--interval", "20"];
+                let said =
+                    mesh.wattle(&a, &[&["ping", "--class", class, "b"], &count[..]].concat())?;
+                let way = format!("{class} reply from b ({to}) via {} in", over.name());
+                assert_eq!(said.matches(&way).count(), 50, "{said}");
+                Ok(())
+            })?;
+        }
         lab.cut(&a, &far)?;
         eventually(
             "a class without a way of its own loses nothing",

@@ -354,6 +354,9 @@ pub(crate) struct PingArgs {
     /// Milliseconds after which a reply counts as lost
     #[arg(long, short = 'W', value_name = "MS", default_value_t = 1_000)]
     pub(crate) timeout: u32,
+    /// Packets of which class
+    #[arg(long, default_value_t, value_parser = class())]
+    pub(crate) class: Class,
 }
 
 /// Arguments of `events`.

@@ -6,7 +6,6 @@ use std::time::Duration;
 use schemars::JsonSchema;
 use serde::Serialize;
 use wattle_control::{PingReport, Reply, Request};
-use wattle_model::Class;
 
 use crate::agent::{self, PATIENCE};
 use crate::args::PingArgs;
@@ -14,6 +13,7 @@ use crate::failure::{Exit, Failure, Outcome};
 use crate::human::{clean, micros, or_unknown, percent};
 use crate::output::Output;
 use crate::verb::answers;
+use crate::verb::path::of_class;
 
 /// The round trips of one call, summed up.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, JsonSchema)]
@@ -39,7 +39,7 @@ pub(crate) fn run(socket: &Path, args: &PingArgs, output: &mut Output) -> Outcom
         count: args.count,
         interval_ms: args.interval,
         timeout_ms: args.timeout,
-        class: Class::Latency,
+        class: args.class,
     };
     let mut round_trips = Vec::new();
     for reply in client.stream(&request, Some(patience + PATIENCE))? {
@@ -70,16 +70,16 @@ fn line(report: &PingReport) -> String {
     } else {
         format!("via {}", relays.join(" > "))
     };
-    let name = clean(&report.from.name);
+    let (whose, name) = (of_class(report.class), clean(&report.from.name));
     match report.rtt_us {
         Some(rtt) => format!(
-            "reply from {name} ({}) {way} in {} seq {}",
+            "{whose}reply from {name} ({}) {way} in {} seq {}",
             report.address,
             micros(rtt),
             report.sequence
         ),
         None => format!(
-            "no reply from {name} ({}) seq {}",
+            "no {whose}reply from {name} ({}) seq {}",
             report.address, report.sequence
         ),
     }
@@ -127,6 +127,18 @@ mod tests {
             ..sample::ping()
         };
         assert_eq!(line(&lost), "no reply from r3 (10.77.0.3) seq 1");
+    }
+
+    #[test]
+    fn who_asks_with_packets_of_another_class_sees_which() {
+        let report = PingReport {
+            class: wattle_model::Class::Bulk,
+            ..sample::ping()
+        };
+        assert_eq!(
+            line(&report),
+            "bulk reply from r3 (10.77.0.3) via r2 in 48.1ms seq 1"
+        );
     }
 
     #[test]

@@ -355,6 +355,7 @@ pub(crate) fn ping() -> PingReport {
         sequence: 1,
         from: node(3),
         address: "10.77.0.3".parse().unwrap(),
+        class: Class::Latency,
         relays: vec![node(2)],
         rtt_us: Some(48_100),
     }

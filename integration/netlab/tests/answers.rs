@@ -10,6 +10,9 @@ use serde_json::Value;
 use wattle_netlab::mesh::binary;
 use wattle_netlab::{Coordinator, Host, Lab, Mesh, PATIENCE, published, story};
 
+/// Verbs that print one object per line; each other prints one.
+const STREAMS: [&str; 4] = ["ping", "events", "tail", "replay"];
+
 /// The answers of verbs that need a Kafka cluster; `kafka_cluster.rs` and `kafka_reading.rs` have them.
 const OF_KAFKA: [&str; 3] = [
     "wattle.kafka_apply/v1",
@@ -26,6 +29,7 @@ fn what_every_verb_prints_fits_its_published_schema() {
         agents_answer(&mesh, &a, &mut printed)?;
         a_coordinator_answers(&hub, &mut printed)?;
         what_is_made_and_left_is_told(&hub, &mut printed)?;
+        the_first_steps_in_one_are_one_answer(&hub, &mut printed)?;
         printed.keep(mesh.command(&b)?.args(["--json", "leave"]), 0)?;
         drop(coordinator);
 
@@ -146,6 +150,28 @@ fn what_is_made_and_left_is_told(hub: &Host, printed: &mut Printed) -> Result<()
     ask("kafka render kafka.toml --output servers").map(drop)
 }
 
+/// As on a host with systemd, whose part is played, and with directories where the packages have theirs.
+fn the_first_steps_in_one_are_one_answer(hub: &Host, printed: &mut Printed) -> Result<()> {
+    let programs = binary("wattle")?;
+    let programs = programs.parent().context("a folder")?.display();
+    let played = hub.directory().join("played");
+    std::fs::create_dir_all(&played)?;
+    write(hub, "played/systemctl", SYSTEMCTL)?;
+    hub.sh("chmod 755 played/systemctl")?;
+    let path = std::env::var("PATH").unwrap_or_default();
+    let mut command = hub.command("sh");
+    command
+        .env("PATH", format!("{}:{programs}:{path}", played.display()))
+        .args(["-euc", ON_A_HOST, "sh"])
+        .args(["wattle", "--json", "init", "--name", "fourth"])
+        .args(["--advertise", "10.9.0.1:5742", "--listen", "10.9.0.1:5742"]);
+    let made = printed.keep(&mut command, 0)?;
+    assert_eq!(made["schema"], "wattle.init/v1");
+    assert_eq!(made["data"]["joined"], true, "{made}");
+    assert!(made["data"]["token"].is_string(), "{made}");
+    Ok(())
+}
+
 /// What was printed with `--json`, to be judged at once.
 #[derive(Default)]
 struct Printed {
@@ -155,6 +181,11 @@ struct Printed {
 impl Printed {
     /// Runs a command that must end so; the last line that it prints on standard output, if any.
     fn keep(&mut self, command: &mut Command, exit: i32) -> Result<Value> {
+        let mut words = command.get_args().filter_map(std::ffi::OsStr::to_str);
+        let most = match words.any(|word| STREAMS.contains(&word)) {
+            true => usize::MAX,
+            false => 1,
+        };
         let output = command.output()?;
         let said = String::from_utf8(output.stdout)?;
         let complaint = String::from_utf8(output.stderr)?;
@@ -162,6 +193,10 @@ impl Printed {
             output.status.code() == Some(exit) && !(said.is_empty() && complaint.is_empty()),
             "{command:?}: {}\n{said}{complaint}",
             output.status
+        );
+        ensure!(
+            said.lines().count() <= most,
+            "{command:?} prints more than one object:\n{said}"
         );
         self.lines += &said;
         self.lines += &complaint;
@@ -198,3 +233,14 @@ const NODES: &str = "[network]\nname = \"third\"\n[[node]]\nname = \"x\"\nendpoi
                      public_key = \"AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8=\"\n";
 const SERVERS: &str = "[kafka]\nbrokers = [\"k1:9092\"]\n[cluster]\nsecurity = \"plaintext\"\ndata_dir = \"/var/lib/kafka/{id}\"\n\
                        [[cluster.brokers]]\nid = 1\nhost = \"k1\"\nrack = \"a\"\n";
+
+/// Mounts of its own come with the host.
+const ON_A_HOST: &str =
+    "mount -t tmpfs none /run; mount -t tmpfs none /var/lib; mkdir -p /run/systemd/system
+    trap 'kill $(cat /run/coordinator.pid)' EXIT; \"$@\"";
+
+/// Starts the coordinator that it is told to enable, and no agent.
+const SYSTEMCTL: &str = "#!/bin/sh -eu
+    case \"$*\" in *wattle-coordinator*)
+        wattle-coordinator run --state /var/lib/wattle-coordinator >coordinator.log 2>&1 & echo $! >/run/coordinator.pid
+    esac\n";

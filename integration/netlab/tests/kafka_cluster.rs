@@ -131,7 +131,20 @@ fn old_segments_move_to_remote_storage_and_are_read_back_from_there() {
          \"retention.ms\" = \"3600000\"\n\"file.delete.delay.ms\" = \"500\"\n\"compression.type\" = \"uncompressed\"\n",
     );
     let mut printed = document.run("drift", &["--json"], 8);
-    printed += &document.run("apply", &["--yes", "--json"], 0);
+    for (options, schema, items) in [
+        (["--dry-run", "--json"], "wattle.kafka_plan/v1", 1),
+        (["--yes", "--json"], "wattle.kafka_apply/v1", 1),
+        (["--yes", "--json"], "wattle.kafka_apply/v1", 0),
+    ] {
+        let applied = document.run("apply", &options, 0);
+        let answer: Value = serde_json::from_str(&applied).expect("one document");
+        assert_eq!(answer["schema"], schema);
+        let told = answer["data"]
+            .as_array()
+            .or(answer["data"]["items"].as_array());
+        assert_eq!(told.map(Vec::len), Some(items), "{answer}");
+        printed += &applied;
+    }
     printed += &document.run("drift", &["--json"], 0);
     let named = published::judge(&printed).unwrap();
     let of_kafka = ["error", "kafka_apply", "kafka_plan"].map(|name| format!("wattle.{name}/v1"));

@@ -227,7 +227,9 @@ fn join_here(token: String, output: &mut Output) -> Outcome {
         join::start_agent(output);
         return Ok(());
     }
-    join::run(&args, output)
+    let membership = join::become_node(&args, output)?;
+    output.note(&join::show(&membership));
+    Ok(())
 }
 
 /// Looks without the directory's lock: an agent may hold it.

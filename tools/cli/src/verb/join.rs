@@ -36,15 +36,24 @@ pub(crate) struct Membership {
 
 /// Joins with the token and starts the agent.
 pub(crate) fn run(args: &JoinArgs, output: &mut Output) -> Outcome {
-    let token = token(&args.token)?;
-    // Before the token is used up: settings that the agent refuses would leave half a node.
-    let settings = match args.announce.is_empty() {
-        true => None,
-        false => Some(settings::announcing(&args.state, &args.announce)?),
-    };
     if args.dry_run {
-        return would_join(args, &token, output);
+        return would_join(args, output);
     }
+    let membership = become_node(args, output)?;
+    output.answer(answers::JOIN, &membership, show)?;
+    if !membership.started {
+        output.note(&format!(
+            "start it: wattled --state {}",
+            args.state.display()
+        ));
+    }
+    Ok(())
+}
+
+/// Makes this host a node and starts its agent; what it has become is for the caller to tell.
+pub(super) fn become_node(args: &JoinArgs, output: &mut Output) -> Outcome<Membership> {
+    let token = token(&args.token)?;
+    let settings = announcing(args)?;
     let state = StateDir::open(&args.state).map_err(state_failure)?;
     refuse_member(&state)?;
     let request = JoinRequest {
@@ -61,15 +70,15 @@ pub(crate) fn run(args: &JoinArgs, output: &mut Output) -> Outcome {
     // The agent takes the lock of the directory.
     drop(state);
     let started = !args.no_start && args.state == Path::new(DEFAULT_STATE) && start_agent(output);
-    let membership = describe(joined, &args.state, started);
-    output.answer(answers::JOIN, &membership, show)?;
-    if !started {
-        output.note(&format!(
-            "start it: wattled --state {}",
-            args.state.display()
-        ));
+    Ok(describe(joined, &args.state, started))
+}
+
+/// Made before the token is used up: settings that the agent refuses would leave half a node.
+fn announcing(args: &JoinArgs) -> Outcome<Option<Settings>> {
+    if args.announce.is_empty() {
+        return Ok(None);
     }
-    Ok(())
+    settings::announcing(&args.state, &args.announce).map(Some)
 }
 
 /// What the agent announces is what its settings say.
@@ -109,13 +118,15 @@ pub(crate) struct Intended {
 }
 
 /// The coordinator is not asked: looking a token up is joining with it.
-fn would_join(args: &JoinArgs, token: &JoinToken, output: &mut Output) -> Outcome {
+fn would_join(args: &JoinArgs, output: &mut Output) -> Outcome {
+    let token = token(&args.token)?;
+    announcing(args)?;
     if wattle_agent::state::has_network(&args.state) {
         return Err(member("a network", &args.state));
     }
     let intended = Intended {
         network: token.network,
-        coordinators: token.addresses.clone(),
+        coordinators: token.addresses,
         name: args.name.clone().or_else(host_name),
         announce: args.announce.clone(),
         state: args.state.clone(),
@@ -252,7 +263,7 @@ fn describe(joined: Joined, state: &Path, started: bool) -> Membership {
     }
 }
 
-fn show(membership: &Membership) -> String {
+pub(super) fn show(membership: &Membership) -> String {
     let Membership {
         network,
         name,

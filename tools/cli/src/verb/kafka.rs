@@ -25,6 +25,9 @@ use crate::verb::answers;
 /// How long brokers may take to show what was changed; milliseconds if they are well.
 const SETTLE: Duration = Duration::from_secs(10);
 
+/// What a plan without items says.
+const AS_DESIRED: &str = "the cluster is as desired";
+
 /// Does what the verb says.
 pub(crate) fn run(verb: KafkaVerb, output: &mut Output) -> Outcome {
     match verb {
@@ -103,16 +106,20 @@ fn drift(file: &Path, output: &mut Output) -> Outcome {
 }
 
 fn show(plan: &Plan, output: &mut Output) -> Outcome {
-    for note in &plan.notes {
-        output.note(&format!("# {}", clean(note)));
-    }
+    note(plan, output);
     let coloured = output.is_coloured();
     output.answer(answers::KAFKA_PLAN, plan, |plan| table(plan, coloured))
 }
 
+fn note(plan: &Plan, output: &Output) {
+    for note in &plan.notes {
+        output.note(&format!("# {}", clean(note)));
+    }
+}
+
 fn table(plan: &Plan, coloured: bool) -> String {
     if plan.is_empty() {
-        return "the cluster is as desired".to_owned();
+        return AS_DESIRED.to_owned();
     }
     let headings = ["", "SUBJECT", "FIELD", "IS", "SHOULD BE", "MAY BE DONE"];
     let mut columns = Columns::new(coloured, &headings.map(|heading| (heading, Side::Left)));
@@ -162,10 +169,14 @@ fn apply(args: &KafkaApplyArgs, output: &mut Output) -> Outcome {
     let desk = Desk::open(&args.document.file)?;
     let mut admin = desk.admin()?;
     let plan = desk.compare(&mut admin)?;
-    let flags = flags(args);
-    if plan.is_empty() || args.dry_run {
+    if args.dry_run {
         return show(&plan, output);
     }
+    if plan.is_empty() {
+        note(&plan, output);
+        return output.answer(answers::KAFKA_APPLY, &vec![], |_| AS_DESIRED.to_owned());
+    }
+    let flags = flags(args);
     if plan.allowed(&flags).next().is_some() && !args.yes {
         if output.is_json() || !std::io::stdin().is_terminal() {
             let next = "look at `wattle kafka plan`, then repeat with --yes";

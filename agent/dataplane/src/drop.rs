@@ -44,6 +44,8 @@ reasons! {
     TooBig = "too_big",
     /// The packet has crossed too many relays.
     HopLimit = "hop_limit",
+    /// The packet has begun as many detours as it may, and its way on is broken, too.
+    DetourLimit = "detour_limit",
     /// The packet's time to live ended.
     TtlExpired = "ttl_expired",
     /// Too many packets wait for a session.

@@ -26,4 +26,4 @@ pub use mix::mix;
 pub use name::{NameError, NodeName};
 pub use prefix::{Prefix, PrefixError};
 pub use time::{Instant, UnixTime};
-pub use waypoint::{MAX_WAYPOINTS, Waypoint};
+pub use waypoint::{MAX_DETOURS, MAX_WAYPOINTS, Waypoint};

@@ -1,9 +1,13 @@
-//! Stops on the way of a packet.
+//! Stops on the way of a packet that goes around something.
 
 use serde::{Deserialize, Serialize};
 
 /// Most waypoints of a packet: what a relay frame has room for.
 pub const MAX_WAYPOINTS: usize = 3;
+
+/// Most detours that a packet begins; who would begin another one drops it. Where one thing failed the first leads around it.
+/// Where much failed at once, backups that know nothing of each other would else hand a packet round until its hop limit.
+pub const MAX_DETOURS: u8 = 3;
 
 /// A node that packets are sent to before their destination.
 #[derive(

@@ -308,6 +308,7 @@ mod tests {
             precedence_weight: 0,
             flow: 5,
             lane: 0,
+            detours: 0,
             waypoints: Waypoints::NONE,
         }
     }

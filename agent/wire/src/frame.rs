@@ -3,11 +3,11 @@
 //! ```text
 //! type 1 | version 1 | key id 1 | reserved 1 | counter 8 |
 //! sealed { destination 8 | source 8 | hop limit 1 | class+priority 1 | precedence+weight 1 |
-//!          waypoints 1 | flow hash 4 | lane 2 | waypoint 2 | waypoint 2 | waypoint 2 } | tag 16 | payload
+//!          detours+waypoints 1 | flow hash 4 | lane 2 | waypoint 2 | waypoint 2 | waypoint 2 } | tag 16 | payload
 //! ```
 //! The sealing itself belongs to whoever holds the link keys; this file knows where the bytes are.
 
-use wattle_model::{MAX_WAYPOINTS, NodeId, NodeIndex, Waypoint, waypoint};
+use wattle_model::{MAX_DETOURS, MAX_WAYPOINTS, NodeId, NodeIndex, Waypoint, waypoint};
 
 use crate::DecodeError;
 use crate::codec::Reader;
@@ -28,11 +28,17 @@ pub const HEADER_LENGTH: usize = CLEAR_LENGTH + SEALED_LENGTH + TAG_LENGTH;
 pub const MAX_HOPS: u8 = 64;
 /// Fewest payload bytes: a WireGuard keepalive; its last 16 bytes are an authenticator.
 pub const MIN_PAYLOAD: usize = 32;
-/// Bits of the byte that tells of waypoints: how many there are, …
+/// Bits of the byte that tells of detours: how many waypoints there are, …
 const COUNT: u8 = 0x03;
-/// … and which of them are reached over the link that leads straight to them.
+/// … how many detours the frame has begun, counted from this bit on, …
+const DETOURS: u8 = 0x0c;
+const ONE_DETOUR: u8 = 0x04;
+/// … and which of the waypoints are reached over the link that leads straight to them.
 const DIRECT: [u8; MAX_WAYPOINTS] = [0x10, 0x20, 0x40];
-const _: () = assert!(MAX_WAYPOINTS == COUNT as usize, "every count has room");
+const _: () = assert!(
+    MAX_WAYPOINTS == COUNT as usize && MAX_DETOURS == DETOURS / ONE_DETOUR,
+    "every count has room, and no other has"
+);
 
 /// The part of the header that is in the clear.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -60,6 +66,8 @@ pub struct Header {
     pub flow: u32,
     /// The destination's lane.
     pub lane: u16,
+    /// Detours that the frame has begun; at most [`MAX_DETOURS`].
+    pub detours: u8,
     /// Nodes to be passed first, next one first.
     pub waypoints: Waypoints,
 }
@@ -115,7 +123,7 @@ impl Waypoints {
     fn read(told: u8, reader: &mut Reader<'_>) -> Result<Self, DecodeError> {
         let count = told & COUNT;
         let known = DIRECT.iter().take(usize::from(count));
-        let allowed = known.fold(COUNT, |bits, direct| bits | direct);
+        let allowed = known.fold(COUNT | DETOURS, |bits, direct| bits | direct);
         if told & !allowed != 0 {
             return Err(DecodeError::Range("waypoints"));
         }
@@ -217,6 +225,7 @@ impl Header {
             precedence_weight,
             flow,
             lane,
+            detours: (told & DETOURS) / ONE_DETOUR,
             waypoints,
         })
     }
@@ -230,7 +239,7 @@ impl Header {
             self.hop_limit,
             self.class_priority,
             self.precedence_weight,
-            self.waypoints.told(),
+            self.waypoints.told() | (self.detours.min(MAX_DETOURS) * ONE_DETOUR),
         ]);
         bytes[20..24].copy_from_slice(&self.flow.to_be_bytes());
         bytes[24..26].copy_from_slice(&self.lane.to_be_bytes());
@@ -254,6 +263,7 @@ mod tests {
             precedence_weight: 0x34,
             flow: 0xdead_beef,
             lane: 7,
+            detours: 2,
             waypoints: Waypoints::of([
                 Waypoint::new(NodeIndex(258)),
                 Waypoint::new(NodeIndex(3)),
@@ -277,7 +287,7 @@ mod tests {
             .collect();
         assert_eq!(
             hex,
-            "00000000000000010000000000000002101234 43deadbeef0007010200030004".replace(' ', "")
+            "00000000000000010000000000000002101234 4bdeadbeef0007010200030004".replace(' ', "")
         );
     }
 
@@ -327,7 +337,7 @@ mod tests {
         );
         let mut bytes = header().to_bytes();
         // Bits without a meaning, a link to one that is not there.
-        for told in [0x04, 0x08, 0x83, 0x20, 0x21, 0x42] {
+        for told in [0x80, 0x83, 0x20, 0x21, 0x42] {
             bytes[16] = MAX_HOPS;
             bytes[19] = told;
             assert_eq!(

@@ -10,7 +10,7 @@ use wattle_wire::control::{Control, Lanes};
 
 use crate::config::Place;
 use crate::handover::Passed;
-use crate::path::{Envelope, Hop};
+use crate::path::{Envelope, Hop, Past};
 use crate::peer::Kind;
 use crate::table::Slot;
 use crate::worker::Worker;
@@ -137,7 +137,7 @@ impl Worker {
         };
         let straight = Class::ALL.into_iter().all(is_straight);
         let course = (Class::Latency, self.lane_flow(slot));
-        let hop = self.hop(slot, course, Envelope::Shortest, None);
+        let hop = self.hop(slot, course, Envelope::Shortest, Past::NONE);
         hop.ok()
             .filter(|hop| straight && hop.next == slot && hop.carrier != Carrier::Quic)
     }

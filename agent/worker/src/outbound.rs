@@ -11,9 +11,9 @@ use wattle_dataplane::{DropReason, Marking, Packet, TunBatch, TxBatch, VnetHeade
 use wattle_link::Traffic;
 use wattle_model::{Carrier, Checksum, Endpoint, Instant};
 use wattle_tunnel::{CHANNEL_HEADER, DATA_OVERHEAD, MIN_BUFFER};
-use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
+use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS};
 
-use crate::path::{Envelope, Hop};
+use crate::path::{Choice, Envelope, Hop, Past};
 use crate::peer::Kind;
 use crate::relay::marking;
 use crate::table::Slot;
@@ -188,7 +188,12 @@ impl Worker {
         }
         let unreachable = |reason| (reason, Some(Problem::NoRoute));
         let hop = self
-            .hop(destination, (marking.class, flow), Envelope::Shortest, None)
+            .hop(
+                destination,
+                (marking.class, flow),
+                Envelope::Shortest,
+                Past::NONE,
+            )
             .map_err(unreachable)?;
         Ok(self.way_over(hop, destination, flow, marking))
     }
@@ -217,7 +222,7 @@ impl Worker {
         }
         Way::Relayed {
             hop,
-            header: self.header(destination, flow, marking, hop.waypoints),
+            header: self.header(destination, flow, marking, &hop),
         }
     }
 
@@ -226,7 +231,7 @@ impl Worker {
         destination: Slot,
         flow: u32,
         marking: Marking,
-        waypoints: Waypoints,
+        hop: &Hop,
     ) -> Header {
         let [class_priority, precedence_weight] = marking.to_bytes();
         Header {
@@ -237,7 +242,8 @@ impl Worker {
             precedence_weight,
             flow,
             lane: 0,
-            waypoints,
+            detours: u8::from(hop.choice == Choice::Backup),
+            waypoints: hop.waypoints,
         }
     }
 
@@ -395,7 +401,7 @@ impl Worker {
         }
         if let Way::Relayed { hop, header } = way {
             self.way_used(now, marking(&header).class, &hop, header.destination);
-            if hop.is_detour {
+            if hop.choice != Choice::First {
                 self.counters.backup_packets += datagrams;
             }
         }

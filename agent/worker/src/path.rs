@@ -4,7 +4,7 @@
 //! A suspect link is passed over at once, without asking anybody; that is the whole of fast healing on this side.
 
 use wattle_dataplane::DropReason;
-use wattle_model::{Carrier, Class, Endpoint, Instant, LinkId, LinkState, NodeIndex};
+use wattle_model::{Carrier, Class, Endpoint, Instant, LinkId, LinkState, MAX_DETOURS, NodeIndex};
 use wattle_wire::frame::Waypoints;
 
 use crate::flowlets::Flow;
@@ -20,8 +20,36 @@ pub(crate) struct Hop {
     pub(crate) endpoint: Endpoint,
     /// Nodes to be passed, when the hop begins a detour.
     pub(crate) waypoints: Waypoints,
-    /// Whether the path's own links were passed over.
-    pub(crate) is_detour: bool,
+    /// Why this link.
+    pub(crate) choice: Choice,
+}
+
+/// Why a packet goes over a link.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Choice {
+    /// Its flow does, or it was told to.
+    First,
+    /// That one is not up; another one of the path, or a link straight there, is.
+    Other,
+    /// None of the path's is: a detour begins.
+    Backup,
+}
+
+/// What lies behind a packet and bears on where it may go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Past {
+    /// The node that it came from and may not go back to, unless a waypoint says so.
+    pub(crate) avoid: Option<Slot>,
+    /// Detours that it began.
+    pub(crate) detours: u8,
+}
+
+impl Past {
+    /// A packet's that begins here.
+    pub(crate) const NONE: Self = Self {
+        avoid: None,
+        detours: 0,
+    };
 }
 
 /// How the packet travels to the neighbour.
@@ -34,13 +62,13 @@ pub(crate) enum Envelope {
 }
 
 impl Worker {
-    /// The next hop towards `target`, never over the node `avoid` unless a waypoint says so.
+    /// The next hop towards `target`.
     pub(crate) fn hop(
         &self,
         target: Slot,
         (class, flow): (Class, u32),
         envelope: Envelope,
-        avoid: Option<Slot>,
+        past: Past,
     ) -> Result<Hop, DropReason> {
         let mut reason = DropReason::NoPath;
         let ways = &self.table[target].ways;
@@ -49,17 +77,20 @@ impl Worker {
         let passes = left.into_iter().take(1 + usize::from(ways.has_left()));
         let passes = passes.flat_map(|left| [(left, LinkState::Up), (left, LinkState::Suspect)]);
         for (left, state) in passes {
-            for (order, (link, waypoints)) in self.links_towards(target, class, flow).enumerate() {
+            for (choice, link, waypoints) in self.links_towards(target, class, flow) {
                 if left != self.is_left(target, class, link) {
                     continue;
                 }
                 // A detour that begins where the packet came from is no return: its waypoint leads on.
-                let avoid = avoid.filter(|_| waypoints.next().is_none());
+                let avoid = past.avoid.filter(|_| waypoints.next().is_none());
                 match self.hop_over(link, target, state, envelope, avoid) {
+                    Ok(_) if choice == Choice::Backup && past.detours >= MAX_DETOURS => {
+                        reason = DropReason::DetourLimit;
+                    }
                     Ok(hop) => {
                         return Ok(Hop {
                             waypoints,
-                            is_detour: order > 0,
+                            choice,
                             ..hop
                         });
                     }
@@ -121,7 +152,7 @@ impl Worker {
             carrier,
             endpoint: port.endpoint?,
             waypoints,
-            is_detour: false,
+            choice: Choice::First,
         })
     }
 
@@ -140,7 +171,7 @@ impl Worker {
         target: Slot,
         class: Class,
         flow: u32,
-    ) -> impl Iterator<Item = (LinkId, Waypoints)> {
+    ) -> impl Iterator<Item = (Choice, LinkId, Waypoints)> {
         let peer = &self.table[target];
         let path = self.forwarding.path(class, peer.entry.id);
         let picked = path.and_then(|path| path.pick(own_share(flow, self.own_index)));
@@ -148,19 +179,22 @@ impl Worker {
             .into_iter()
             .flat_map(wattle_dataplane::Path::next_links)
             .map(|next| next.link);
-        let backup = path
-            .and_then(|path| path.backup())
-            .map(|backup| (backup.link, Waypoints::of(backup.waypoints.iter().copied())));
+        let backup = path.and_then(|path| path.backup()).map(|backup| {
+            let waypoints = Waypoints::of(backup.waypoints.iter().copied());
+            (Choice::Backup, backup.link, waypoints)
+        });
         let direct = Carrier::ALL
             .into_iter()
             .filter_map(|carrier| peer.port(carrier))
             .map(|port| port.id);
+        let plain = |choice| move |link| (choice, link, Waypoints::NONE);
+        let others = others.filter(move |link| Some(*link) != picked);
         picked
             .into_iter()
-            .chain(others.filter(move |link| Some(*link) != picked))
-            .map(|link| (link, Waypoints::NONE))
+            .map(plain(Choice::First))
+            .chain(others.map(plain(Choice::Other)))
             .chain(backup)
-            .chain(direct.map(|link| (link, Waypoints::NONE)))
+            .chain(direct.map(plain(Choice::Other)))
     }
 
     fn hop_over(
@@ -190,7 +224,7 @@ impl Worker {
             carrier,
             endpoint,
             waypoints: Waypoints::NONE,
-            is_detour: false,
+            choice: Choice::First,
         })
     }
 }

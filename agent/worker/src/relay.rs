@@ -7,7 +7,7 @@ use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
 
 use crate::Transit;
 use crate::inbound::{Arrival, Relayed};
-use crate::path::Envelope;
+use crate::path::{Choice, Envelope, Past};
 use crate::run::{Course, Onward};
 use crate::table::Slot;
 use crate::worker::Worker;
@@ -86,6 +86,7 @@ impl Worker {
         let Onward { hop, waypoints } = self.onward(now, from, &header)?;
         let header = Header {
             hop_limit,
+            detours: header.detours + u8::from(hop.choice == Choice::Backup),
             waypoints,
             ..header
         };
@@ -102,7 +103,7 @@ impl Worker {
         self.counters.udp_tx_bytes += length as u64;
         self.count_sent_bytes(hop.next, hop.carrier, length);
         self.counters.relayed_packets += 1;
-        if hop.is_detour {
+        if hop.choice != Choice::First {
             self.counters.backup_packets += 1;
         }
         self.link_relayed(now, hop.next, hop.carrier);
@@ -117,6 +118,7 @@ impl Worker {
             destination: header.destination,
             class,
             flow: header.flow,
+            detours: header.detours,
             waypoints: header.waypoints,
         };
         if let Some(onward) = self.run.onward(&course) {
@@ -141,14 +143,17 @@ impl Worker {
             Some(stop) if stop.direct => self.hop_straight(target, Waypoints::NONE),
             _ => None,
         };
-        // Never back to where it came from, unless a waypoint says so or is here.
-        let may_return = is_stop || stop.is_some_and(|stop| !stop.direct);
-        let avoid = (!may_return).then_some(from);
+        // Never back to where it came from, unless a waypoint is here.
+        let avoid = (!is_stop).then_some(from);
         let lingering =
             || self.lingering(now, target, (class, header.flow), Envelope::Frame, avoid);
         let hop = match straight.or_else(lingering) {
             Some(hop) => hop,
-            None => self.hop(target, (class, header.flow), Envelope::Frame, avoid)?,
+            None => {
+                let detours = header.detours;
+                let past = Past { avoid, detours };
+                self.hop(target, (class, header.flow), Envelope::Frame, past)?
+            }
         };
         let waypoints = hop.waypoints.before(&left);
         let onward = Onward { hop, waypoints };

@@ -34,6 +34,7 @@ pub(crate) struct Course {
     pub(crate) destination: NodeId,
     pub(crate) class: Class,
     pub(crate) flow: u32,
+    pub(crate) detours: u8,
     pub(crate) waypoints: Waypoints,
 }
 

@@ -12,7 +12,7 @@ use wattle_wire::frame::Waypoints;
 use crate::Event;
 use crate::inbound::{Arrival, flow_of};
 use crate::outbound::Way;
-use crate::path::Hop;
+use crate::path::{Choice, Hop};
 use crate::table::Slot;
 use crate::worker::Worker;
 
@@ -54,6 +54,8 @@ struct Watched {
     class: Class,
     via: NodeId,
     waypoints: Waypoints,
+    /// Why packets were handed to it last.
+    choice: Choice,
     id: u16,
     seq: u16,
     used_at: Instant,
@@ -78,6 +80,7 @@ struct Question {
     class: Class,
     via: NodeId,
     waypoints: Waypoints,
+    choice: Choice,
     number: u32,
 }
 
@@ -90,7 +93,13 @@ struct Judged {
 
 impl Ways {
     /// A packet of a class was handed to a relay.
-    fn used(&mut self, now: Instant, class: Class, via: NodeId, waypoints: Waypoints) {
+    fn used(
+        &mut self,
+        now: Instant,
+        class: Class,
+        via: NodeId,
+        (waypoints, choice): (Waypoints, Choice),
+    ) {
         let mut watched = self.watched.iter_mut();
         match watched.find(|watched| (watched.class, watched.via) == (class, via)) {
             Some(watched) => {
@@ -100,6 +109,7 @@ impl Ways {
                 }
                 watched.used_at = now;
                 watched.waypoints = waypoints;
+                watched.choice = choice;
             }
             None => {
                 if self.watched.len() == MAX_WATCHED {
@@ -110,6 +120,7 @@ impl Ways {
                     class,
                     via,
                     waypoints,
+                    choice,
                     id: self.next_id,
                     seq: 0,
                     used_at: now,
@@ -210,6 +221,7 @@ impl Ways {
                 class: watched.class,
                 via: watched.via,
                 waypoints: watched.waypoints,
+                choice: watched.choice,
                 number: WAY_BIT | u32::from(watched.id) << 16 | u32::from(watched.seq),
             });
         }
@@ -248,7 +260,7 @@ impl Worker {
         let via = self.table[hop.next].entry.id;
         if let Some(slot) = self.table.by_id(destination) {
             let ways = &mut self.table[slot].ways;
-            ways.used(now, class, via, hop.waypoints);
+            ways.used(now, class, via, (hop.waypoints, hop.choice));
             let due = ways.poll_timeout(now);
             self.due(now, due);
         }
@@ -265,6 +277,9 @@ impl Worker {
             let Some(hop) = via.and_then(|via| self.hop_straight(via, question.waypoints)) else {
                 continue;
             };
+            // A question has begun as many detours as the packets that it stands for.
+            let choice = question.choice;
+            let hop = Hop { choice, ..hop };
             let message = Control::SizeProbe {
                 number: question.number,
             };
@@ -287,7 +302,7 @@ impl Worker {
             carrier: arrival.from.carrier(),
             endpoint: arrival.from,
             waypoints: Waypoints::NONE,
-            is_detour: false,
+            choice: Choice::First,
         });
         match hop.filter(|_| arrival.relayed.is_some()) {
             Some(hop) => {
@@ -342,7 +357,7 @@ impl Worker {
             class,
             ..Marking::CONTROL
         };
-        let header = self.header(slot, flow_of(peer), marking, hop.waypoints);
+        let header = self.header(slot, flow_of(peer), marking, &hop);
         let way = Way::Relayed { hop, header };
         match self.seal(slot, way, length, tx) {
             Ok(()) => {
@@ -368,7 +383,8 @@ mod tests {
     fn run(ways: &mut Ways, (from, to): (u64, u64), forwards: bool) -> (Vec<(u64, bool)>, usize) {
         let (mut told, mut asked) = (Vec::new(), 0);
         for millis in (from..to).step_by(10) {
-            ways.used(at(millis), Class::Latency, RELAY, Waypoints::NONE);
+            let over = (Waypoints::NONE, Choice::First);
+            ways.used(at(millis), Class::Latency, RELAY, over);
             let (questions, judged) = ways.handle_timeout(at(millis));
             told.extend(judged.iter().map(|judged| (millis, judged.forwards)));
             asked += questions.len();

@@ -1,15 +1,15 @@
 //! What becomes of packets right after a failure: only those beside it know, everybody else still sends as before.
 //!
 //! The rules are the data plane's: the next hops of the route, then its backup, then a direct link; never back to where a packet
-//! came from unless a waypoint says so or is there. All choices among next hops are followed, since any flow may take any of
-//! them.
+//! came from unless a waypoint is there or a detour begins there; nobody begins another detour with a packet that has begun
+//! [`MAX_DETOURS`]. All choices among next hops are followed, since any flow may take any of them.
 
 use std::cmp::Reverse;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use wattle_model::NodeId;
 use wattle_model::waypoint::before;
+use wattle_model::{MAX_DETOURS, NodeId};
 use wattle_routing::Routes;
 use wattle_routing::graph::{Graph, Vertex};
 
@@ -73,10 +73,10 @@ pub enum Fate {
 
 /// Packets for one destination.
 pub struct Packets<'a> {
-    graph: &'a Graph,
+    /// What is left of the network.
+    left: &'a Graph,
     /// By vertex.
     routes: &'a [Arc<Routes>],
-    failure: Failure,
     destination: Vertex,
     known: BTreeMap<Place, Option<Worst>>,
 }
@@ -84,26 +84,21 @@ pub struct Packets<'a> {
 /// The worst that may happen: a fate, and of packets that arrive the most links.
 type Worst = (Fate, Reverse<usize>);
 
-/// A packet at a node: where it came from, what it is to pass.
+/// A packet at a node: where it came from, what it is to pass, how many detours it has begun.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     at: Vertex,
     from: Option<Vertex>,
     stops: Detour,
+    detours: u8,
 }
 
 impl<'a> Packets<'a> {
-    /// Packets for `destination` while every node has the routes given for its vertex.
-    pub fn to(
-        destination: Vertex,
-        graph: &'a Graph,
-        routes: &'a [Arc<Routes>],
-        failure: Failure,
-    ) -> Self {
+    /// Packets for `destination` in what is left of a network, while every node has the routes given for its vertex.
+    pub fn to(destination: Vertex, left: &'a Graph, routes: &'a [Arc<Routes>]) -> Self {
         Self {
-            graph,
+            left,
             routes,
-            failure,
             destination,
             known: BTreeMap::new(),
         }
@@ -119,6 +114,7 @@ impl<'a> Packets<'a> {
             at,
             from: None,
             stops: Detour::new(),
+            detours: 0,
         })
     }
 
@@ -126,7 +122,7 @@ impl<'a> Packets<'a> {
         if place.at == self.destination {
             return (Fate::Arrive, Reverse(0));
         }
-        let own = self.graph.node(place.at);
+        let own = self.left.node(place.at);
         if place.stops.first().is_some_and(|stop| stop.node == own) {
             place.stops.remove(0);
             // A waypoint may send it back.
@@ -153,43 +149,44 @@ impl<'a> Packets<'a> {
     /// Where flows at this place may go next.
     fn onward(&self, place: &Place) -> Vec<Place> {
         let stop = place.stops.first();
-        let target = stop.map_or(self.graph.node(self.destination), |stop| stop.node);
-        let avoid = place.from.filter(|_| stop.is_none_or(|stop| stop.direct));
-        let works = |to: &Vertex| {
-            self.graph.cost(place.at, *to).is_finite() && self.failure.spares(place.at, *to)
-        };
+        let target = stop.map_or(self.left.node(self.destination), |stop| stop.node);
+        let avoid = place.from;
+        let works = |to: &Vertex| self.left.cost(place.at, *to).is_finite();
         let is_fit = |to: &Vertex| works(to) && Some(*to) != avoid;
-        let vertex = |node: NodeId| self.graph.vertex(node);
+        let vertex = |node: NodeId| self.left.vertex(node);
         let route = self.routes[place.at.0 as usize].routes.get(&target);
         let next = route.into_iter().flat_map(|route| &route.next);
         let fit: Vec<Vertex> = next
             .filter_map(|next| vertex(next.neighbour))
             .filter(is_fit)
             .collect();
-        let go = |to: Vertex, stops: Detour| Place {
+        let go = |to: Vertex| Place {
             at: to,
             from: Some(place.at),
-            stops,
+            ..place.clone()
         };
         if let Some(stop) = stop.filter(|stop| stop.direct)
             && let Some(to) = vertex(stop.node).filter(works)
         {
-            return vec![go(to, place.stops.clone())];
+            return vec![go(to)];
         }
         if !fit.is_empty() {
-            let go = fit.into_iter().map(|to| go(to, place.stops.clone()));
-            return go.collect();
+            return fit.into_iter().map(go).collect();
         }
         let backup = route.and_then(|route| route.backup.as_ref());
+        let backup = backup.filter(|_| place.detours < MAX_DETOURS);
         let backup = backup.and_then(|backup| {
             let to = vertex(backup.neighbour).filter(works)?;
             if backup.waypoints.is_empty() && Some(to) == avoid {
                 return None;
             }
-            Some(go(to, before(&backup.waypoints, &place.stops).collect()))
+            Some(Place {
+                stops: before(&backup.waypoints, &place.stops).collect(),
+                detours: place.detours + 1,
+                ..go(to)
+            })
         });
-        let direct = vertex(target).filter(is_fit);
-        let direct = direct.map(|to| go(to, place.stops.clone()));
+        let direct = vertex(target).filter(is_fit).map(go);
         backup.or(direct).into_iter().collect()
     }
 }
@@ -221,12 +218,13 @@ impl Coverage {
 pub fn coverage(graph: &Graph, routes: &[Arc<Routes>]) -> Coverage {
     let mut coverage = Coverage::default();
     for failure in Failure::all(graph) {
-        let left = components(&failure.applied(graph));
+        let left = failure.applied(graph);
+        let connected = components(&left);
         for destination in graph.vertices() {
             let crossing = crossing(graph, routes, destination, failure);
-            let mut packets = Packets::to(destination, graph, routes, failure);
+            let mut packets = Packets::to(destination, &left, routes);
             for node in crossing {
-                if left[node.0 as usize] != left[destination.0 as usize] {
+                if connected[node.0 as usize] != connected[destination.0 as usize] {
                     continue;
                 }
                 coverage.affected += 1;

@@ -3,7 +3,7 @@
 //! A stand-in for the worker: it obeys routes and links' states, and cuts eat its packets. It takes no time.
 
 use wattle_model::waypoint::before;
-use wattle_model::{LinkState, NodeId, Waypoint};
+use wattle_model::{LinkState, MAX_DETOURS, NodeId, Waypoint};
 use wattle_routing::{Backup, NextHop};
 use wattle_wire::frame::MAX_HOPS;
 
@@ -27,11 +27,26 @@ pub(crate) const MOST_LINKS: usize = MAX_HOPS as usize + 1;
 /// The waypoints of a packet, next one first.
 pub(crate) type Detour = Vec<Waypoint<NodeId>>;
 
+/// Where a packet goes on.
+struct Onward {
+    edge: EdgeNumber,
+    /// The detour that begins here, if one does.
+    detour: Option<Detour>,
+}
+
+impl Onward {
+    const fn over(edge: EdgeNumber) -> Self {
+        let detour = None;
+        Self { edge, detour }
+    }
+}
+
 impl Fleet {
     /// Sends a packet.
     pub fn packet(&self, from: NodeNumber, to: NodeNumber) -> Fate {
         let mut trail = vec![from];
-        let mut waypoints: Vec<Waypoint<NodeId>> = Vec::new();
+        let mut waypoints = Detour::new();
+        let mut detours = 0;
         while let Some(&at) = trail.last()
             && at != to
         {
@@ -42,17 +57,20 @@ impl Fleet {
                 waypoints.remove(0);
             }
             let stop = waypoints.first().copied();
-            // Never back to where it came from, unless a waypoint says so or is here.
-            let may_return = is_stop || stop.is_some_and(|stop| !stop.direct);
-            let came_from = came_from.filter(|_| !may_return);
+            // Never back to where it came from, unless a waypoint is here.
+            let came_from = came_from.filter(|_| !is_stop);
             let target = stop.map_or(self.nodes[to.0].id, |stop| stop.node);
             let straight = stop.and_then(|stop| self.straight(at, stop));
             let chosen = straight.or_else(|| self.choose(at, target, came_from));
-            let Some((edge, detour)) = chosen else {
+            let chosen = chosen.filter(|onward| onward.detour.is_none() || detours < MAX_DETOURS);
+            let Some(onward) = chosen else {
                 return Fate::Lost(at);
             };
-            waypoints = before(&detour, &waypoints).collect();
-            let edge = &self.network.edges[edge.0];
+            if let Some(detour) = onward.detour {
+                waypoints = before(&detour, &waypoints).collect();
+                detours += 1;
+            }
+            let edge = &self.network.edges[onward.edge.0];
             let direction = usize::from(edge.ends[1] == at);
             if edge.cut[direction] {
                 return Fate::Lost(at);
@@ -66,7 +84,7 @@ impl Fleet {
     }
 
     /// The link to a waypoint that is to be reached over it.
-    fn straight(&self, at: NodeNumber, stop: Waypoint<NodeId>) -> Option<(EdgeNumber, Detour)> {
+    fn straight(&self, at: NodeNumber, stop: Waypoint<NodeId>) -> Option<Onward> {
         let process = self.nodes[at.0].process.as_ref().filter(|_| stop.direct)?;
         let mut links = process.links.iter();
         links
@@ -75,7 +93,7 @@ impl Fleet {
                 let leads = ends.iter().any(|end| self.nodes[end.0].id == stop.node);
                 leads && link.state() == LinkState::Up
             })
-            .map(|(edge, _)| (*edge, Detour::new()))
+            .map(|(edge, _)| Onward::over(*edge))
     }
 
     fn choose(
@@ -83,7 +101,7 @@ impl Fleet {
         at: NodeNumber,
         target: NodeId,
         came_from: Option<NodeNumber>,
-    ) -> Option<(EdgeNumber, Detour)> {
+    ) -> Option<Onward> {
         let process = self.nodes[at.0].process.as_ref()?;
         let route = process.router.routes().routes.get(&target)?;
         let back = came_from.map(|number| self.nodes[number.0].id);
@@ -104,9 +122,12 @@ impl Fleet {
                 .backup
                 .as_ref()
                 .filter(|backup| Some(backup.neighbour) != back || !backup.waypoints.is_empty())?;
-            is_up(&backup.edge()).then(|| (backup.edge(), backup.waypoints.clone()))
+            is_up(&backup.edge()).then(|| Onward {
+                edge: backup.edge(),
+                detour: Some(backup.waypoints.clone()),
+            })
         };
-        next.map(|edge| (edge, Vec::new())).or_else(backup)
+        next.map(Onward::over).or_else(backup)
     }
 }
 

@@ -147,6 +147,44 @@ fn agents_on_public_networks_send_nothing_in_circles_when_links_break_and_return
     assert!(circled.is_empty(), "{circled:?}");
 }
 
+#[test]
+fn no_packet_goes_in_circles_right_after_many_failures_at_once() {
+    let (mut looked, mut fates) = (0, BTreeMap::new());
+    let mut rng = ChaCha8Rng::seed_from_u64(1);
+    for (_, graph) in networks() {
+        let routes = decided(&graph);
+        for _ in 0..8 {
+            let left = without_a_quarter(&graph, &mut rng);
+            let connected = aftermath::components(&left);
+            for destination in graph.vertices() {
+                let mut packets = Packets::to(destination, &left, &routes);
+                let reach =
+                    |node: &Vertex| connected[node.0 as usize] == connected[destination.0 as usize];
+                for node in graph.vertices().filter(reach) {
+                    looked += 1;
+                    *fates.entry(packets.from(node)).or_insert(0) += 1;
+                }
+            }
+        }
+    }
+    println!("{looked} {fates:?}");
+    assert!(fates[&Fate::Lost] > 0, "too few failures: {fates:?}");
+    assert_eq!(fates.get(&Fate::Loops), None, "{fates:?}");
+}
+
+/// What is left when each link fails with a probability of a quarter.
+fn without_a_quarter(graph: &Graph, rng: &mut ChaCha8Rng) -> Graph {
+    let mut left = graph.clone();
+    for a in graph.vertices() {
+        for edge in graph.edges(a).iter().filter(|edge| edge.to > a) {
+            if rng.next_u64().is_multiple_of(4) {
+                left.set_cost(a, edge.to, Cost::INFINITE);
+            }
+        }
+    }
+    left
+}
+
 /// Pairs whose packets go round in circles at the moment.
 fn circles(fleet: &Fleet) -> impl Iterator<Item = (NodeNumber, NodeNumber)> + '_ {
     let all = 0..fleet.nodes.len();
@@ -216,6 +254,7 @@ impl Convergence {
         } else {
             before
         };
+        let working = failure.applied(whole);
         let connected = aftermath::components(after);
         let mut steps = Vec::new();
         let mut new = Vec::new();
@@ -246,7 +285,7 @@ impl Convergence {
                     continue;
                 }
                 self.steps += 1;
-                match Packets::to(destination, whole, &mix, failure).from(node) {
+                match Packets::to(destination, &working, &mix).from(node) {
                     Fate::Loops => {
                         self.stories.push(format!(
                             "{news_of:?}, {failure:?}: {node:?} to {destination:?}, its turn: {is_turn}"

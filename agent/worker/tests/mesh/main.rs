@@ -17,7 +17,7 @@ use std::sync::Arc;
 
 use wattle_dataplane::vnet::{Gso, NEEDS_CSUM};
 use wattle_dataplane::{Backup, DropReason, Forwarding, NextLink, Path, VnetHeader};
-use wattle_model::{Carrier, Endpoint, LinkState, Micros, NodeIndex, Ppm, Waypoint};
+use wattle_model::{Carrier, Endpoint, LinkState, MAX_DETOURS, Micros, NodeIndex, Ppm, Waypoint};
 use wattle_tunnel::{CHANNEL_TYPE, Local, Outcome, Rekey, Session};
 use wattle_wire::frame::{FRAME_TYPE, FRAME_VERSION, HEADER_LENGTH, MAX_HOPS};
 use wattle_worker::Event;
@@ -254,6 +254,30 @@ fn a_waypoint_may_send_a_frame_back_to_where_it_came_from() {
 }
 
 #[test]
+fn a_frame_is_not_handed_back_and_forth_on_the_way_to_a_waypoint() {
+    // 0 sends past 4; 1 and 2 each take the other to be nearer to it, as when only one of them has heard of a failure.
+    let links = [(0, 1), (1, 2), (0, 3), (3, 4)];
+    let mut net = Net::new(Protection::NULL, 5, &links);
+    net.run(Micros::from_secs(2));
+    net.route(1, &[(4, 2)]);
+    net.route(2, &[(4, 1)]);
+    let link = net.link(0, 3);
+    let backup = Backup {
+        link: net.link(0, 1),
+        waypoints: vec![Waypoint::new(NodeIndex(4))],
+    };
+    let path = Path::new(vec![NextLink { link, weight: 1 }], Some(backup), 1);
+    net.set_forwarding(0, Forwarding::new([net.prefix(3)], [(net.id(3), path)]));
+    net.cut(0, 3);
+    net.run(Micros::from_secs(5));
+    net.send(0, &packet(0, 3, b"x"));
+    net.run(SECOND);
+    let returned = net.dropped(2, DropReason::FrameReturned);
+    assert!(returned > 0);
+    assert_eq!(net.counters(1).relayed_packets, returned);
+}
+
+#[test]
 fn a_relays_detour_may_begin_where_the_frame_came_from() {
     // 0 - 1 - 2 - 3 - 0. Node 0 sends to 2 over 1; when 1 loses its link to 2, the way around leads back over 0, past 3.
     let mut net = Net::new(Protection::NULL, 4, &[(0, 1), (1, 2), (2, 3), (0, 3)]);
@@ -319,6 +343,38 @@ fn frames_in_a_loop_die_at_their_hop_limit() {
         dead > 0 && relayed == dead * u64::from(MAX_HOPS),
         "{relayed} relayed, {dead} dead"
     );
+}
+
+#[test]
+fn backups_that_lead_to_each_other_do_not_hand_a_frame_round_until_its_hop_limit() {
+    // Each of 0, 1 and 2 has a link to 3 and a backup over the next one of them; all links to 3 fail at once.
+    let ring = [(0, 1), (1, 2), (2, 0)];
+    let links = [(0, 1), (1, 2), (2, 0), (0, 3), (1, 3), (2, 3)];
+    let mut net = Net::new(Protection::NULL, 4, &links);
+    net.run(Micros::from_secs(2));
+    for (node, over) in ring {
+        let link = net.link(node, 3);
+        let backup = Backup {
+            link: net.link(node, over),
+            waypoints: Vec::new(),
+        };
+        let path = Path::new(vec![NextLink { link, weight: 1 }], Some(backup), 1);
+        let forwarding = Forwarding::new([net.prefix(3)], [(net.id(3), path)]);
+        net.set_forwarding(node, forwarding);
+        net.cut(node, 3);
+    }
+    net.run(Micros::from_secs(5));
+    net.send(0, &packet(0, 3, b"x"));
+    net.run(SECOND);
+    let all = |count: &dyn Fn(usize) -> u64| (0..4).map(count).sum::<u64>();
+    let dead = all(&|node| net.dropped(node, DropReason::DetourLimit));
+    let relayed = all(&|node| net.counters(node).relayed_packets);
+    // 0 begins the first detour, 1 and 2 one more each.
+    assert!(
+        dead > 0 && relayed == dead * u64::from(MAX_DETOURS - 1),
+        "{relayed} relayed, {dead} dead"
+    );
+    assert_eq!(all(&|node| net.dropped(node, DropReason::HopLimit)), 0);
 }
 
 #[test]

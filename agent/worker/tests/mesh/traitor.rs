@@ -103,6 +103,7 @@ impl Traitor {
             precedence_weight: 0,
             flow: 1,
             lane: 0,
+            detours: 0,
             waypoints: Waypoints::NONE,
         };
         let mut frame = [&[0; HEADER_LENGTH], message].concat();

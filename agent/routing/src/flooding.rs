@@ -13,10 +13,12 @@ use wattle_wire::record::{Record, RecordKey};
 
 use crate::lsdb::Lsdb;
 
-/// Records that may be on their way unacknowledged, of at most 1,100 bytes each: halved whenever an acknowledgement is
-/// missed, one more with each that comes.
-const WINDOW: usize = 64;
+/// Records that may be on their way unacknowledged, of at most 1,100 bytes each, at first: halved whenever an acknowledgement
+/// is missed, one more with each that comes. The most take some 50 kB where nodes have eight links, which a socket's usual
+/// buffer holds, and three thousand records of a thousand nodes take 13 round trips.
+const WINDOW_FIRST: usize = 64;
 const WINDOW_LEAST: usize = 2;
+const WINDOW_MOST: usize = 256;
 /// Shortest and longest wait for an acknowledgement; in between twice what it took so far, doubled with every attempt.
 const RESEND_LEAST: Micros = Micros::from_millis(30);
 const RESEND_MOST: Micros = Micros::from_secs(10);
@@ -82,7 +84,7 @@ impl Adjacency {
             compare_at: now,
             compare_pause: FIRST_SYNC_AGAIN,
             answer_time: rtt.max(ANSWER_TIME),
-            window: WINDOW,
+            window: WINDOW_FIRST,
         }
     }
 
@@ -113,7 +115,7 @@ impl Adjacency {
             // From the first attempt on: too long when it was lost, never too short when the neighbour is slow.
             let took = now.since(first_at).min(RESEND_MOST);
             self.answer_time = Micros((7 * self.answer_time.0 + took.0) / 8);
-            self.window = (self.window + 1).min(WINDOW);
+            self.window = (self.window + 1).min(WINDOW_MOST);
         }
     }
 

@@ -12,7 +12,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use wattle_model::{Cost, MAX_WAYPOINTS, Waypoint};
 
-use crate::course::{Clear, Courses, EachAnew};
+use crate::course::{Clear, Course, Courses, EachAnew};
 use crate::graph::{Graph, Vertex};
 use crate::multipath::{Candidate, Trees};
 use crate::spf::Tree;
@@ -21,9 +21,10 @@ use crate::spf::Tree;
 /// when the failure is known (where RFC 9855 looks for them, too), at most so many.
 pub(crate) const EXHAUSTIVE: usize = 256;
 const MOST_WAYPOINTS: usize = 32;
-/// Bytes of results that the search keeps for the next destination, and what a node takes in each of them.
+/// Bytes of results that the search keeps for the next destination, and what a node takes in a course and in what is clear.
 const MOST_KEPT: usize = 4 << 20;
-const KEPT_FOR_A_NODE: usize = 17;
+const KEPT_OF_A_COURSE: usize = 26;
+const KEPT_OF_CLEAR: usize = 1;
 
 /// What a backup survives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -102,23 +103,32 @@ fn avoids(trees: &Trees<'_>, tree: &Tree, to: Vertex, via: &Tree) -> bool {
     tree.cost(to).is_finite() && tree.cost(to) < detour
 }
 
+/// Detours that were found, by destination: where only prices change, what still leads around is kept.
+#[derive(Debug, Default)]
+pub struct Found(BTreeMap<Vertex, Known>);
+
+/// A detour around a next hop, and what it was made to survive.
+#[derive(Debug, Clone, Copy)]
+struct Known {
+    primary: Vertex,
+    demand: Demand,
+    detour: Detour,
+}
+
 /// Finds detours of one node in one graph; remembers what it found out on the way.
 #[derive(Debug)]
 pub struct Search {
     node: Vertex,
     without: BTreeMap<Vertex, Without>,
-    ways: BTreeMap<(Vertex, Vertex), Arc<Ways>>,
+    /// By target.
+    followed: BTreeMap<Vertex, Arc<Course>>,
+    /// By next hop and target.
+    clear: BTreeMap<(Vertex, Vertex), Clear>,
+    found: Found,
     courses: Arc<dyn Courses>,
     /// By which `courses` knows the graph, once it was asked.
     mark: Option<u64>,
     spent: usize,
-}
-
-/// The ways to a target: their prices, and from where they are clear of a next hop that failed.
-#[derive(Debug)]
-struct Ways {
-    tree: Arc<Tree>,
-    clear: Clear,
 }
 
 /// Shortest paths of the node without its next hop, and without the link to it.
@@ -139,11 +149,24 @@ impl Search {
         Self {
             node,
             without: BTreeMap::new(),
-            ways: BTreeMap::new(),
+            followed: BTreeMap::new(),
+            clear: BTreeMap::new(),
+            found: Found::default(),
             courses,
             mark: None,
             spent: 0,
         }
+    }
+
+    /// The same, with what was found in a network of the same nodes.
+    #[must_use]
+    pub fn knowing(self, found: Found) -> Self {
+        Self { found, ..self }
+    }
+
+    /// What it found and was told to be found.
+    pub fn into_found(self) -> Found {
+        self.found
     }
 
     /// What it cost so far: nodes and links looked at.
@@ -169,29 +192,71 @@ impl Search {
             .then_some(Protection::Link)
     }
 
-    /// The best way around for packets to `destination` whose only next hop is `primary`.
+    /// The best way around for packets to `destination` whose only next hop is `primary`. In a network with more than
+    /// [`EXHAUSTIVE`] nodes one that was found before and is hardly dearer is as good.
     pub fn detour(
         &mut self,
         graph: &Graph,
         destination: Vertex,
         primary: Vertex,
     ) -> Option<Detour> {
-        let most = self.protectable(graph, destination, primary)?;
-        let stops = self.stops(graph, primary, destination);
-        let demands = match most {
-            Protection::Node => &[Demand::Unnoticed, Demand::Node, Demand::Link][..],
-            Protection::Link => &[Demand::Link],
+        let leg = |demand| Leg {
+            graph,
+            node: self.node,
+            primary,
+            destination,
+            demand,
         };
-        demands.iter().find_map(|demand| {
-            let leg = Leg {
-                graph,
-                node: self.node,
+        let [unnoticed, node, link] = [Demand::Unnoticed, Demand::Node, Demand::Link].map(leg);
+        if let Some(kept) = self.kept(&unnoticed).or_else(|| self.kept(&link)) {
+            return Some(kept);
+        }
+        let legs = match self.protectable(graph, destination, primary)? {
+            Protection::Node => &[unnoticed, node, link][..],
+            Protection::Link => &[link],
+        };
+        let stops = self.stops(graph, primary, destination);
+        let found = legs.iter().find_map(|leg| {
+            let detour = self.over_fewest(leg, &stops)?;
+            Some((leg.demand, detour))
+        });
+        let (demand, detour) = found?;
+        if graph.len() > EXHAUSTIVE {
+            let known = Known {
                 primary,
-                destination,
-                demand: *demand,
+                demand,
+                detour,
             };
-            self.over_fewest(&leg, &stops)
-        })
+            self.found.0.insert(destination, known);
+        }
+        Some(detour)
+    }
+
+    /// The detour that was found before, if it leads around as it did and nothing could survive more.
+    fn kept(&mut self, leg: &Leg<'_>) -> Option<Detour> {
+        let known = *self.found.0.get(&leg.destination)?;
+        let is_most = leg.demand == Demand::Unnoticed || leg.destination == leg.primary;
+        if !is_most || (known.primary, known.demand) != (leg.primary, leg.demand) {
+            return None;
+        }
+        let stops = known.detour.waypoints.iter().flatten();
+        let stops = stops
+            .map(|stop| stop.node)
+            .filter(|stop| *stop != leg.destination);
+        let begins: Vec<Vertex> = [known.detour.neighbour].into_iter().chain(stops).collect();
+        let mut rest = leg.end();
+        for from in begins.into_iter().rev() {
+            let next = self.clear(leg, rest.from);
+            let followed = next.followed();
+            let before = leg.before(from, next, &rest);
+            let followed = next.followed() - followed;
+            self.spent += 1 + followed;
+            rest = before?;
+        }
+        let last = self.course(leg.graph, leg.destination);
+        let detour = leg.detour(&rest, last.tree())?;
+        let is_alike = detour.waypoints == known.detour.waypoints;
+        (is_alike && !is_dearer(detour.cost, known.detour.cost)).then_some(detour)
     }
 
     /// The best of the detours with the fewest waypoints, found from the destination backwards.
@@ -199,7 +264,7 @@ impl Search {
         let mut stops = stops.to_vec();
         let neighbours = leg.graph.edges(leg.node).iter().map(|link| link.to);
         let neighbours: Vec<Vertex> = neighbours.filter(|to| *to != leg.primary).collect();
-        let last = self.ways(leg.graph, leg.primary, leg.destination);
+        let last = self.course(leg.graph, leg.destination);
         let mut ends = vec![leg.end()];
         for count in 0..=MAX_WAYPOINTS {
             if count > 0 {
@@ -212,7 +277,9 @@ impl Search {
                 ends.push(leg.end());
             }
             let rests = self.legs(leg, &neighbours, &ends, count);
-            let found = rests.iter().filter_map(|rest| leg.detour(rest, &last.tree));
+            let found = rests
+                .iter()
+                .filter_map(|rest| leg.detour(rest, last.tree()));
             if let Some(found) = found.min() {
                 return Some(found);
             }
@@ -224,13 +291,15 @@ impl Search {
     fn legs(&mut self, leg: &Leg<'_>, from: &[Vertex], ends: &[Rest], count: usize) -> Vec<Rest> {
         let mut best: Vec<Option<Rest>> = vec![None; from.len()];
         for end in ends {
-            let next = self.ways(leg.graph, leg.primary, end.from);
-            self.spent += from.len();
+            let next = self.clear(leg, end.from);
+            let followed = next.followed();
             for (from, best) in from.iter().zip(&mut best) {
-                let found = leg.before(*from, &next, end);
+                let found = leg.before(*from, next, end);
                 let found = found.filter(|rest| rest.count() == count);
                 *best = best.take().into_iter().chain(found).min();
             }
+            let followed = next.followed() - followed;
+            self.spent += from.len() + followed;
         }
         best.into_iter().flatten().collect()
     }
@@ -248,24 +317,27 @@ impl Search {
         })
     }
 
-    /// From where packets for `target` stay clear of this node and of what failed, with the distances to it.
-    fn ways(&mut self, graph: &Graph, primary: Vertex, target: Vertex) -> Arc<Ways> {
-        if self.ways.len() * graph.len() * KEPT_FOR_A_NODE >= MOST_KEPT {
-            self.ways.clear();
+    /// From where packets for `target` stay clear of this node and of what failed.
+    fn clear(&mut self, leg: &Leg<'_>, target: Vertex) -> &mut Clear {
+        let course = self.course(leg.graph, target);
+        let clear = self.clear.entry((leg.primary, target));
+        clear.or_insert_with(|| Clear::on(course, leg.node, leg.primary))
+    }
+
+    fn course(&mut self, graph: &Graph, target: Vertex) -> Arc<Course> {
+        if let Some(course) = self.followed.get(&target) {
+            return Arc::clone(course);
         }
-        let node = self.node;
-        let courses = &self.courses;
-        let mark = *self.mark.get_or_insert_with(|| courses.mark(graph));
-        let spent = &mut self.spent;
-        let found = self.ways.entry((primary, target)).or_insert_with(|| {
-            *spent += 2 * (graph.len() + 2 * graph.links());
-            let course = courses.course(mark, graph, target);
-            Arc::new(Ways {
-                tree: Arc::clone(course.tree()),
-                clear: course.clear(node, primary),
-            })
-        });
-        Arc::clone(found)
+        let kept = self.followed.len() * KEPT_OF_A_COURSE + self.clear.len() * KEPT_OF_CLEAR;
+        if kept * graph.len() >= MOST_KEPT {
+            self.followed.clear();
+            self.clear.clear();
+        }
+        self.spent += 2 * (graph.len() + 2 * graph.links());
+        let mark = *self.mark.get_or_insert_with(|| self.courses.mark(graph));
+        let course = self.courses.course(mark, graph, target);
+        self.followed.insert(target, Arc::clone(&course));
+        course
     }
 
     /// The nodes that are tried as waypoints.
@@ -286,6 +358,11 @@ impl Search {
         stops.truncate(MOST_WAYPOINTS.max(graph.len().min(EXHAUSTIVE)));
         stops
     }
+}
+
+/// By more than a quarter, or in a worse tier.
+fn is_dearer(cost: Cost, before: Cost) -> bool {
+    cost.tiers() > before.tiers() || cost.micros() > before.micros() * 5 / 4
 }
 
 /// What a detour has to survive.
@@ -327,8 +404,10 @@ struct Passage {
 
 impl Leg<'_> {
     /// How packets get from `from` to the next stop, the root of the tree, clear of what failed.
-    fn passage(&self, from: Vertex, Ways { tree, clear }: &Ways) -> Option<Passage> {
-        if self.is_clear(clear, from) {
+    fn passage(&self, from: Vertex, clear: &mut Clear) -> Option<Passage> {
+        let is_clear = self.is_clear(clear, from);
+        let tree = clear.course().tree();
+        if is_clear {
             return Some(Passage {
                 cost: tree.cost(from),
                 direct: false,
@@ -344,7 +423,7 @@ impl Leg<'_> {
     }
 
     /// A backup that survives a node survives its link, too.
-    fn is_clear(&self, clear: &Clear, from: Vertex) -> bool {
+    fn is_clear(&self, clear: &mut Clear, from: Vertex) -> bool {
         let of_more = match self.demand {
             Demand::Unnoticed => clear.of_unnoticed(from),
             Demand::Node => clear.of_node(from),
@@ -362,8 +441,8 @@ impl Leg<'_> {
         }
     }
 
-    /// `rest` with a leg from `from` before it; `next` tells from where packets get to its beginning.
-    fn before(&self, from: Vertex, next: &Ways, rest: &Rest) -> Option<Rest> {
+    /// `rest` with a leg from `from` before it; `next` tells from where packets get clear to its beginning.
+    fn before(&self, from: Vertex, next: &mut Clear, rest: &Rest) -> Option<Rest> {
         let passage = self.passage(from, next)?;
         let stop = match (passage.direct, rest.from == self.destination) {
             (true, _) => Some(Waypoint::direct(rest.from)),

@@ -38,70 +38,17 @@ impl Courses for EachAnew {
 /// Every choice of every node for packets to one target, the network being whole.
 #[derive(Debug)]
 pub struct Course {
-    tree: Arc<Tree>,
-    /// The nodes that reach the target, nearest first.
-    order: Vec<Vertex>,
+    tree: Tree,
     /// Where the choices of each node begin in `choices`.
     first: Vec<u32>,
     choices: Vec<Vertex>,
 }
 
-/// From which nodes packets reach the target whatever is chosen, without passing this node.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Clear(Vec<u8>);
-
-/// What packets from a node are clear of; one byte holds all of it.
-const OF_LINK: u8 = 1;
-const OF_NODE: u8 = 2;
-const OF_UNNOTICED: u8 = 4;
-const OF_ALL: u8 = OF_LINK | OF_NODE | OF_UNNOTICED;
-
-impl Clear {
-    /// Whether they do so while the link to the next hop is gone.
-    pub fn of_link(&self, from: Vertex) -> bool {
-        self.of(from) & OF_LINK != 0
-    }
-
-    /// Whether they do so even if the next hop itself is gone.
-    pub fn of_node(&self, from: Vertex) -> bool {
-        self.of(from) & OF_NODE != 0
-    }
-
-    /// Whether they do so even while the other neighbours of the next hop have not noticed that it is gone.
-    pub fn of_unnoticed(&self, from: Vertex) -> bool {
-        self.of(from) & OF_UNNOTICED != 0
-    }
-
-    fn of(&self, from: Vertex) -> u8 {
-        self.0[from.0 as usize]
-    }
-
-    /// What packets are clear of that may go on to any of `choices`. A neighbour of a broken node that has other choices takes
-    /// them; one that has none would need a detour of its own.
-    fn behind(&self, choices: &[Vertex], failed: Vertex) -> u8 {
-        let common = |all: u8, next: &Vertex| all & self.of(*next);
-        let of_all = choices.iter().fold(OF_ALL, common);
-        let mut others = choices.iter().filter(|next| **next != failed).peekable();
-        let of_others = match others.peek() {
-            Some(_) => others.fold(OF_NODE, common),
-            None => 0,
-        };
-        of_all & !OF_NODE | of_others
-    }
-}
-
 impl Course {
     /// Computes the choices of all nodes for packets to `target`.
     pub fn of(graph: &Graph, target: Vertex) -> Self {
-        let tree = Tree::of(graph, target);
-        let mut order: Vec<_> = graph
-            .vertices()
-            .filter(|vertex| tree.cost(*vertex).is_finite())
-            .collect();
-        order.sort_unstable_by_key(|vertex| (tree.cost(*vertex), *vertex));
         let mut course = Self {
-            tree: Arc::new(tree),
-            order,
+            tree: Tree::of(graph, target),
             first: vec![0],
             choices: Vec::new(),
         };
@@ -126,8 +73,8 @@ impl Course {
             .extend(choices.map(|candidate| candidate.neighbour));
     }
 
-    /// Shortest paths from the target; who needs nothing else may keep them alone.
-    pub fn tree(&self) -> &Arc<Tree> {
+    /// Shortest paths from the target.
+    pub fn tree(&self) -> &Tree {
         &self.tree
     }
 
@@ -140,21 +87,120 @@ impl Course {
         let at = vertex.0 as usize;
         self.first[at] as usize..self.first[at + 1] as usize
     }
+}
 
-    /// From where packets reach the target without passing `node`, whose next hop `failed` is behind a broken link, or broken.
-    pub fn clear(&self, node: Vertex, failed: Vertex) -> Clear {
-        let mut clear = Clear(vec![0; self.first.len() - 1]);
-        for vertex in self.order.iter().filter(|vertex| **vertex != node) {
-            let beyond = match *vertex == self.tree.root() {
+/// From which nodes packets reach the target whatever is chosen, without passing a node whose next hop failed; found out
+/// for those that are asked for, and for who is on their way.
+#[derive(Debug)]
+pub struct Clear {
+    course: Arc<Course>,
+    failed: Vertex,
+    /// By vertex.
+    known: Vec<u8>,
+    followed: usize,
+}
+
+/// What packets from a node are clear of; one byte holds all of it.
+const OF_LINK: u8 = 1;
+const OF_NODE: u8 = 2;
+const OF_UNNOTICED: u8 = 4;
+const OF_ALL: u8 = OF_LINK | OF_NODE | OF_UNNOTICED;
+/// Whether the rest is known, or will be once those nearer to the target are.
+const KNOWN: u8 = 8;
+const AWAITED: u8 = 16;
+
+impl Clear {
+    /// From where packets follow `course` without passing `node`, whose next hop `failed` is behind a broken link, or broken.
+    pub fn on(course: Arc<Course>, node: Vertex, failed: Vertex) -> Self {
+        let mut known = vec![0; course.first.len() - 1];
+        known[node.0 as usize] = KNOWN;
+        Self {
+            course,
+            failed,
+            known,
+            followed: 0,
+        }
+    }
+
+    /// The choices that are followed.
+    pub fn course(&self) -> &Course {
+        &self.course
+    }
+
+    /// How many nodes were looked at so far.
+    pub fn followed(&self) -> usize {
+        self.followed
+    }
+
+    /// Whether they do so while the link to the next hop is gone.
+    pub fn of_link(&mut self, from: Vertex) -> bool {
+        self.of(from) & OF_LINK != 0
+    }
+
+    /// Whether they do so even if the next hop itself is gone.
+    pub fn of_node(&mut self, from: Vertex) -> bool {
+        self.of(from) & OF_NODE != 0
+    }
+
+    /// Whether they do so even while the other neighbours of the next hop have not noticed that it is gone.
+    pub fn of_unnoticed(&mut self, from: Vertex) -> bool {
+        self.of(from) & OF_UNNOTICED != 0
+    }
+
+    fn of(&mut self, from: Vertex) -> u8 {
+        let at = from.0 as usize;
+        if self.known[at] & KNOWN == 0 {
+            self.follow(from);
+        }
+        self.known[at]
+    }
+
+    /// Finds out about a node and all that packets from it may pass, nearest to the target first.
+    fn follow(&mut self, from: Vertex) {
+        let course = Arc::clone(&self.course);
+        let mut unknown = vec![from];
+        let mut next = 0;
+        while let Some(vertex) = unknown.get(next) {
+            next += 1;
+            for choice in course.choices(*vertex) {
+                let known = &mut self.known[choice.0 as usize];
+                if *known & (KNOWN | AWAITED) == 0 {
+                    *known |= AWAITED;
+                    unknown.push(*choice);
+                }
+            }
+        }
+        self.followed += unknown.len();
+        unknown.sort_unstable_by_key(|vertex| course.tree.cost(*vertex));
+        for vertex in unknown {
+            let beyond = match vertex == course.tree.root() {
                 true => OF_ALL,
-                false => clear.behind(self.choices(*vertex), failed),
+                false => self.behind(course.choices(vertex)),
             };
-            let possible = match *vertex == failed {
+            let possible = match vertex == self.failed {
                 true => OF_LINK,
                 false => OF_ALL,
             };
-            clear.0[vertex.0 as usize] = beyond & possible;
+            self.known[vertex.0 as usize] = beyond & possible | KNOWN;
         }
-        clear
+    }
+
+    /// What packets are clear of that may go on to any of `choices`. A neighbour of a broken node that has other choices takes
+    /// them; one that has none would need a detour of its own.
+    fn behind(&self, choices: &[Vertex]) -> u8 {
+        if choices.is_empty() {
+            return 0;
+        }
+        let common = |all: u8, next: &Vertex| all & self.known[next.0 as usize];
+        let of_all = choices.iter().fold(OF_ALL, common);
+        let mut others = choices
+            .iter()
+            .filter(|next| **next != self.failed)
+            .peekable();
+        let of_others = match others.peek() {
+            Some(_) => others.fold(OF_NODE, common),
+            None => 0,
+        };
+        of_all & !OF_NODE | of_others
     }
 }

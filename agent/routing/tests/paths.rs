@@ -199,6 +199,32 @@ fn a_detour_does_not_count_on_others_to_notice_that_the_next_hop_is_gone() {
     assert_eq!(detour.protection, Protection::Node);
 }
 
+#[test]
+fn in_a_large_network_a_detour_is_kept_until_it_is_clearly_dearer_or_leads_into_the_hole() {
+    let mut graph = ring(301);
+    let again = |graph: &Graph, search: Search| {
+        let mut search = Search::new(Vertex(0)).knowing(search.into_found());
+        let detour = search.detour(graph, Vertex(1), Vertex(1));
+        (search, detour.unwrap())
+    };
+    let (search, first) = again(&graph, Search::new(Vertex(0)));
+    let anew = search.spent();
+    graph
+        .set_cost(Vertex(100), Vertex(101), Cost(1_500))
+        .unwrap();
+    let (search, kept) = again(&graph, search);
+    assert_eq!(kept.waypoints, first.waypoints);
+    assert_eq!(kept.cost, first.cost.plus(Cost(500)));
+    assert!(search.spent() < anew, "{} of {anew}", search.spent());
+    // Packets from the waypoint go back over 0.
+    graph
+        .set_cost(Vertex(100), Vertex(101), Cost(9_000))
+        .unwrap();
+    let (_, other) = again(&graph, search);
+    assert_ne!(other.waypoints, first.waypoints);
+    assert_eq!(Some(other), search_anew(&graph));
+}
+
 fn over(stops: &[Waypoint<Vertex>]) -> [Option<Waypoint<Vertex>>; MAX_WAYPOINTS] {
     std::array::from_fn(|at| stops.get(at).copied())
 }

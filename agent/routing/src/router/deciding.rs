@@ -7,7 +7,7 @@ use wattle_model::{Carrier, Class, Cost, Instant, LinkId, Micros, NodeId};
 
 use super::plan::{Basis, Plan};
 use super::{Output, Router};
-use crate::backup::{EXHAUSTIVE, Search};
+use crate::backup::{EXHAUSTIVE, Found, Search};
 use crate::event::Cause;
 use crate::graph::Change;
 use crate::multipath::{Forest, Trees};
@@ -111,7 +111,7 @@ impl Router {
         let mut routes = self.decide(plan, changes.as_deref());
         match plan.graph.len() <= EXHAUSTIVE {
             true => {
-                self.search_backups(now, class, plan, &mut routes);
+                search_backups(now, plan, &mut routes);
             }
             false => search_later(now, plan),
         }
@@ -140,7 +140,10 @@ impl Router {
     /// Next hops by shortest paths, which are brought up to date when little changed.
     fn decide(&mut self, plan: &mut Plan, changes: Option<&[Change]>) -> Routes {
         plan.open.clear();
-        plan.search = None;
+        plan.end_search();
+        if changes.is_none_or(reshapes) {
+            plan.found = Found::default();
+        }
         let Some(own) = plan.graph.vertex(self.node) else {
             plan.forest = None;
             return Routes::default();
@@ -166,31 +169,10 @@ impl Router {
             open.rotate_left(rest);
         }
         plan.open = open;
-        plan.search = Some(Search::with_courses(own, Arc::clone(&self.courses)));
+        let search = Search::with_courses(own, Arc::clone(&self.courses));
+        plan.search = Some(search.knowing(std::mem::take(&mut plan.found)));
         plan.forest = Some(forest);
         routes
-    }
-
-    /// Goes on with the search for better backups of these routes; whether it found one.
-    pub(super) fn search_backups(
-        &self,
-        now: Instant,
-        class: Class,
-        plan: &mut Plan,
-        routes: &mut Routes,
-    ) -> bool {
-        let neighbours = self.neighbours(class);
-        let mut progress = Progress::default();
-        if let Some(search) = &mut plan.search {
-            let on = (&plan.graph, &neighbours);
-            progress = routes::better(routes, &mut plan.open, search, on, SEARCH_BUDGET);
-            plan.reached = progress.reached.or(plan.reached);
-        }
-        search_later(now, plan);
-        if plan.search_due.is_none() {
-            plan.search = None;
-        }
-        progress.bettered
     }
 
     /// This node's own links are what it knows of them, not what it has told yet.
@@ -253,6 +235,21 @@ fn reshapes(changes: &[Change]) -> bool {
         Change::Link { before, after, .. } => !(before.is_finite() && after.is_finite()),
         Change::Transit { .. } => false,
     })
+}
+
+/// Goes on with the search for better backups of these routes; whether it found one.
+pub(super) fn search_backups(now: Instant, plan: &mut Plan, routes: &mut Routes) -> bool {
+    let mut progress = Progress::default();
+    if let Some(search) = &mut plan.search {
+        let on = (&plan.graph, &plan.basis.neighbours);
+        progress = routes::better(routes, &mut plan.open, search, on, SEARCH_BUDGET);
+        plan.reached = progress.reached.or(plan.reached);
+    }
+    search_later(now, plan);
+    if plan.search_due.is_none() {
+        plan.end_search();
+    }
+    progress.bettered
 }
 
 fn search_later(now: Instant, plan: &mut Plan) {

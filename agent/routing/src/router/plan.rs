@@ -6,7 +6,7 @@ use std::sync::Arc;
 use wattle_model::{Class, Instant, NodeId};
 
 use super::turn::Held;
-use crate::backup::Search;
+use crate::backup::{Found, Search};
 use crate::graph::Graph;
 use crate::multipath::Forest;
 use crate::routes::{Neighbours, Preference, Routes, Weights};
@@ -23,6 +23,8 @@ pub(super) struct Plan {
     pub(super) forest: Option<Forest>,
     /// The search for better backups that goes on behind them.
     pub(super) search: Option<Search>,
+    /// What earlier searches found, while none goes on.
+    pub(super) found: Found,
     /// Destinations whose backup may be bettered.
     pub(super) open: Vec<NodeId>,
     /// The one that the search came to last: where prices never rest, it goes on from there, not from the start.
@@ -42,6 +44,13 @@ pub(super) struct Basis {
 }
 
 impl Plan {
+    /// Leaves of the search what it found.
+    pub(super) fn end_search(&mut self) {
+        if let Some(search) = self.search.take() {
+            self.found = search.into_found();
+        }
+    }
+
     fn poll_timeout(&self) -> Instant {
         let search = self.search_due.unwrap_or(Instant::NEVER);
         let held = self.held.as_ref().map_or(Instant::NEVER, |held| held.due);

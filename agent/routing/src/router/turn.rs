@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use wattle_model::{Class, Cost, Instant, LinkId, Micros, NodeId};
 
+use super::deciding::search_backups;
 use super::plan::Plan;
 use super::{Output, Router};
 use crate::event::{Cause, Happening};
@@ -72,12 +73,12 @@ impl Router {
     /// Betters the backups of the routes that were decided last; those in use are copied only if somebody else reads them.
     fn go_on_searching(&mut self, now: Instant, class: Class, plan: &mut Plan) {
         if let Some(mut held) = plan.held.take() {
-            self.search_backups(now, class, plan, &mut held.routes);
+            search_backups(now, plan, &mut held.routes);
             plan.held = Some(held);
             return;
         }
         let mut routes = std::mem::take(&mut plan.routes);
-        let is_better = self.search_backups(now, class, plan, Arc::make_mut(&mut routes));
+        let is_better = search_backups(now, plan, Arc::make_mut(&mut routes));
         if is_better {
             let routes = Arc::clone(&routes);
             self.outputs.push_back(Output::Routes(class, routes));

@@ -63,35 +63,60 @@ impl Graph {
     /// A graph of nodes with their transit price and of undirected links; links with an unknown end are left out, and
     /// a link that is free costs one: else two ends could swap packets without coming nearer.
     pub fn new(nodes: &BTreeMap<NodeId, Cost>, links: &BTreeMap<(NodeId, NodeId), Cost>) -> Self {
+        Self::of(nodes, links.iter().map(|(ends, cost)| (*ends, *cost)))
+    }
+
+    /// The same; of several links between two nodes the cheapest counts.
+    pub fn of(
+        nodes: &BTreeMap<NodeId, Cost>,
+        links: impl IntoIterator<Item = ((NodeId, NodeId), Cost)>,
+    ) -> Self {
         let names: Vec<NodeId> = nodes.keys().copied().collect();
         let position = |node: &NodeId| names.binary_search(node).ok();
-        let mut adjacent = vec![Vec::new(); names.len()];
+        let known = links.into_iter().filter_map(|((a, b), cost)| {
+            let ends = (position(&a)?, position(&b)?);
+            (a != b && cost.is_finite()).then_some((ends, cost.max(Cost(1))))
+        });
+        let links: Vec<((usize, usize), Cost)> = known.collect();
+        let mut begins = vec![0; names.len() + 1];
+        for ((a, b), _) in &links {
+            begins[a + 1] += 1;
+            begins[b + 1] += 1;
+        }
+        for at in 1..begins.len() {
+            begins[at] += begins[at - 1];
+        }
+        let mut next = begins.clone();
+        let nowhere = Edge {
+            to: Vertex(0),
+            cost: Cost::INFINITE,
+        };
+        let mut adjacent = vec![nowhere; 2 * links.len()];
         for ((a, b), cost) in links {
-            if let (Some(a), Some(b)) = (position(a), position(b))
-                && a != b
-                && cost.is_finite()
-            {
-                let cost = cost.max(&Cost(1));
-                adjacent[a].push(Edge {
-                    to: Vertex(b as u32),
-                    cost: *cost,
-                });
-                adjacent[b].push(Edge {
-                    to: Vertex(a as u32),
-                    cost: *cost,
-                });
+            for (from, to) in [(a, b), (b, a)] {
+                let to = Vertex(to as u32);
+                adjacent[next[from]] = Edge { to, cost };
+                next[from] += 1;
             }
         }
         let mut graph = Self {
             transit: nodes.values().copied().collect(),
             ..Self::default()
         };
-        for mut edges in adjacent {
-            graph.first.push(graph.edges.len() as u32);
-            edges.sort_by_key(|edge| (edge.to, edge.cost));
-            edges.dedup_by_key(|edge| edge.to);
-            graph.degree.push(edges.len() as u32);
-            graph.edges.extend(edges);
+        for room in begins.windows(2) {
+            let edges = &mut adjacent[room[0]..room[1]];
+            edges.sort_unstable_by_key(|edge| (edge.to, edge.cost));
+            let first = graph.edges.len();
+            graph.first.push(first as u32);
+            for edge in edges {
+                if graph.edges[first..]
+                    .last()
+                    .is_none_or(|last| last.to != edge.to)
+                {
+                    graph.edges.push(*edge);
+                }
+            }
+            graph.degree.push((graph.edges.len() - first) as u32);
         }
         graph.first.push(graph.edges.len() as u32);
         graph.nodes = names;

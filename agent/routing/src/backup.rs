@@ -103,7 +103,7 @@ fn avoids(trees: &Trees<'_>, tree: &Tree, to: Vertex, via: &Tree) -> bool {
     tree.cost(to).is_finite() && tree.cost(to) < detour
 }
 
-/// Detours that were found, by destination: where only prices change, what still leads around is kept.
+/// Detours that were found, by destination: where no link came, what still leads around is kept.
 #[derive(Debug, Default)]
 pub struct Found(BTreeMap<Vertex, Known>);
 

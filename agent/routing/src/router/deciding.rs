@@ -141,7 +141,7 @@ impl Router {
     fn decide(&mut self, plan: &mut Plan, changes: Option<&[Change]>) -> Routes {
         plan.open.clear();
         plan.end_search();
-        if changes.is_none_or(reshapes) {
+        if changes.is_none_or(|changes| changes.iter().any(opens)) {
             plan.found = Found::default();
         }
         let Some(own) = plan.graph.vertex(self.node) else {
@@ -250,6 +250,11 @@ pub(super) fn search_backups(now: Instant, plan: &mut Plan, routes: &mut Routes)
         plan.end_search();
     }
     progress.bettered
+}
+
+/// Whether a link came: it may be part of a better way around than those that were found.
+fn opens(change: &Change) -> bool {
+    matches!(change, Change::Link { before, after, .. } if !before.is_finite() && after.is_finite())
 }
 
 fn search_later(now: Instant, plan: &mut Plan) {

@@ -16,8 +16,9 @@ use wattle_worker::{Command, Peers, Status};
 use crate::crew::CrewView;
 use crate::offloads::Offloads;
 
-/// Orders that wait for the worker: routing messages of at most 1,152 bytes.
-const MAX_ORDERS: usize = 1024;
+/// Orders that wait for the worker: routing messages of at most 1,152 bytes. Eighty neighbours that are brought up to date at
+/// once have some 50 each under way.
+const MAX_ORDERS: usize = 4096;
 /// Questions for the counters that wait.
 const MAX_QUESTIONS: usize = 32;
 /// An answer about counters takes microseconds; a worker that needs longer than this hangs.

@@ -20,7 +20,6 @@ use crate::spf::Tree;
 /// Up to so many nodes every one of them is tried as a waypoint; in larger networks those on the way that packets will take
 /// when the failure is known (where RFC 9855 looks for them, too), at most so many.
 pub(crate) const EXHAUSTIVE: usize = 256;
-const MOST_WAYPOINTS: usize = 32;
 /// Bytes of results that the search keeps for the next destination, and what a node takes in a course and in what is clear.
 const MOST_KEPT: usize = 4 << 20;
 const KEPT_OF_A_COURSE: usize = 26;
@@ -211,6 +210,7 @@ impl Search {
         if let Some(kept) = self.kept(&unnoticed).or_else(|| self.kept(&link)) {
             return Some(kept);
         }
+        self.found.0.remove(&destination);
         let legs = match self.protectable(graph, destination, primary)? {
             Protection::Node => &[unnoticed, node, link][..],
             Protection::Link => &[link],
@@ -306,8 +306,9 @@ impl Search {
 
     fn without(&mut self, graph: &Graph, primary: Vertex) -> &Without {
         let node = self.node;
-        self.spent += 2 * (graph.len() + graph.links());
+        let spent = &mut self.spent;
         self.without.entry(primary).or_insert_with(|| {
+            *spent += 2 * (graph.len() + graph.links());
             let mut cut = graph.clone();
             cut.set_cost(node, primary, Cost::INFINITE);
             let link = Tree::of(&cut, node);
@@ -355,7 +356,7 @@ impl Search {
         });
         stops.sort_unstable();
         stops.dedup();
-        stops.truncate(MOST_WAYPOINTS.max(graph.len().min(EXHAUSTIVE)));
+        stops.truncate(EXHAUSTIVE);
         stops
     }
 }

@@ -14,8 +14,8 @@ use wattle_wire::record::{Record, RecordKey};
 use crate::lsdb::Lsdb;
 
 /// Records that may be on their way unacknowledged, of at most 1,100 bytes each, at first: halved whenever an acknowledgement
-/// is missed, one more with each that comes. The most take some 50 kB where nodes have eight links, which a socket's usual
-/// buffer holds, and three thousand records of a thousand nodes take 13 round trips.
+/// is missed, one more with each that comes while as many are under way. The most take some 50 kB where nodes have eight
+/// links, and three thousand records of a thousand nodes take 13 round trips.
 const WINDOW_FIRST: usize = 64;
 const WINDOW_LEAST: usize = 2;
 const WINDOW_MOST: usize = 256;
@@ -107,6 +107,7 @@ impl Adjacency {
         if ours.is_some_and(|seq| id.seq < seq) {
             return;
         }
+        let was_full = self.waiting.len() >= self.window;
         let removed = self.waiting.remove(&id.key);
         if removed.is_some() {
             self.delivery = None;
@@ -115,7 +116,10 @@ impl Adjacency {
             // From the first attempt on: too long when it was lost, never too short when the neighbour is slow.
             let took = now.since(first_at).min(RESEND_MOST);
             self.answer_time = Micros((7 * self.answer_time.0 + took.0) / 8);
-            self.window = (self.window + 1).min(WINDOW_MOST);
+            // What a path takes is seen only where it was asked for as much (RFC 7661).
+            if was_full {
+                self.window = (self.window + 1).min(WINDOW_MOST);
+            }
         }
     }
 

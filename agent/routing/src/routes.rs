@@ -165,7 +165,12 @@ pub(crate) fn better(
             .vertex(next.neighbour)
             .and_then(|primary| search.detour(graph, destination, primary))
             .and_then(|detour| over(graph, neighbours, &detour));
-        if found.is_some() && found != route.backup {
+        // What was found before leads nowhere any more where now nothing is found; an alternate by distances has no waypoints.
+        let leads_on = |backup: &Backup| backup.waypoints.is_empty();
+        let found = found
+            .or_else(|| route.backup.clone().filter(leads_on))
+            .or_else(|| second_link(neighbours, next.neighbour));
+        if found != route.backup {
             route.backup = found;
             progress.bettered = true;
         }
@@ -260,15 +265,18 @@ impl Grounds<'_> {
     /// Another link to the only next hop.
     fn parallel(&self, primaries: &[Vertex]) -> Option<Backup> {
         let [primary] = primaries else { return None };
-        let neighbour = self.trees.graph.node(*primary);
-        let link = *self.neighbours.get(&neighbour)?.get(1)?;
-        Some(Backup {
-            neighbour,
-            link,
-            waypoints: Vec::new(),
-            protection: Protection::Link,
-        })
+        second_link(self.neighbours, self.trees.graph.node(*primary))
     }
+}
+
+fn second_link(neighbours: &Neighbours, neighbour: NodeId) -> Option<Backup> {
+    let link = *neighbours.get(&neighbour)?.get(1)?;
+    Some(Backup {
+        neighbour,
+        link,
+        waypoints: Vec::new(),
+        protection: Protection::Link,
+    })
 }
 
 /// The nearest origin of each prefix that is not the node's own.

@@ -3,7 +3,7 @@
 //!
 //! A suspect link is passed over at once, without asking anybody; that is the whole of fast healing on this side.
 
-use wattle_dataplane::DropReason;
+use wattle_dataplane::{Backup, DropReason, Path};
 use wattle_model::{Carrier, Class, Endpoint, Instant, LinkId, LinkState, MAX_DETOURS, NodeIndex};
 use wattle_wire::frame::Waypoints;
 
@@ -94,6 +94,7 @@ impl Worker {
                             ..hop
                         });
                     }
+                    Err(_) if reason == DropReason::DetourLimit => {}
                     Err(Unfit::Returns) => reason = DropReason::FrameReturned,
                     Err(Unfit::NoKey) => reason = DropReason::NoLinkKey,
                     Err(Unfit::Unusable) => {}
@@ -177,11 +178,16 @@ impl Worker {
         let picked = path.and_then(|path| path.pick(own_share(flow, self.own_index)));
         let others = path
             .into_iter()
-            .flat_map(wattle_dataplane::Path::next_links)
+            .flat_map(Path::next_links)
             .map(|next| next.link);
-        let backup = path.and_then(|path| path.backup()).map(|backup| {
+        let backup = path.and_then(|path| Some((path, path.backup()?)));
+        let backup = backup.into_iter().map(|(path, backup)| {
             let waypoints = Waypoints::of(backup.waypoints.iter().copied());
-            (Choice::Backup, backup.link, waypoints)
+            let choice = match self.is_parallel(path, backup) {
+                true => Choice::Other,
+                false => Choice::Backup,
+            };
+            (choice, backup.link, waypoints)
         });
         let direct = Carrier::ALL
             .into_iter()
@@ -195,6 +201,18 @@ impl Worker {
             .chain(others.map(plain(Choice::Other)))
             .chain(backup)
             .chain(direct.map(plain(Choice::Other)))
+    }
+
+    /// Whether a backup is another link to a next hop: no detour, the packet comes as near as over the first one.
+    fn is_parallel(&self, path: &Path, backup: &Backup) -> bool {
+        let neighbour = |link| self.table.by_link(link).map(|(slot, _)| slot);
+        let over = neighbour(backup.link);
+        backup.waypoints.is_empty()
+            && over.is_some()
+            && path
+                .next_links()
+                .iter()
+                .any(|next| neighbour(next.link) == over)
     }
 
     fn hop_over(

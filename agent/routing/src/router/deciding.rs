@@ -252,9 +252,10 @@ pub(super) fn search_backups(now: Instant, plan: &mut Plan, routes: &mut Routes)
     progress.bettered
 }
 
-/// Whether a link came: it may be part of a better way around than those that were found.
+/// Whether a link came, or a node began to carry transit: they may be part of a better way around than those that were found.
 fn opens(change: &Change) -> bool {
-    matches!(change, Change::Link { before, after, .. } if !before.is_finite() && after.is_finite())
+    let (Change::Link { before, after, .. } | Change::Transit { before, after, .. }) = change;
+    !before.is_finite() && after.is_finite()
 }
 
 fn search_later(now: Instant, plan: &mut Plan) {

@@ -346,6 +346,45 @@ fn frames_in_a_loop_die_at_their_hop_limit() {
 }
 
 #[test]
+fn the_other_link_to_the_next_hop_is_no_detour() {
+    // A chain that loses its plain links everywhere: four relays in a row go on over QUIC to where they would have gone.
+    let chain = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5)];
+    let mut net = Net::new(Protection::NULL, 6, &chain);
+    for (one, other) in chain {
+        net.connect(one, other);
+    }
+    net.run(Micros::from_secs(3));
+    for node in 0..6_usize {
+        let ends = [
+            (0, node.checked_sub(1)),
+            (5, (node < 5).then_some(node + 1)),
+        ];
+        let ends = ends
+            .into_iter()
+            .filter_map(|(end, over)| Some((end, over?)));
+        let paths = ends.clone().map(|(end, over)| {
+            let link = net.link_over(Carrier::Udp4, node, over);
+            let backup = Backup {
+                link: net.link_over(Carrier::Quic, node, over),
+                waypoints: Vec::new(),
+            };
+            let next = vec![NextLink { link, weight: 1 }];
+            (net.id(end), Path::new(next, Some(backup), 1))
+        });
+        let prefixes = ends.clone().map(|(end, _)| net.prefix(end));
+        let forwarding = Forwarding::new(prefixes.collect::<Vec<_>>(), paths.collect::<Vec<_>>());
+        net.set_forwarding(node, forwarding);
+    }
+    for (one, other) in chain {
+        net.block_plain(one, other);
+    }
+    net.run(Micros::from_secs(5));
+    net.send(0, &packet(0, 5, b"x"));
+    net.run(SECOND);
+    assert_eq!(net.delivered(5), [packet_with(0, 5, 60, b"x")]);
+}
+
+#[test]
 fn backups_that_lead_to_each_other_do_not_hand_a_frame_round_until_its_hop_limit() {
     // Each of 0, 1 and 2 has a link to 3 and a backup over the next one of them; all links to 3 fail at once.
     let ring = [(0, 1), (1, 2), (2, 0)];

@@ -28,13 +28,14 @@ pub(crate) async fn watch(
 ) {
     let mut ticks = interval(LOOK_EVERY);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
-    let mut loss = None;
+    let mut last = None;
     while stop.run_until_cancelled(ticks.tick()).await.is_some() {
         let health = match &mirror {
             None => MirrorHealth::default(),
             Some(mirror) => {
-                // What cannot be read stands as it was read last.
-                loss = store.last_loss().await.unwrap_or(loss);
+                // What cannot be read stands as it was read last. Until it was, nobody knows that all is well.
+                last = store.last_loss().await.ok().or(last);
+                let Some(loss) = &last else { continue };
                 MirrorHealth {
                     lost: loss.as_ref().and_then(|loss| told(loss, wall())),
                     stalled: mirror.status().stalled,
@@ -47,7 +48,8 @@ pub(crate) async fn watch(
     }
 }
 
-/// The loss in words, for as long as it is told. A clock that is set back makes that longer, by an hour at most.
+/// The loss in words, for as long as it is told. A clock that is set back by less than that makes it longer; by more, it is
+/// told again once the clock comes near.
 fn told(loss: &Loss, now: Timestamp) -> Option<String> {
     let apart = now.as_millis().abs_diff(loss.at.as_millis());
     (apart < LOSS_TOLD_FOR_MS).then(|| loss.detail.clone())

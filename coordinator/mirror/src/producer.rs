@@ -24,9 +24,9 @@ const TRANSACTION: Duration = Duration::from_secs(300);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 /// How often a record is sent anew that a broker refuses for a passing reason, such as too few copies in step. That takes
-/// some eight seconds, so that the reason is told before [`PATIENCE`] is over and only the time-out is left to tell. The
+/// some five seconds, so that the reason is told before [`PATIENCE`] is over and only the time-out is left to tell. The
 /// client does not count what it sends anew because a partition has another leader.
-const RETRIES: u32 = 10;
+const RETRIES: u32 = 7;
 
 /// How long the other records of a transaction that failed may take to fail: one of them says why.
 const LAST_WORDS: Duration = Duration::from_secs(1);

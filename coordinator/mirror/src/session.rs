@@ -234,7 +234,10 @@ impl<O: Outbox> Worker<O> {
     }
 
     fn note_gap(&mut self, first: u64, last: u64) -> Result<(), MirrorError> {
-        let loss = Loss::of_full_outbox(first, last, now());
+        let detail = format!(
+            "events {first} to {last} are no longer in the outbox and will never be in Kafka"
+        );
+        let loss = Loss { detail, at: now() };
         self.outbox.note_loss(&loss).map_err(MirrorError::Outbox)
     }
 

@@ -225,10 +225,13 @@ impl Attempt {
         self.since.get_or_insert(now);
     }
 
-    fn meets(&mut self, error: &MirrorError) {
-        if !error.is_consequence() || self.trouble.is_none() {
+    /// Whether the error tells more than what is known.
+    fn meets(&mut self, error: &MirrorError) -> bool {
+        let tells = !error.is_consequence() || self.trouble.is_none();
+        if tells {
             self.trouble = Some(error.trouble());
         }
+        tells
     }
 
     /// Something arrived.
@@ -308,9 +311,10 @@ impl Board {
     /// A client has trouble that it may get over by itself.
     pub(crate) fn complained(&self, error: &MirrorError) {
         let mut known = self.known();
-        known.attempt.meets(error);
-        known.status.last_error = Some(error.to_string());
-        known.status.last_error_at = Some(now());
+        if known.attempt.meets(error) {
+            known.status.last_error = Some(error.to_string());
+            known.status.last_error_at = Some(now());
+        }
     }
 
     /// The session ended.

@@ -379,19 +379,12 @@ pub(crate) struct CoordinatorArgs {
     /// File with the administrator's token; the variable WATTLE_TOKEN holds the token itself
     #[arg(long, value_name = "FILE")]
     pub(crate) token_file: Option<PathBuf>,
-    /// The Git revision that asks for a change, for the audit trail
-    #[arg(long, value_name = "REVISION", env = "WATTLE_REVISION", value_parser = revision)]
+    /// The Git revision that asks for a change, for the audit trail; else that of the variable WATTLE_REVISION
+    #[arg(long, value_name = "REVISION")]
     pub(crate) revision: Option<String>,
     /// The coordinator's state directory, where address, fingerprint and token are found on its host
     #[arg(long, value_name = "DIR", default_value = crate::coordinator::DEFAULT_STATE)]
     pub(crate) coordinator_state: PathBuf,
-}
-
-fn revision(text: &str) -> Result<String, &'static str> {
-    match wattle_api::rest::is_revision(text) {
-        true => Ok(text.to_owned()),
-        false => Err("a revision is 1 to 128 visible characters of ASCII"),
-    }
 }
 
 /// Verbs of `network`.

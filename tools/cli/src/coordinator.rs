@@ -10,7 +10,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use wattle_agent::state::Fingerprint;
-use wattle_api::rest::{BASE, Page, Problem, REVISION_HEADER};
+use wattle_api::rest::{BASE, Page, Problem, REVISION_HEADER, is_revision};
 use zeroize::Zeroizing;
 
 use crate::args::CoordinatorArgs;
@@ -49,7 +49,7 @@ impl Coordinator {
             connection,
             address,
             token,
-            revision: args.revision.clone(),
+            revision: revision(args)?,
         })
     }
 
@@ -243,6 +243,24 @@ fn token(args: &CoordinatorArgs) -> Outcome<Zeroizing<String>> {
     let next =
         "run it as root on the coordinator's host, or give --token-file FILE or WATTLE_TOKEN";
     read(&path, "the administrator's token", next).map(Zeroizing::new)
+}
+
+/// Build servers set a variable to nothing where they have no value for it: that is none.
+fn revision(args: &CoordinatorArgs) -> Outcome<Option<String>> {
+    let named = || std::env::var("WATTLE_REVISION").ok();
+    let Some(text) = args.revision.clone().or_else(named) else {
+        return Ok(None);
+    };
+    match text.trim() {
+        "" => Ok(None),
+        text if is_revision(text) => Ok(Some(text.to_owned())),
+        _ => Err(Failure::new(
+            Exit::Usage,
+            "the Git revision cannot be told",
+            "a revision is 1 to 128 visible characters of ASCII",
+            "give another --revision, or set or unset WATTLE_REVISION",
+        )),
+    }
 }
 
 fn fingerprint(args: &CoordinatorArgs) -> Outcome<Fingerprint> {

@@ -66,17 +66,35 @@ impl<T> Order<T> {
         self.waiting.entry((seq, partition)).or_insert(item);
     }
 
+    /// How many items wait.
+    pub(crate) fn len(&self) -> usize {
+        self.waiting.len()
+    }
+
+    /// The partitions that the first of those that wait does not wait for: to read on in them makes more wait.
+    pub(crate) fn ahead(&self) -> impl Iterator<Item = u32> {
+        let first = self.waiting.first_key_value().map(|((seq, _), _)| *seq);
+        let partitions = self.partitions.iter();
+        let ahead = partitions.filter(move |(partition, reach)| {
+            first.is_some_and(|seq| self.is_read(**partition, reach, seq))
+        });
+        ahead.map(|(partition, _)| *partition)
+    }
+
+    /// Whether nothing up to `seq` is still to come from a partition.
+    fn is_read(&self, partition: u32, reach: &Reach, seq: u64) -> bool {
+        let end = self.ends.get(partition as usize).copied().unwrap_or(0);
+        let read = reach.last.unwrap_or(0).max(reach.floor);
+        read >= end || read >= seq
+    }
+
     /// The next item whose turn it is.
     pub(crate) fn pop(&mut self) -> Option<T> {
-        let lowest = self.waiting.first_entry()?;
-        let (seq, _) = *lowest.key();
-        let is_due = |(partition, reach): (&u32, &Reach)| {
-            let end = self.ends.get(*partition as usize).copied().unwrap_or(0);
-            let read = reach.last.unwrap_or(0).max(reach.floor);
-            read >= end || read >= seq
-        };
-        let is_due = seq <= self.promised && self.partitions.iter().all(is_due);
-        is_due.then(|| lowest.remove())
+        let (seq, _) = *self.waiting.first_key_value()?.0;
+        let mut partitions = self.partitions.iter();
+        let is_due = seq <= self.promised
+            && partitions.all(|(partition, reach)| self.is_read(*partition, reach, seq));
+        is_due.then(|| self.waiting.pop_first().map(|(_, item)| item))?
     }
 }
 
@@ -114,6 +132,21 @@ mod tests {
         assert_eq!(drain(&mut order), [2]);
         take(&mut order, 0, 4);
         assert_eq!(drain(&mut order), [4, 5]);
+    }
+
+    #[test]
+    fn who_read_further_than_what_is_waited_for_is_ahead() {
+        let mut order = Order::default();
+        order.join(0, 0);
+        order.join(1, 0);
+        order.promise(9, vec![8, 9]);
+        assert_eq!(order.ahead().count(), 0, "nothing waits");
+        take(&mut order, 1, 5);
+        take(&mut order, 1, 7);
+        assert_eq!((order.len(), order.ahead().collect()), (2, vec![1]));
+        take(&mut order, 0, 6);
+        assert_eq!(drain(&mut order), [5, 6]);
+        assert_eq!(order.ahead().collect::<Vec<_>>(), [1]);
     }
 
     #[test]

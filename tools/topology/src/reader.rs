@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
-use rdkafka::error::{KafkaError, RDKafkaErrorCode as Code};
+use rdkafka::error::{KafkaError, KafkaResult, RDKafkaErrorCode as Code};
 use rdkafka::message::{BorrowedMessage, Headers, Message};
 use rdkafka::{Offset, TopicPartitionList};
 use serde::de::DeserializeOwned;
@@ -176,6 +176,31 @@ impl Reader {
             .map_err(|error| self.explain(error))?;
         self.open.insert(partition);
         Ok(())
+    }
+
+    /// Reads these partitions no further until they are resumed.
+    pub(crate) fn pause(&self, partitions: &BTreeSet<u32>) -> Result<(), TopologyError> {
+        self.each(partitions, |all| self.consumer.pause(all))
+    }
+
+    /// Goes on with what was paused.
+    pub(crate) fn resume(&self, partitions: &BTreeSet<u32>) -> Result<(), TopologyError> {
+        self.each(partitions, |all| self.consumer.resume(all))
+    }
+
+    fn each(
+        &self,
+        partitions: &BTreeSet<u32>,
+        call: impl FnOnce(&TopicPartitionList) -> KafkaResult<()>,
+    ) -> Result<(), TopologyError> {
+        if partitions.is_empty() {
+            return Ok(());
+        }
+        let mut all = TopicPartitionList::new();
+        for partition in partitions {
+            all.add_partition(&self.topic, partition.cast_signed());
+        }
+        call(&all).map_err(|error| self.explain(error))
     }
 
     /// Where reading a partition begins and where it ended when the reader was made; zeros if it was not there.

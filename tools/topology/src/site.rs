@@ -16,7 +16,7 @@ use crate::error::TopologyError;
 use crate::order::{EVERYWHERE, Order};
 use crate::reader::{From, MIRROR_KEYS, Reader, Record, SLOTS_KEYS};
 use crate::source::Source;
-use crate::tail::{Item, LATE, OVERLAP, QUEUE, Start, Tail};
+use crate::tail::{Item, LATE, OVERLAP, QUEUE, Start, Tail, WINDOW};
 
 /// How long events are waited for before the progress topic is looked at again, and in turn.
 const TURN: Duration = Duration::from_millis(20);
@@ -75,6 +75,8 @@ struct Follower {
     wanted: Wanted,
     /// When the end of every partition had been seen.
     ends_seen: Option<Instant>,
+    /// What is not read on for now, because too much waits.
+    paused: BTreeSet<u32>,
 }
 
 impl Follower {
@@ -111,6 +113,7 @@ impl Follower {
                 since: start.since(),
             },
             ends_seen: None,
+            paused: BTreeSet::new(),
         };
         follower.order.promise(far.last_seq, far.partitions);
         follower.begin(start)?;
@@ -187,6 +190,19 @@ impl Follower {
             self.hear(&record)?;
         }
         self.give_up_what_is_gone();
+        self.bound()
+    }
+
+    /// Where a site has moved, all of its new partition would wait until the old one is read.
+    fn bound(&mut self) -> Result<(), TopologyError> {
+        if self.order.len() > WINDOW {
+            let ahead = self.order.ahead().collect::<BTreeSet<u32>>();
+            let more: BTreeSet<u32> = ahead.difference(&self.paused).copied().collect();
+            self.events.pause(&more)?;
+            self.paused.extend(more);
+        } else if self.order.len() <= WINDOW / 2 {
+            self.events.resume(&std::mem::take(&mut self.paused))?;
+        }
         Ok(())
     }
 

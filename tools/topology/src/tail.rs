@@ -16,7 +16,7 @@ use crate::source::Source;
 pub(crate) const QUEUE: usize = 1_024;
 
 /// Events that may wait for one before them; then it is taken for lost.
-const WINDOW: usize = 100_000;
+pub(crate) const WINDOW: usize = 100_000;
 
 /// How long an event before others is waited for. All of a batch become visible within milliseconds.
 pub(crate) const LATE: Duration = Duration::from_secs(5);

@@ -193,16 +193,20 @@ impl Follower {
         self.bound()
     }
 
-    /// Where a site has moved, all of its new partition would wait until the old one is read.
+    /// Where a site has moved, all of its new partition would wait until the old one is read: who is ahead pauses, until others
+    /// have caught up or half of what waits has gone.
     fn bound(&mut self) -> Result<(), TopologyError> {
-        if self.order.len() > WINDOW {
-            let ahead = self.order.ahead().collect::<BTreeSet<u32>>();
-            let more: BTreeSet<u32> = ahead.difference(&self.paused).copied().collect();
-            self.events.pause(&more)?;
-            self.paused.extend(more);
-        } else if self.order.len() <= WINDOW / 2 {
-            self.events.resume(&std::mem::take(&mut self.paused))?;
+        let waiting = self.order.len();
+        if waiting <= WINDOW && self.paused.is_empty() {
+            return Ok(());
         }
+        let mut ahead: BTreeSet<u32> = self.order.ahead().collect();
+        if waiting <= WINDOW {
+            ahead.retain(|partition| waiting > WINDOW / 2 && self.paused.contains(partition));
+        }
+        self.events.resume(&(&self.paused - &ahead))?;
+        self.events.pause(&(&ahead - &self.paused))?;
+        self.paused = ahead;
         Ok(())
     }
 

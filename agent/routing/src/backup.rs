@@ -192,7 +192,7 @@ impl Search {
     }
 
     /// The best way around for packets to `destination` whose only next hop is `primary`. In a network with more than
-    /// [`EXHAUSTIVE`] nodes one that was found before and is hardly dearer is as good.
+    /// `EXHAUSTIVE` nodes one that was found before and is hardly dearer is as good.
     pub fn detour(
         &mut self,
         graph: &Graph,

@@ -216,6 +216,15 @@ fn in_a_large_network_a_detour_is_kept_until_it_is_clearly_dearer_or_leads_into_
     assert_eq!(kept.waypoints, first.waypoints);
     assert_eq!(kept.cost, first.cost.plus(Cost(500)));
     assert!(search.spent() < anew, "{} of {anew}", search.spent());
+    // The same way, at more than a quarter above its price: others are looked at.
+    let mut dear = graph.clone();
+    for at in 1..300 {
+        dear.set_cost(Vertex(at), Vertex(at + 1), Cost(1_300))
+            .unwrap();
+    }
+    let (search, dearer) = again(&dear, search);
+    assert_eq!(Some(dearer), search_anew(&dear));
+    assert!(search.spent() >= anew, "{} of {anew}", search.spent());
     // Packets from the waypoint go back over 0.
     graph
         .set_cost(Vertex(100), Vertex(101), Cost(9_000))

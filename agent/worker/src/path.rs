@@ -31,7 +31,7 @@ pub(crate) enum Choice {
     First,
     /// That one is not up; another one of the path, or a link straight there, is.
     Other,
-    /// None of the path's is: a detour begins.
+    /// None of the path's takes the packet: a detour begins.
     Backup,
 }
 

@@ -84,8 +84,10 @@ async fn give_up(store: &Store, end: u64, dropped: u64, committed: u64) {
 /// Before anything is dropped: whatever ends the process meanwhile, what goes is told.
 async fn note(store: &Store, first: u64, end: u64, committed: u64) -> Result<(), StoreError> {
     if committed > 0 && committed < end {
-        let loss = Loss::of_full_outbox(committed + 1, end, wall());
-        store.note_loss(&loss).await?;
+        let first = committed + 1;
+        let detail = format!("the outbox was full: events {first} to {end} will never be in Kafka");
+        let at = wall();
+        store.note_loss(&Loss { detail, at }).await?;
     }
     let record = AuditRecord {
         action: AuditAction::OutboxDropped,

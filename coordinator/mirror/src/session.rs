@@ -229,14 +229,16 @@ impl<O: Outbox> Worker<O> {
                 "records of {events} were deleted in partitions {partitions:?}: the topic says which events are missing"
             ),
         };
-        let loss = Loss { detail, at: now() };
-        self.outbox.note_loss(&loss).map_err(MirrorError::Outbox)
+        self.note_loss(detail)
     }
 
     fn note_gap(&mut self, first: u64, last: u64) -> Result<(), MirrorError> {
-        let detail = format!(
+        self.note_loss(format!(
             "events {first} to {last} are no longer in the outbox and will never be in Kafka"
-        );
+        ))
+    }
+
+    fn note_loss(&mut self, detail: String) -> Result<(), MirrorError> {
         let loss = Loss { detail, at: now() };
         self.outbox.note_loss(&loss).map_err(MirrorError::Outbox)
     }

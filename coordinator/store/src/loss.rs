@@ -13,15 +13,6 @@ pub struct Loss {
     pub at: Timestamp,
 }
 
-impl Loss {
-    /// Events that were dropped before Kafka had them.
-    pub fn of_full_outbox(first: u64, last: u64, at: Timestamp) -> Self {
-        let detail =
-            format!("the outbox was full: events {first} to {last} will never be in Kafka");
-        Self { detail, at }
-    }
-}
-
 impl Store {
     /// Keeps a loss, in place of the one before it.
     pub async fn note_loss(&self, loss: &Loss) -> Result<(), StoreError> {

@@ -233,7 +233,7 @@ fn events_that_were_given_up_are_named_and_the_state_is_right_all_the_same() {
         (SnapshotReason::Gap, told(snapshot.seq))
     );
     assert_eq!(mirror.status().gaps, 1);
-    noted_as_lost(&outbox, "events 101 to 290 will never be in Kafka");
+    noted_as_lost(&outbox, "events 101 to 290 are no longer in the outbox");
     outbox.add(331..=340);
     wait_until(&mirror, 340);
     chain_holds(&broker);

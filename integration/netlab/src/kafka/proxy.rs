@@ -115,29 +115,30 @@ impl Wire {
 
     fn accept(self: Arc<Self>, listener: &TcpListener) {
         for client in listener.incoming().map_while(Result::ok) {
-            let (broker, is_away) = {
+            let broker = {
                 let state = self.state();
                 if state.has_ended {
                     return;
                 }
-                (state.broker, state.is_away)
+                state.broker
             };
             // A client that is let go comes again.
-            if !is_away && let Ok(broker) = TcpStream::connect((Ipv4Addr::LOCALHOST, broker)) {
+            if let Ok(broker) = TcpStream::connect((Ipv4Addr::LOCALHOST, broker)) {
                 let _ = self.join(client, broker);
             }
         }
     }
 
-    /// Two threads carry messages, one in each direction, until one of them fails.
+    /// Two threads carry messages, one in each direction, until one of them fails. In an outage nobody is joined, and one that
+    /// begins later lets go of whoever was.
     fn join(self: &Arc<Self>, client: TcpStream, broker: TcpStream) -> io::Result<()> {
         for end in [&client, &broker] {
             end.set_nodelay(true)?;
         }
         let ends = [client.try_clone()?, broker.try_clone()?];
-        self.state()
-            .open
-            .extend([client.try_clone()?, broker.try_clone()?]);
+        if !self.admit([client.try_clone()?, broker.try_clone()?]) {
+            return Ok(());
+        }
         let unwelcome = Arc::new(Unwelcome::default());
         let [requests, replies] = [(); 2].map(|()| (Arc::clone(self), Arc::clone(&unwelcome)));
         std::thread::spawn(move || {
@@ -152,6 +153,15 @@ impl Wire {
             close([&client, &broker]);
         });
         Ok(())
+    }
+
+    /// Takes up a connection that an outage will close; says no while one lasts.
+    fn admit(&self, ends: [TcpStream; 2]) -> bool {
+        let mut state = self.state();
+        if !state.is_away {
+            state.open.extend(ends);
+        }
+        !state.is_away
     }
 
     fn carry_requests(
@@ -241,4 +251,29 @@ fn framed(message: &[u8]) -> Vec<u8> {
 fn correlation(message: &[u8], at: usize) -> io::Result<[u8; 4]> {
     let id = message.get(at..).and_then(|rest| rest.first_chunk());
     id.copied().ok_or_else(|| io::ErrorKind::InvalidData.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_outage_lets_go_of_everybody_and_takes_up_nobody() -> io::Result<()> {
+        let wire = Wire::default();
+        let [near, mut far] = joined()?;
+        assert!(wire.admit([near.try_clone()?, near]));
+        wire.end(Outage::Lasting);
+        assert_eq!(far.read(&mut [0])?, 0, "it was let go");
+        let [near, _far] = joined()?;
+        assert!(!wire.admit([near.try_clone()?, near]));
+        assert!(wire.state().open.is_empty());
+        Ok(())
+    }
+
+    /// Both ends of a connection.
+    fn joined() -> io::Result<[TcpStream; 2]> {
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
+        let near = TcpStream::connect(listener.local_addr()?)?;
+        Ok([near, listener.accept()?.0])
+    }
 }

@@ -46,6 +46,12 @@ pub enum TopologyError {
         /// Who was asked.
         brokers: String,
     },
+    /// A topic that was being read is no more.
+    #[error("topic {topic} was deleted while it was read")]
+    TopicGone {
+        /// The topic.
+        topic: String,
+    },
     /// The user may not read.
     #[error("the brokers do not allow us to {doing}: grant Read and Describe on the topics")]
     NotAuthorised {
@@ -110,6 +116,15 @@ pub enum TopologyError {
 }
 
 impl TopologyError {
+    /// Why a topic that was there cannot be read on.
+    pub(crate) fn of_reading(topic: &str, brokers: &str, error: KafkaError) -> Self {
+        if is_absence(error.rdkafka_error_code()) {
+            let topic = topic.to_owned();
+            return Self::TopicGone { topic };
+        }
+        Self::from_kafka(&format!("read {topic}"), brokers, error)
+    }
+
     pub(crate) fn from_kafka(doing: &str, brokers: &str, error: KafkaError) -> Self {
         match error.rdkafka_error_code() {
             Some(
@@ -135,6 +150,38 @@ impl TopologyError {
                 doing: doing.to_owned(),
                 source: error,
             },
+        }
+    }
+}
+
+/// Whether the brokers, or the client after asking them, do not know the topic.
+const fn is_absence(code: Option<Code>) -> bool {
+    matches!(
+        code,
+        Some(Code::UnknownTopicOrPartition | Code::UnknownTopic | Code::UnknownPartition)
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_topic_that_was_deleted_is_told_by_its_name() {
+        for (code, told) in [
+            (
+                Code::UnknownPartition,
+                "topic t was deleted while it was read",
+            ),
+            (
+                Code::UnknownTopicOrPartition,
+                "topic t was deleted while it was read",
+            ),
+            (Code::NotLeaderForPartition, "cannot read t: "),
+        ] {
+            let error = KafkaError::MessageConsumption(code);
+            let told_so = TopologyError::of_reading("t", "k:1", error).to_string();
+            assert!(told_so.starts_with(told), "{told_so}");
         }
     }
 }

@@ -89,7 +89,7 @@ pub use crate::route::{Hop, Route};
 pub use crate::site::SiteTail;
 pub use crate::source::{Source, TopicDescription, describe_topics};
 pub use crate::stats::{Counter, Hour, Share, Stats};
-pub use crate::tail::{Item, Start, Tail};
+pub use crate::tail::{Item, Start, Tail, WINDOW};
 
 /// Follows the events of a network in the order of their sequence numbers.
 pub async fn tail(source: &Source, start: Start) -> Result<Tail, TopologyError> {
@@ -98,20 +98,30 @@ pub async fn tail(source: &Source, start: Start) -> Result<Tail, TopologyError> 
 }
 
 /// Follows the events of some sites in the order of their sequence numbers, reading only the partitions that are theirs,
-/// wherever they move.
+/// wherever they move. Little more than `window` events ([`WINDOW`] is plenty) wait for those before them.
 pub async fn tail_sites(
     source: &Source,
     sites: &[wattle_model::NodeName],
     start: Start,
+    window: usize,
 ) -> Result<SiteTail, TopologyError> {
     let (source, sites) = (source.clone(), sites.iter().cloned().collect());
-    blocking(move || SiteTail::open(&source, sites, start)).await
+    blocking(move || SiteTail::open(&source, sites, start, window)).await
 }
 
 /// Reads the state topic to its end: the network as it is.
 pub async fn graph(source: &Source) -> Result<Graph, TopologyError> {
     let source = source.clone();
     blocking(move || Ok(state::State::read(&source)?.into_graph())).await
+}
+
+/// Reads these partitions of the state topic to their ends: what the sites have that own them ([`SiteTail::partitions`]).
+pub async fn graph_of(
+    source: &Source,
+    partitions: std::collections::BTreeSet<u32>,
+) -> Result<Graph, TopologyError> {
+    let source = source.clone();
+    blocking(move || Ok(state::State::read_some(&source, &partitions)?.into_graph())).await
 }
 
 /// Reads what is needed to say how the network was at a moment: everything before the first event that is later.

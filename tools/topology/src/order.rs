@@ -1,7 +1,7 @@
 //! Puts what a few partitions of the events topic hold into the one order of the sequence numbers, without reading the
 //! others: a progress record says how far the stream is, and how far each partition is then. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Where an item stands that every partition tells of.
 pub(crate) const EVERYWHERE: u32 = u32::MAX;
@@ -9,6 +9,8 @@ pub(crate) const EVERYWHERE: u32 = u32::MAX;
 /// Items wait here until all that is before them has come.
 #[derive(Debug)]
 pub(crate) struct Order<T> {
+    /// When more items than this wait, partitions pause.
+    window: usize,
     /// Every event up to this one is in its partition, as far as is known.
     promised: u64,
     /// The last one of each partition then.
@@ -16,6 +18,17 @@ pub(crate) struct Order<T> {
     partitions: BTreeMap<u32, Reach>,
     /// By number and partition.
     waiting: BTreeMap<(u64, u32), T>,
+    /// What is not read on for now.
+    paused: BTreeSet<u32>,
+}
+
+/// How reading goes on.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct Steering {
+    /// No further in these partitions.
+    pub(crate) pause: BTreeSet<u32>,
+    /// Again in these.
+    pub(crate) resume: BTreeSet<u32>,
 }
 
 /// How far a partition was read.
@@ -27,18 +40,19 @@ struct Reach {
     floor: u64,
 }
 
-impl<T> Default for Order<T> {
-    fn default() -> Self {
+impl<T> Order<T> {
+    /// Nothing is known yet. Little more than `window` items will wait for others.
+    pub(crate) const fn new(window: usize) -> Self {
         Self {
+            window,
             promised: 0,
             ends: Vec::new(),
             partitions: BTreeMap::new(),
             waiting: BTreeMap::new(),
+            paused: BTreeSet::new(),
         }
     }
-}
 
-impl<T> Order<T> {
     /// From here on this partition counts; nothing up to `floor` will come from it.
     pub(crate) fn join(&mut self, partition: u32, floor: u64) {
         let reach = self.partitions.entry(partition).or_default();
@@ -66,13 +80,27 @@ impl<T> Order<T> {
         self.waiting.entry((seq, partition)).or_insert(item);
     }
 
-    /// How many items wait.
-    pub(crate) fn len(&self) -> usize {
-        self.waiting.len()
+    /// Says in which partitions to read on. Where a site has moved, all of its new partition would wait until the old one is
+    /// read: who is ahead pauses, until others have caught up or half of what waits has gone.
+    pub(crate) fn steer(&mut self) -> Steering {
+        let waiting = self.waiting.len();
+        if waiting <= self.window && self.paused.is_empty() {
+            return Steering::default();
+        }
+        let mut ahead: BTreeSet<u32> = self.ahead().collect();
+        if waiting <= self.window {
+            ahead.retain(|partition| waiting > self.window / 2 && self.paused.contains(partition));
+        }
+        let steering = Steering {
+            pause: &ahead - &self.paused,
+            resume: &self.paused - &ahead,
+        };
+        self.paused = ahead;
+        steering
     }
 
     /// The partitions that the first of those that wait does not wait for: to read on in them makes more wait.
-    pub(crate) fn ahead(&self) -> impl Iterator<Item = u32> {
+    fn ahead(&self) -> impl Iterator<Item = u32> {
         let first = self.waiting.first_key_value().map(|((seq, _), _)| *seq);
         let partitions = self.partitions.iter();
         let ahead = partitions.filter(move |(partition, reach)| {
@@ -106,6 +134,9 @@ mod tests {
 
     const NONE: [u64; 0] = [];
 
+    /// More than any of these stories has.
+    const WINDOW: usize = 100;
+
     fn drain(order: &mut Order<u64>) -> Vec<u64> {
         std::iter::from_fn(|| order.pop()).collect()
     }
@@ -117,7 +148,7 @@ mod tests {
 
     #[test]
     fn an_event_waits_for_the_promise_and_for_what_is_before_it() {
-        let mut order = Order::default();
+        let mut order = Order::new(WINDOW);
         order.join(0, 0);
         order.join(1, 0);
         take(&mut order, 1, 5);
@@ -134,24 +165,34 @@ mod tests {
         assert_eq!(drain(&mut order), [4, 5]);
     }
 
+    /// Input: a window of two; a site's new partition is read before its old one. Output: the new one pauses with the third
+    /// that waits, and is read again when half of the window has gone.
     #[test]
-    fn who_read_further_than_what_is_waited_for_is_ahead() {
-        let mut order = Order::default();
+    fn who_read_further_than_what_is_waited_for_pauses_until_others_have_caught_up() {
+        let mut order = Order::new(2);
         order.join(0, 0);
         order.join(1, 0);
-        order.promise(9, vec![8, 9]);
-        assert_eq!(order.ahead().count(), 0, "nothing waits");
-        take(&mut order, 1, 5);
-        take(&mut order, 1, 7);
-        assert_eq!((order.len(), order.ahead().collect()), (2, vec![1]));
+        order.promise(9, vec![6, 9]);
+        let on = Steering::default();
+        for seq in [5, 7] {
+            take(&mut order, 1, seq);
+            assert_eq!(drain(&mut order), NONE);
+            assert_eq!(order.steer(), on);
+        }
+        take(&mut order, 1, 8);
+        assert_eq!(order.steer(), pause([1]));
+        assert_eq!(order.steer(), on, "it is told once");
+        take(&mut order, 0, 4);
+        assert_eq!(drain(&mut order), [4]);
+        assert_eq!(order.steer(), on);
         take(&mut order, 0, 6);
-        assert_eq!(drain(&mut order), [5, 6]);
-        assert_eq!(order.ahead().collect::<Vec<_>>(), [1]);
+        assert_eq!(drain(&mut order), [5, 6, 7, 8]);
+        assert_eq!(order.steer(), resume([1]));
     }
 
     #[test]
     fn a_partition_that_joins_holds_back_what_comes_after_its_own() {
-        let mut order = Order::default();
+        let mut order = Order::new(WINDOW);
         order.join(0, 0);
         order.promise(3, vec![3, 1]);
         take(&mut order, 0, 3);
@@ -166,7 +207,7 @@ mod tests {
 
     #[test]
     fn what_is_gone_for_its_age_is_not_waited_for() {
-        let mut order = Order::default();
+        let mut order = Order::new(WINDOW);
         order.join(0, 0);
         order.join(1, 0);
         order.promise(9, vec![9, 2]);
@@ -178,7 +219,7 @@ mod tests {
 
     #[test]
     fn what_every_partition_tells_is_told_once() {
-        let mut order = Order::default();
+        let mut order = Order::new(WINDOW);
         for partition in 0..2 {
             order.join(partition, 0);
             order.promise(4, vec![4, 4]);
@@ -188,7 +229,53 @@ mod tests {
         assert_eq!(drain(&mut order), [4]);
     }
 
+    fn pause<const N: usize>(partitions: [u32; N]) -> Steering {
+        let pause = partitions.into();
+        let resume = BTreeSet::new();
+        Steering { pause, resume }
+    }
+
+    fn resume<const N: usize>(partitions: [u32; N]) -> Steering {
+        let resume = partitions.into();
+        let pause = BTreeSet::new();
+        Steering { pause, resume }
+    }
+
     proptest! {
+        /// Sixty events in three partitions, a site's old ones and its new one, are read in any mixture but where reading is
+        /// paused. All come, in order, and no more wait than the window and one for each partition.
+        #[test]
+        fn a_reader_that_pauses_gets_everything_and_holds_little(
+            places in prop::collection::vec(0..3_usize, 60),
+            mixture in prop::collection::vec(0..3_usize, 200),
+            window in 0..8_usize,
+        ) {
+            let places = &places;
+            let of = |place: usize| (1..=60_u64).filter(move |seq| places[*seq as usize - 1] == place);
+            let mut left: Vec<Vec<u64>> = (0..3).map(|place| of(place).rev().collect()).collect();
+            let ends = left.iter().map(|seqs| seqs.first().copied().unwrap_or(0));
+            let mut order = Order::new(window);
+            order.promise(60, ends.collect());
+            for partition in 0..3 {
+                order.join(partition, 0);
+            }
+            let mut paused = BTreeSet::new();
+            let mut out = Vec::new();
+            // Once the mixture is over, all have their turn until nothing is left.
+            for place in mixture.into_iter().chain((0..200).map(|turn| turn % 3)) {
+                let partition = place as u32;
+                if !paused.contains(&partition) && let Some(seq) = left[place].pop() {
+                    take(&mut order, partition, seq);
+                }
+                out.extend(drain(&mut order));
+                prop_assert!(order.waiting.len() <= window + 3);
+                let Steering { pause, resume } = order.steer();
+                paused.extend(pause);
+                paused.retain(|partition| !resume.contains(partition));
+            }
+            prop_assert_eq!(out, (1..=60).collect::<Vec<_>>());
+        }
+
         /// Ten transactions into three partitions of which two are read, the second one from event `moves` on, as if a
         /// site moved there; what the readers bring comes in any mixture, each partition's in order.
         #[test]
@@ -207,7 +294,7 @@ mod tests {
             }).collect::<Vec<_>>();
             let (mut first, mut second) = (of(0), of(1));
             let mut told = (1..=10).map(|number| number * 3);
-            let mut order = Order::default();
+            let mut order = Order::new(WINDOW);
             order.join(0, 0);
             let mut joined = false;
             let mut out = Vec::new();

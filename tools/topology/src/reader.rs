@@ -164,12 +164,37 @@ impl Reader {
         })
     }
 
+    /// Reads the partitions that were added since the reader was made or last asked, from their beginnings: which these are.
+    /// Brokers that do not answer are asked again the next time.
+    pub(crate) fn grow(&mut self) -> Result<BTreeSet<u32>, TopologyError> {
+        let known = self.ends.len();
+        let count = match self.count() {
+            Ok(count) => count,
+            Err(error) if is_passing(&error) => known,
+            Err(error) => return Err(self.explain(error)),
+        };
+        let added: BTreeSet<u32> = (known..count).map(|partition| partition as u32).collect();
+        for partition in &added {
+            self.join(*partition, 0)?;
+            for offsets in [&mut self.oldest, &mut self.begins, &mut self.ends] {
+                offsets.push(0);
+            }
+        }
+        Ok(added)
+    }
+
+    /// How many partitions the topic has; 0 if there is no topic.
+    fn count(&self) -> KafkaResult<usize> {
+        let metadata = self.consumer.fetch_metadata(Some(&self.topic), PATIENCE)?;
+        let topic = metadata.topics().first();
+        Ok(topic.map_or(0, |topic| topic.partitions().len()))
+    }
+
     /// Reads another partition, from `offset` on. It may be younger than the reader.
     pub(crate) fn join(&mut self, partition: u32, offset: i64) -> Result<(), TopologyError> {
         let partition = partition.cast_signed();
-        self.consumer
-            .fetch_metadata(Some(&self.topic), PATIENCE)
-            .map_err(|error| self.explain(error))?;
+        // The client is to know of it.
+        self.count().map_err(|error| self.explain(error))?;
         let mut more = TopicPartitionList::new();
         more.add_partition_offset(&self.topic, partition, Offset::Offset(offset))
             .and_then(|()| self.consumer.incremental_assign(&more))
@@ -275,7 +300,7 @@ impl Reader {
     }
 
     fn explain(&self, error: KafkaError) -> TopologyError {
-        TopologyError::from_kafka(&format!("read {}", self.topic), &self.brokers, error)
+        TopologyError::of_reading(&self.topic, &self.brokers, error)
     }
 }
 

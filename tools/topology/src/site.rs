@@ -13,10 +13,10 @@ use wattle_api::topology::TopologyEvent;
 use wattle_model::NodeName;
 
 use crate::error::TopologyError;
-use crate::order::{EVERYWHERE, Order};
+use crate::order::{EVERYWHERE, Order, Steering};
 use crate::reader::{From, MIRROR_KEYS, Reader, Record, SLOTS_KEYS};
 use crate::source::Source;
-use crate::tail::{Item, LATE, OVERLAP, QUEUE, Start, Tail, WINDOW};
+use crate::tail::{Item, LATE, OVERLAP, QUEUE, Start, Tail};
 
 /// How long events are waited for before the progress topic is looked at again, and in turn.
 const TURN: Duration = Duration::from_millis(20);
@@ -34,8 +34,9 @@ impl SiteTail {
         source: &Source,
         sites: BTreeSet<NodeName>,
         start: Start,
+        window: usize,
     ) -> Result<Self, TopologyError> {
-        let follower = Follower::open(source, sites, start)?;
+        let follower = Follower::open(source, sites, start, window)?;
         let partitions = follower.partitions.subscribe();
         let (sender, receiver) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
@@ -46,7 +47,8 @@ impl SiteTail {
         Ok(Self { events, partitions })
     }
 
-    /// The partitions that are read: those that the sites own, or ever owned. A site that moves adds some.
+    /// The partitions that are read: those that the sites own, or ever owned. A site that moves adds some, which
+    /// [`Item::Joined`] tells.
     pub fn partitions(&self) -> BTreeSet<u32> {
         self.partitions.borrow().clone()
     }
@@ -72,11 +74,11 @@ struct Follower {
     /// The last event of each partition when following began.
     before: Vec<u64>,
     partitions: watch::Sender<BTreeSet<u32>>,
+    /// What was added to them and is not told yet.
+    joined: BTreeSet<u32>,
     wanted: Wanted,
     /// When the end of every partition had been seen.
     ends_seen: Option<Instant>,
-    /// What is not read on for now, because too much waits.
-    paused: BTreeSet<u32>,
 }
 
 impl Follower {
@@ -84,6 +86,7 @@ impl Follower {
         source: &Source,
         sites: BTreeSet<NodeName>,
         start: Start,
+        window: usize,
     ) -> Result<Self, TopologyError> {
         // First, so that what a site gets later is behind the ends that are noted here.
         let events = Reader::open_some(source, &source.topics.events, start.from(), |_| false)?;
@@ -104,16 +107,16 @@ impl Follower {
             sites,
             events,
             progress,
-            order: Order::default(),
+            order: Order::new(window),
             map,
             before: far.partitions.clone(),
             partitions: watch::Sender::default(),
+            joined: BTreeSet::new(),
             wanted: Wanted {
                 first: start.first(far.last_seq).unwrap_or(0),
                 since: start.since(),
             },
             ends_seen: None,
-            paused: BTreeSet::new(),
         };
         follower.order.promise(far.last_seq, far.partitions);
         follower.begin(start)?;
@@ -141,6 +144,7 @@ impl Follower {
             let (_, end) = self.events.span_of(partition);
             let floor = self.last_before(partition);
             self.read(partition, (end - OVERLAP).max(0), floor)?;
+            self.joined.insert(partition);
         }
         Ok(())
     }
@@ -169,8 +173,8 @@ impl Follower {
     fn run(mut self, sender: &mpsc::Sender<Result<Item, TopologyError>>) {
         while !sender.is_closed() {
             let failure = self.turn().err();
-            while let Some(item) = self.order.pop() {
-                if self.wanted.has(&item) && sender.blocking_send(Ok(item)).is_err() {
+            while let Some(item) = self.next() {
+                if sender.blocking_send(Ok(item)).is_err() {
                     return;
                 }
             }
@@ -180,6 +184,19 @@ impl Follower {
                 return;
             }
         }
+    }
+
+    /// What is to be given out next.
+    fn next(&mut self) -> Option<Item> {
+        if !self.joined.is_empty() {
+            return Some(Item::Joined(std::mem::take(&mut self.joined)));
+        }
+        while let Some(item) = self.order.pop() {
+            if self.wanted.has(&item) {
+                return Some(item);
+            }
+        }
+        None
     }
 
     fn turn(&mut self) -> Result<(), TopologyError> {
@@ -193,21 +210,11 @@ impl Follower {
         self.bound()
     }
 
-    /// Where a site has moved, all of its new partition would wait until the old one is read: who is ahead pauses, until others
-    /// have caught up or half of what waits has gone.
+    /// Reads no further where too much would wait.
     fn bound(&mut self) -> Result<(), TopologyError> {
-        let waiting = self.order.len();
-        if waiting <= WINDOW && self.paused.is_empty() {
-            return Ok(());
-        }
-        let mut ahead: BTreeSet<u32> = self.order.ahead().collect();
-        if waiting <= WINDOW {
-            ahead.retain(|partition| waiting > WINDOW / 2 && self.paused.contains(partition));
-        }
-        self.events.resume(&(&self.paused - &ahead))?;
-        self.events.pause(&(&ahead - &self.paused))?;
-        self.paused = ahead;
-        Ok(())
+        let Steering { pause, resume } = self.order.steer();
+        self.events.resume(&resume)?;
+        self.events.pause(&pause)
     }
 
     fn take(&mut self, record: &Record) -> Result<(), TopologyError> {
@@ -288,6 +295,7 @@ struct Wanted {
 impl Wanted {
     fn has(&mut self, item: &Item) -> bool {
         match item {
+            Item::Joined(_) => true,
             Item::Missing(_, last) => *last >= self.first,
             Item::Event(event) => {
                 self.since = self.since.filter(|since| event.ts < *since);

@@ -1,5 +1,6 @@
 //! Follows the events topic in the order of the sequence numbers.
 
+use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc;
@@ -15,8 +16,12 @@ use crate::source::Source;
 /// Events between reader and caller; each some hundred bytes. When it is full the reader waits.
 pub(crate) const QUEUE: usize = 1_024;
 
-/// Events that may wait for one before them; then it is taken for lost.
-pub(crate) const WINDOW: usize = 100_000;
+/// Events that may wait for one before them: a hundred megabytes at most. Then it is taken for lost, or, by a reader of sites,
+/// waited for with reading of others paused.
+pub const WINDOW: usize = 100_000;
+
+/// How often a reader of all partitions looks for more of them: before an event that is in one is taken for late.
+const GROWS_EVERY: Duration = Duration::from_secs(2);
 
 /// How long an event before others is waited for. All of a batch become visible within milliseconds.
 pub(crate) const LATE: Duration = Duration::from_secs(5);
@@ -88,6 +93,8 @@ pub enum Item {
     Event(Box<TopologyEvent>),
     /// Events from the first to the second number are not in the topic.
     Missing(u64, u64),
+    /// These partitions are read, too, from here on: they were added, or a site got them.
+    Joined(BTreeSet<u32>),
 }
 
 /// Follows a network's events; ends when dropped.
@@ -131,11 +138,17 @@ fn follow(
     sender: &mpsc::Sender<Result<Item, TopologyError>>,
 ) {
     let mut moved = Instant::now();
+    let mut looked = Instant::now();
     let mut gaps = Vec::new();
     while !sender.is_closed() {
-        let read = read_one(&mut reader, &mut merge, &mut gaps);
-        let mut items: Vec<_> = read.err().map(Err).into_iter().collect();
-        let failed = !items.is_empty();
+        let mut items = Vec::new();
+        let mut read = read_one(&mut reader, &mut merge, &mut gaps);
+        if looked.elapsed() > GROWS_EVERY && reader.saw_all_ends() {
+            looked = Instant::now();
+            read = read.and_then(|()| grow(&mut reader, &mut items));
+        }
+        let failed = read.is_err();
+        items.extend(read.err().map(Err));
         take_ready(&mut merge, &mut gaps, &mut items);
         let stuck = merge.len() > 0 && reader.saw_all_ends() && moved.elapsed() > LATE;
         if items.is_empty()
@@ -162,6 +175,18 @@ fn follow(
             return;
         }
     }
+}
+
+/// Reads partitions that were added, from their beginnings.
+fn grow(
+    reader: &mut Reader,
+    items: &mut Vec<Result<Item, TopologyError>>,
+) -> Result<(), TopologyError> {
+    let added = reader.grow()?;
+    if !added.is_empty() {
+        items.push(Ok(Item::Joined(added)));
+    }
+    Ok(())
 }
 
 /// Nobody said where to begin, and everything that is kept has been read.

@@ -1,14 +1,17 @@
 //! Sites and their partitions: the slot map, sites that move, partitions that are added.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::io::{BufRead as _, BufReader, Lines, Read as _};
+use std::process::{Child, ChildStdout, ExitStatus, Stdio};
 
 use wattle_api::slots::{SlotMap, SlotMapRecord, SlotVersion, slots_key};
 use wattle_api::snapshot::SnapshotReason;
 use wattle_api::stream::{Kafka, TopicSettings};
 use wattle_api::topology::TopologyEvent;
 use wattle_model::{NodeId, NodeName};
+use wattle_netlab::answer::wattle_topology;
 use wattle_netlab::kafka::{Access, Broker};
-use wattle_topology::{Item, SiteTail, Source, Start};
+use wattle_topology::{Item, SiteTail, Source, Start, WINDOW};
 
 use crate::admin::{Admin, block_on};
 use crate::delivery::{assert_exactly_once, eventually, start, topics};
@@ -54,14 +57,18 @@ fn a_reader_of_one_site_sees_that_site_alone_before_and_after_it_moves() {
         "nothing stays behind in the state topic"
     );
     assert_exactly_once(&broker, 640);
-    for (tail, site, slots) in [
-        (&mut moving, "site1", &[1, 2, 4][..]),
-        (&mut staying, "site2", &[3]),
+    for (tail, site, slots, joined) in [
+        (&mut moving, "site1", &[1, 2, 4][..], &[4][..]),
+        (&mut staying, "site2", &[3], &[]),
     ] {
         let expected: Vec<u64> = (401..=640).filter(|seq| is_of(*seq, site)).collect();
-        assert_eq!(block_on(next_events(tail, expected.len())), expected);
+        let seen = block_on(next_events(tail, expected.len()));
+        assert_eq!(seen.seqs, expected);
+        assert!(seen.joined.iter().eq(joined), "{site}: {:?}", seen.joined);
         assert!(tail.partitions().iter().eq(slots), "{site}");
     }
+    a_reader_with_room_for_three_sees_all_of_a_site_that_moved(&broker, "site1", 640);
+    a_site_s_snapshot_is_read_from_its_slots_alone(&broker, "site1", &[4], 640);
 
     // Where the topic that told the map is lost, the map is told again.
     Admin::of(&broker).delete(&topics().progress);
@@ -71,6 +78,8 @@ fn a_reader_of_one_site_sees_that_site_alone_before_and_after_it_moves() {
     eventually("the map is told again", || {
         slots_of(&broker, "site1") == Some([1, 2, 4].into())
     });
+    drop(mirror);
+    who_follows_a_topic_that_is_deleted_is_told_what_to_do(&broker, "site1");
 }
 
 #[test]
@@ -81,6 +90,8 @@ fn partitions_that_were_added_stop_the_mirror_before_a_key_moves() {
     let mirror = start(&broker, 1, &outbox);
     wait_until(&mirror, 100);
     drop(mirror);
+    let mut follower = Follower::start(&broker, &["--from-start", "--max", "200"]);
+    follower.see(100);
     for topic in [topics().events, topics().state] {
         Admin::of(&broker).grow(&topic, 8);
     }
@@ -94,7 +105,6 @@ fn partitions_that_were_added_stop_the_mirror_before_a_key_moves() {
     });
     assert_eq!(mirror.status().events, 0);
     drop(mirror);
-
     // A slot map says where records go, so that no key moves.
     let mapped = Kafka {
         slots: SlotMap(vec![version(1, &[0], &[("site1", &[7])])]),
@@ -108,6 +118,10 @@ fn partitions_that_were_added_stop_the_mirror_before_a_key_moves() {
     wait_until(&mirror, 200);
     assert_exactly_once(&broker, 200);
     eventually("the state is whole", || state_table(&broker) == told(200));
+    follower.see(100);
+    let (status, said) = follower.end();
+    assert!(status.success(), "{said}");
+    assert_eq!(said, "reads more partitions from here on: 6, 7\n");
 }
 
 /// The slots that a site has, or had, as the progress topic says.
@@ -152,30 +166,127 @@ async fn wattle_s_reader_reads_these_slots_alone(
     slots: &BTreeSet<u32>,
     expected: &BTreeSet<u64>,
 ) {
-    let mut tail = tail(broker, site, Start::Oldest).await;
+    let mut tail = tail(broker, site, Start::Oldest, WINDOW).await;
     assert_eq!(&tail.partitions(), slots);
     let seen = next_events(&mut tail, expected.len()).await;
-    assert!(seen.iter().eq(expected), "{seen:?}");
+    assert!(seen.seqs.iter().eq(expected), "{:?}", seen.seqs);
+}
+
+/// The new partition pauses until the old ones are read.
+fn a_reader_with_room_for_three_sees_all_of_a_site_that_moved(
+    broker: &Broker,
+    site: &str,
+    last: u64,
+) {
+    let expected: Vec<u64> = (1..=last).filter(|seq| is_of(*seq, site)).collect();
+    let seen = block_on(async {
+        let mut tail = tail(broker, &site.parse().unwrap(), Start::Oldest, 3).await;
+        next_events(&mut tail, expected.len()).await
+    });
+    assert_eq!(seen.seqs, expected);
+}
+
+fn a_site_s_snapshot_is_read_from_its_slots_alone(
+    broker: &Broker,
+    site: &str,
+    slots: &[u32],
+    last: u64,
+) {
+    let graph = block_on(async {
+        let source = source(broker).await;
+        let slots = slots.iter().copied().collect();
+        wattle_topology::graph_of(&source, slots).await.unwrap()
+    });
+    let found: BTreeSet<String> = graph.entities().map(|(key, _)| key.to_string()).collect();
+    let all = told(last).into_iter();
+    let of_site = all.filter(|(_, image)| image["site"] == site);
+    assert_eq!(found, of_site.map(|(key, _)| key).collect());
+}
+
+fn who_follows_a_topic_that_is_deleted_is_told_what_to_do(broker: &Broker, site: &str) {
+    let mut follower = Follower::start(broker, &["--from-start", "--site", site]);
+    follower.see(10);
+    Admin::of(broker).delete(&topics().events);
+    let (status, said) = follower.end();
+    assert_eq!(status.code(), Some(7), "{said}");
+    for part in [
+        "events.v1 was deleted while it was read",
+        "run the command again",
+    ] {
+        assert!(said.contains(part), "{said}");
+    }
+}
+
+/// `wattle topology tail`, as people run it.
+struct Follower {
+    process: Child,
+    lines: Lines<BufReader<ChildStdout>>,
+}
+
+impl Follower {
+    fn start(broker: &Broker, options: &[&str]) -> Self {
+        let source = ["--kafka", &broker.bootstrap()].map(str::to_owned);
+        let mut tail = wattle_topology(&source, &["tail"]).unwrap();
+        let tail = tail
+            .args(options)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let mut process = tail.spawn().unwrap();
+        let lines = BufReader::new(process.stdout.take().unwrap()).lines();
+        Self { process, lines }
+    }
+
+    /// Waits for so many more events.
+    fn see(&mut self, events: usize) {
+        assert_eq!(self.lines.by_ref().take(events).count(), events);
+    }
+
+    /// Waits for its end; how that was, and all that it said beside the events.
+    fn end(mut self) -> (ExitStatus, String) {
+        let mut said = String::new();
+        let mut stderr = self.process.stderr.take().unwrap();
+        stderr.read_to_string(&mut said).unwrap();
+        (self.process.wait().unwrap(), said)
+    }
+}
+
+impl Drop for Follower {
+    fn drop(&mut self) {
+        let _ = self.process.kill();
+        let _ = self.process.wait();
+    }
 }
 
 /// Follows the events of a site from here on.
 fn follow(broker: &Broker, site: &str) -> SiteTail {
-    block_on(tail(broker, &site.parse().unwrap(), Start::Next))
+    block_on(tail(broker, &site.parse().unwrap(), Start::Next, WINDOW))
 }
 
-async fn tail(broker: &Broker, site: &NodeName, start: Start) -> SiteTail {
-    let source = Source::find(Kafka::plaintext(&broker.bootstrap()));
-    let source = source.await.unwrap();
+async fn tail(broker: &Broker, site: &NodeName, start: Start, window: usize) -> SiteTail {
+    let source = source(broker).await;
     let sites = std::slice::from_ref(site);
-    let tail = wattle_topology::tail_sites(&source, sites, start);
+    let tail = wattle_topology::tail_sites(&source, sites, start, window);
     tail.await.unwrap()
 }
 
-async fn next_events(tail: &mut SiteTail, count: usize) -> Vec<u64> {
-    let mut seen = Vec::new();
-    while seen.len() < count {
+async fn source(broker: &Broker) -> Source {
+    let kafka = Kafka::plaintext(&broker.bootstrap());
+    Source::find(kafka).await.unwrap()
+}
+
+/// What a reader gave.
+#[derive(Default)]
+struct Seen {
+    seqs: Vec<u64>,
+    joined: BTreeSet<u32>,
+}
+
+async fn next_events(tail: &mut SiteTail, count: usize) -> Seen {
+    let mut seen = Seen::default();
+    while seen.seqs.len() < count {
         match tail.next().await.unwrap().unwrap() {
-            Item::Event(event) => seen.push(event.id.seq),
+            Item::Event(event) => seen.seqs.push(event.id.seq),
+            Item::Joined(partitions) => seen.joined.extend(partitions),
             Item::Missing(first, last) => panic!("{first} to {last} are missing"),
         }
     }

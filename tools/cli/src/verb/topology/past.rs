@@ -158,15 +158,18 @@ impl Events<'_> {
                 if at >= newest {
                     return Ok(None);
                 }
-                match tail.next().await.transpose().map_err(failure)? {
-                    Some(Item::Event(event)) => {
-                        *at = event.id.seq;
-                        Ok(Some(*event))
+                loop {
+                    match tail.next().await.transpose().map_err(failure)? {
+                        Some(Item::Event(event)) => {
+                            *at = event.id.seq;
+                            return Ok(Some(*event));
+                        }
+                        Some(Item::Missing(first, last)) => {
+                            return Err(failure(TopologyError::Hole { first, last }));
+                        }
+                        Some(Item::Joined(_)) => {}
+                        None => return Ok(None),
                     }
-                    Some(Item::Missing(first, last)) => {
-                        Err(failure(TopologyError::Hole { first, last }))
-                    }
-                    None => Ok(None),
                 }
             }
             Self::Coordinator {

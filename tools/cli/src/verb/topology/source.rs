@@ -72,12 +72,19 @@ fn read_kafka(path: &Path) -> Outcome<Kafka> {
     Ok(kafka)
 }
 
+/// Why the stream cannot be read, or not any further.
 pub(super) fn failure(error: TopologyError) -> Failure {
+    let next = if let TopologyError::TopicGone { .. } = error {
+        "the coordinator writes it anew, unless its kafka.lost_topic is \"halt\": once it has, run the command again"
+    } else {
+        "name the brokers: --kafka HOST:PORT --prefix PREFIX, or --kafka-config FILE if they want credentials"
+    };
     let exit = match error {
         TopologyError::Unreachable { .. } | TopologyError::Silent { .. } => Exit::Unreachable,
         TopologyError::Config(_) | TopologyError::SeveralNetworks { .. } => Exit::Usage,
         TopologyError::NoNetwork { .. }
         | TopologyError::NoTopic { .. }
+        | TopologyError::TopicGone { .. }
         | TopologyError::TooOld { .. } => Exit::NotFound,
         TopologyError::NotAuthorised { .. } => Exit::Permission,
         TopologyError::Record { .. }
@@ -86,12 +93,7 @@ pub(super) fn failure(error: TopologyError) -> Failure {
         | TopologyError::Interrupted
         | TopologyError::Kafka { .. } => Exit::Failure,
     };
-    Failure::new(
-        exit,
-        "the topology stream cannot be read",
-        error,
-        "name the brokers: --kafka HOST:PORT --prefix PREFIX, or --kafka-config FILE if they want credentials",
-    )
+    Failure::new(exit, "the topology stream cannot be read", error, next)
 }
 
 #[cfg(test)]

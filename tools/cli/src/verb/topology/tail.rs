@@ -1,6 +1,8 @@
 //! `tail`: events as they come. With `--snapshot` everything there is comes first, between two marks: whoever has read
 //! the second one knows that nothing is missing.
 
+use std::collections::BTreeSet;
+
 use http_body_util::BodyExt as _;
 use hyper::body::Incoming;
 use schemars::JsonSchema;
@@ -10,7 +12,7 @@ use wattle_api::rest::Page;
 use wattle_api::stream::Kafka;
 use wattle_api::topology::{Entity, EntityKey, TopologyEvent};
 use wattle_model::NodeName;
-use wattle_topology::{Item, Moment, Source, Start, Tail, sse};
+use wattle_topology::{Item, Moment, Source, Start, Tail, WINDOW, sse};
 
 use super::line::line;
 use super::past::moment;
@@ -68,10 +70,14 @@ async fn from_kafka(kafka: Kafka, since: Option<Moment>, mut printer: Printer<'_
         None => Start::Next,
     };
     // Before the snapshot, so that nothing falls between the two.
-    let mut tail = follow(&source, start, &mut printer).await?;
+    let (mut tail, partitions) = follow(&source, start, &mut printer).await?;
     let mut held = 0;
     if printer.args.snapshot {
-        let graph = wattle_topology::graph(&source).await.map_err(failure)?;
+        let graph = match partitions {
+            None => wattle_topology::graph(&source).await,
+            Some(partitions) => wattle_topology::graph_of(&source, partitions).await,
+        };
+        let graph = graph.map_err(failure)?;
         printer.begin()?;
         for (key, entity) in graph.entities() {
             let owner = graph.node(entity.owner());
@@ -95,26 +101,41 @@ async fn from_kafka(kafka: Kafka, since: Option<Moment>, mut printer: Printer<'_
                     .output
                     .warn(format!("events {first} to {last} {are}"));
             }
+            Item::Joined(partitions) => {
+                let told = format!("reads more partitions from here on: {}", list(&partitions));
+                printer.output.note(&told);
+            }
         }
     }
     Ok(())
 }
 
-/// Events of some sites come from the partitions that are theirs alone.
-async fn follow(source: &Source, start: Start, printer: &mut Printer<'_>) -> Outcome<Tail> {
+/// Events of some sites come from the partitions that are theirs alone: which these are.
+async fn follow(
+    source: &Source,
+    start: Start,
+    printer: &mut Printer<'_>,
+) -> Outcome<(Tail, Option<BTreeSet<u32>>)> {
     let sites = &printer.args.site;
     if sites.is_empty() {
-        return wattle_topology::tail(source, start).await.map_err(failure);
+        let tail = wattle_topology::tail(source, start).await;
+        return Ok((tail.map_err(failure)?, None));
     }
-    let tail = wattle_topology::tail_sites(source, sites, start).await;
+    let tail = wattle_topology::tail_sites(source, sites, start, WINDOW).await;
     let tail = tail.map_err(failure)?;
-    let slots: Vec<String> = tail.partitions().iter().map(ToString::to_string).collect();
+    let partitions = tail.partitions();
     let names: Vec<&str> = sites.iter().map(NodeName::as_str).collect();
-    let (names, slots) = (names.join(", "), slots.join(", "));
+    let (names, slots) = (names.join(", "), list(&partitions));
     printer
         .output
         .note(&format!("partitions of {names}: {slots}"));
-    Ok(tail.into_events())
+    Ok((tail.into_events(), Some(partitions)))
+}
+
+/// Partitions as people read them.
+fn list(partitions: &BTreeSet<u32>) -> String {
+    let numbers: Vec<String> = partitions.iter().map(ToString::to_string).collect();
+    numbers.join(", ")
 }
 
 async fn from_coordinator(since: Option<Moment>, mut printer: Printer<'_>) -> Outcome {

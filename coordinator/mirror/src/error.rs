@@ -45,6 +45,20 @@ pub enum MirrorError {
         /// Which permission is missing.
         reason: String,
     },
+    /// A partition lacks copies, so that nothing is taken by it.
+    #[error(
+        "{topic} partition {partition} has {in_step} copies in step where {wanted} must be (min.insync.replicas); events wait in the outbox. Start the brokers that are away"
+    )]
+    TooFewInSync {
+        /// The topic.
+        topic: String,
+        /// Its partition.
+        partition: i32,
+        /// How many are in step.
+        in_step: usize,
+        /// How many must be.
+        wanted: usize,
+    },
     /// A topic is missing and could not be made.
     #[error("cannot create topic {topic}: {reason}")]
     Topic {
@@ -174,6 +188,11 @@ impl MirrorError {
         matches!(self, Self::Unfinished { .. })
     }
 
+    /// Whether too few copies may be behind it, which nobody said.
+    pub(crate) const fn may_lack_copies(&self) -> bool {
+        matches!(self, Self::Unfinished { .. } | Self::Unreachable { .. })
+    }
+
     /// The error as an alert tells it.
     pub(crate) fn trouble(&self) -> MirrorTrouble {
         MirrorTrouble {
@@ -196,6 +215,7 @@ impl MirrorError {
             }
             Self::Fenced | Self::SteppedDown { .. } => MirrorCause::Superseded,
             Self::Outbox(_) | Self::NoPicture(_) => MirrorCause::Outbox,
+            Self::TooFewInSync { .. } => MirrorCause::TooFewInSync,
             Self::Kafka { source, .. } if is_too_few(code_of(source)) => MirrorCause::TooFewInSync,
             Self::Config(_)
             | Self::Thread(_)

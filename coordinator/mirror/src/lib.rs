@@ -9,6 +9,7 @@
 
 mod batch;
 mod client;
+mod copies;
 mod ends;
 mod error;
 mod event;

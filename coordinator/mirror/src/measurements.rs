@@ -1,11 +1,13 @@
 //! What nodes measure, on its way to Kafka: an idempotent producer of its own without transactions, so that it never
 //! delays an event. What no broker takes within a minute is dropped and counted; the next record says more anyhow.
+//! A producer that lost track of what it sent amid an outage never sends again: another takes its place.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use rdkafka::client::ClientContext;
+use rdkafka::config::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{
@@ -28,7 +30,8 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Writes measurements. Dropping it drops what waits.
 pub struct Publisher {
-    producer: ThreadedProducer<Count>,
+    config: ClientConfig,
+    producer: Mutex<ThreadedProducer<Count>>,
     topic: String,
     source: String,
     term: String,
@@ -47,20 +50,22 @@ impl std::fmt::Debug for Publisher {
 impl Publisher {
     pub(crate) fn new(config: &Config, board: Board) -> Result<Self, MirrorError> {
         let dropped = Arc::new(AtomicU64::new(0));
-        let producer = base(&config.kafka)?
+        let mut client = base(&config.kafka)?;
+        client
             .set("client.id", "wattle-measurements")
             .set("enable.idempotence", "true")
             .set("message.timeout.ms", PATIENCE.as_millis().to_string())
             .set("queue.buffering.max.messages", "100000")
             .set("compression.type", "zstd")
-            .set("linger.ms", "100")
-            .create_with_context(Count(Arc::clone(&dropped)))
-            .map_err(|source| MirrorError::Kafka {
-                doing: "make a producer of measurements".to_owned(),
-                source,
-            })?;
+            .set("linger.ms", "100");
+        let producer = client.create_with_context(Count(Arc::clone(&dropped)));
+        let producer = producer.map_err(|source| MirrorError::Kafka {
+            doing: "make a producer of measurements".to_owned(),
+            source,
+        })?;
         Ok(Self {
-            producer,
+            config: client,
+            producer: Mutex::new(producer),
             topic: config.kafka.topics_of(&config.network_name).metrics,
             source: format!("/wattle/{}", config.network),
             term: config.term.to_string(),
@@ -97,17 +102,36 @@ impl Publisher {
             .key(&node)
             .payload(&value)
             .headers(headers);
-        if let Err((error, _)) = self.producer.send(record) {
+        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replace_if_finished(&mut producer);
+        if let Err((error, _)) = producer.send(record) {
             tracing::debug!(%error, "Measurements could not be queued");
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
+        drop(producer);
         self.board
             .measurements_dropped(self.dropped.load(Ordering::Relaxed));
     }
 
+    fn replace_if_finished(&self, producer: &mut ThreadedProducer<Count>) {
+        let Some((_, reason)) = producer.client().fatal_error() else {
+            return;
+        };
+        tracing::warn!(reason, "Measurements get another producer");
+        let another = self
+            .config
+            .create_with_context(Count(Arc::clone(&self.dropped)));
+        if let Ok(another) = another {
+            let finished = std::mem::replace(producer, another);
+            // It takes half a second to let go of what it holds.
+            std::thread::spawn(move || drop(finished));
+        }
+    }
+
     /// Waits until what was handed over is written, or the time is over.
     pub fn flush(&self, patience: Duration) {
-        if let Err(error) = self.producer.flush(patience) {
+        let producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = producer.flush(patience) {
             tracing::debug!(%error, "Measurements are left behind");
         }
     }
@@ -129,6 +153,48 @@ impl ProducerContext<NoCustomPartitioner> for Count {
     fn delivery(&self, result: &DeliveryResult<'_>, (): ()) {
         if result.is_err() {
             self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use rdkafka::mocking::MockCluster;
+    use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Refusal};
+    use wattle_api::Timestamp;
+    use wattle_api::stream::Kafka;
+    use wattle_model::{NetworkId, NodeId};
+
+    use super::*;
+
+    /// Input: brokers that give the first producer no id. Output: its record is lost, the next one is not.
+    #[test]
+    fn a_producer_that_will_never_send_is_replaced() {
+        let cluster = MockCluster::new(1).unwrap();
+        let refusal = [Refusal::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED];
+        cluster.request_errors(RDKafkaApiKey::InitProducerId, &refusal);
+        let config = Config {
+            kafka: Kafka::plaintext(&cluster.bootstrap_servers()),
+            network: NetworkId(1),
+            network_name: "lab".to_owned(),
+            term: 1,
+        };
+        let topics = config.kafka.topics_of(&config.network_name);
+        cluster.create_topic(&topics.metrics, 1, 1).unwrap();
+        let publisher = Publisher::new(&config, Board::new(&config)).unwrap();
+        let metrics = LinkMetrics {
+            network: config.network,
+            node: NodeId(1),
+            name: None,
+            site: None,
+            links: vec![],
+            ts: Timestamp::from_millis(1),
+        };
+        for record in 1..=2 {
+            publisher.publish(&metrics);
+            publisher.flush(Duration::from_secs(20));
+            let lost = publisher.dropped.load(Ordering::Relaxed);
+            assert_eq!(lost, 1, "after record {record}");
         }
     }
 }

@@ -20,7 +20,7 @@ use crate::record::Context;
 use crate::snapshots::Snapshots;
 use crate::status::{Board, State, now};
 use crate::topics::Existing;
-use crate::{Config, rewrite, sweep, topics};
+use crate::{Config, copies, rewrite, sweep, topics};
 
 /// How long the thread sleeps in the outbox before it looks whether it shall stop.
 const NAP: Duration = Duration::from_millis(200);
@@ -86,6 +86,7 @@ impl<O: Outbox> Worker<O> {
         while !self.stopped() {
             let Err(error) = self.session() else { continue };
             let error = self.learn(error);
+            let error = self.look_closer(error);
             self.board.failed(&error);
             tracing::warn!(%error, term = self.config.term, "Mirror session ended");
             if error.is_final() {
@@ -107,6 +108,15 @@ impl<O: Outbox> Worker<O> {
             MirrorError::Oversize(_) => MirrorError::Oversize(self.limit),
             other => other,
         }
+    }
+
+    /// Time that is over and a transaction that does not end have a cause that brokers know if asked.
+    fn look_closer(&self, error: MirrorError) -> MirrorError {
+        if !error.may_lack_copies() {
+            return error;
+        }
+        let complaints = Complaints::new(&self.config.kafka, self.board.clone());
+        copies::lacking(&self.config.kafka, &self.topics, &complaints).unwrap_or(error)
     }
 
     /// From taking over to the first trouble, or to the end.

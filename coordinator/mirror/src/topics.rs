@@ -207,7 +207,7 @@ fn is_refusal(code: Code) -> bool {
 }
 
 /// Waits for an answer of the admin client, which has a thread of its own to get it.
-fn blocking<F: Future>(answer: F) -> F::Output {
+pub(crate) fn blocking<F: Future>(answer: F) -> F::Output {
     struct Unpark(std::thread::Thread);
     impl std::task::Wake for Unpark {
         fn wake(self: std::sync::Arc<Self>) {

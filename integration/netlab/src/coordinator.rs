@@ -12,12 +12,14 @@ use crate::{Host, Process, eventually};
 
 const STARTS_WITHIN: Duration = Duration::from_secs(15);
 
-/// A running coordinator with a network of its own; killed when dropped.
+/// A coordinator with a network of its own; killed when dropped.
 #[derive(Debug)]
 pub struct Coordinator {
     host: Host,
+    at: SocketAddr,
     state: PathBuf,
-    process: Process,
+    config: Option<PathBuf>,
+    process: Option<Process>,
 }
 
 impl Coordinator {
@@ -34,31 +36,40 @@ impl Coordinator {
             .args(["--public-address", &at.to_string()])
             .args(["--ipv4", "10.77.0.0/16", "--ipv6", "fd57:77::/64"]);
         crate::host::output(&mut init)?;
-        let mut serve = verb(host, "serve", &state)?;
-        if let Some(config) = config {
+        let mut coordinator = Self {
+            host: host.clone(),
+            at,
+            state,
+            config: config.map(Path::to_owned),
+            process: None,
+        };
+        coordinator.run()?;
+        Ok(coordinator)
+    }
+
+    /// Serves the network with the state that is there, and waits until it answers.
+    pub fn run(&mut self) -> Result<()> {
+        let mut serve = verb(&self.host, "serve", &self.state)?;
+        if let Some(config) = &self.config {
             serve.arg("--config").arg(config);
         }
-        let process = host.spawn("coordinator", serve)?;
+        self.process = Some(self.host.spawn("coordinator", serve)?);
         // Any answer will do: it listens before it serves.
-        let url = format!("https://{at}/");
+        let url = format!("https://{}/", self.at);
         eventually("the coordinator answers", STARTS_WITHIN, || {
-            let asked = host.run("curl", ["-sk", "-o", "/dev/null", "--max-time", "2", &url]);
-            asked.map(|_| true)
+            let ask = ["-sk", "-o", "/dev/null", "--max-time", "2", &url];
+            self.host.run("curl", ask).map(|_| true)
         })?;
-        Ok(Self {
-            host: host.clone(),
-            state,
-            process,
-        })
+        Ok(())
     }
 
     /// Ends it as a power cut would.
-    pub fn kill(mut self) {
-        self.process.kill();
+    pub fn kill(&mut self) {
+        self.process = None;
     }
 
     /// A token with which one host can join.
-    pub(crate) fn token(&self) -> Result<String> {
+    pub fn token(&self) -> Result<String> {
         let mut create = self.host.command(binary("wattle-coordinator")?);
         create.args(["token", "create", "--state"]).arg(&self.state);
         Ok(crate::host::output(&mut create)?.trim().to_owned())

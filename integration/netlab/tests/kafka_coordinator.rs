@@ -10,6 +10,7 @@
 mod disk;
 mod document;
 mod fleet;
+mod member;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{BufRead, BufReader};
@@ -28,7 +29,8 @@ use wattle_topology::{Source, verify};
 
 use crate::disk::Disk;
 use crate::document::{Document, reach, users};
-use crate::fleet::{Agent, Coordinator, Fleet, PATIENCE, TOPIC, block_on, kcat_agrees};
+use crate::fleet::{Coordinator, Fleet, PATIENCE, TOPIC, kcat_agrees};
+use crate::member::{Agent, block_on};
 
 const ALERTS: &str = "wattle.lab.alerts.v1";
 const EVENTS: u64 = 10_000;
@@ -89,11 +91,11 @@ fn ten_thousand_events_survive_twenty_kills_of_the_coordinator_and_five_of_the_b
 fn kcat_sees_nodes_and_links_come_and_go_while_they_do() {
     let broker = Broker::start(Access::Open).unwrap();
     let coordinator = Coordinator::start(&broker);
-    let first = Agent::join(1, &coordinator);
+    let first = Agent::join(1, coordinator.token());
     coordinator.until(|network| network["mirrored_seq"].as_u64() >= Some(1));
     let mut kcat = Kcat::follow(&broker);
 
-    let second = Agent::join(2, &coordinator);
+    let second = Agent::join(2, coordinator.token());
     kcat.sees(
         "io.wattle.topology.node.c",
         &format!("node:{}", second.id()),
@@ -216,13 +218,13 @@ fn a_missing_right_is_an_alert_that_is_told_at_once_and_once_in_kafka_when_it_is
     let document = Document::of(&cluster).with(&users(&cluster, "role"));
     document.run("apply", &["--yes"], 0);
     let coordinator = Coordinator::configured(None, &reach(&cluster, "wattle"));
-    Agent::join(1, &coordinator);
+    Agent::join(1, coordinator.token());
     coordinator.until(|network| network["mirrored_seq"].as_u64() >= Some(1));
     assert_eq!(coordinator.alerts(kind), []);
 
     document.write(&users(&cluster, ""));
     document.run("apply", &["--yes", "--allow-delete"], 0);
-    let second = Agent::join(2, &coordinator);
+    let second = Agent::join(2, coordinator.token());
     coordinator.eventually("the missing right is an alert", || {
         coordinator.alerts(kind).iter().any(|alert| {
             alert.cause == Some(MirrorCause::NotAuthorised)

@@ -490,7 +490,7 @@ fn the_whole_mesh_forms_again_within_five_seconds() {
 fn a_mesh_that_joined_a_coordinator_forms_again_without_it_within_five_seconds() {
     story("reboot", |lab| {
         let hosts = six_hosts(lab)?;
-        let coordinator = coordinator_for(lab, &hosts)?;
+        let mut coordinator = coordinator_for(lab, &hosts)?;
         let names: Vec<&Host> = hosts.iter().collect();
         let mut mesh = lab.mesh("reboot", &names).join(&coordinator)?;
         mesh.wait_complete(PATIENCE)?;

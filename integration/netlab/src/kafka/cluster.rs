@@ -38,6 +38,8 @@ pub struct Shape {
     pub tiered: bool,
     /// Megabytes of heap for each server.
     pub heap_mib: u32,
+    /// Where the servers keep their data, if not in the cluster's own directory.
+    pub disk: Option<PathBuf>,
     /// More properties of all servers, over those for a small machine.
     pub properties: Vec<(String, String)>,
 }
@@ -53,6 +55,7 @@ impl Shape {
             secured: false,
             tiered: false,
             heap_mib: 384,
+            disk: None,
             properties: Vec::new(),
         }
     }
@@ -69,6 +72,14 @@ impl Shape {
     pub fn tiered(self) -> Self {
         Self {
             tiered: true,
+            ..self
+        }
+    }
+
+    /// The same with the data below this directory.
+    pub fn on(self, disk: PathBuf) -> Self {
+        Self {
+            disk: Some(disk),
             ..self
         }
     }
@@ -183,9 +194,7 @@ impl Cluster {
 
     /// Where server `at` (from 0) keeps its data.
     pub fn data(&self, at: usize) -> PathBuf {
-        self.home
-            .path()
-            .join(format!("data-{}", self.servers[at].id))
+        self.disk().join(format!("data-{}", self.servers[at].id))
     }
 
     /// Where remote storage keeps its segments.
@@ -347,7 +356,8 @@ impl Cluster {
         };
         let _ = writeln!(
             text,
-            "[cluster]\nsecurity = \"{security}\"\ndata_dir = \"{home}/data-{{id}}\""
+            "[cluster]\nsecurity = \"{security}\"\ndata_dir = \"{}/data-{{id}}\"",
+            self.disk().display()
         );
         if self.shape.secured {
             let _ = writeln!(
@@ -513,6 +523,11 @@ impl Cluster {
         self.home
             .path()
             .join(format!("broker-{}.log", self.servers[at].id))
+    }
+
+    /// Below which the servers keep their data.
+    fn disk(&self) -> &Path {
+        self.shape.disk.as_deref().unwrap_or(self.home.path())
     }
 
     fn tls_dir(&self) -> PathBuf {

@@ -1,5 +1,4 @@
-//! A coordinator in a process of its own that mirrors to a real broker, and agents that are nothing but their protocol
-//! and report as much as wanted.
+//! A coordinator in a process of its own that mirrors to a real broker, and members that report as much as wanted.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File};
@@ -11,20 +10,15 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 use tempfile::TempDir;
-use wattle_agent::coordinator::{Connection, ConnectionError};
-use wattle_agent::state::Fingerprint;
-use wattle_api::agent::{Join, PROTOCOL, ToAgent, ToCoordinator};
 use wattle_api::notice::{Alert, AlertKind};
 use wattle_api::rest::Page;
 use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ};
 use wattle_api::token::JoinToken;
-use wattle_model::{
-    ApartCosts, Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey,
-};
+use wattle_model::NodeId;
 use wattle_netlab::kafka::Broker;
 use wattle_netlab::mesh::binary;
-use wattle_wire::key::SecretKey;
-use wattle_wire::record::{Body, LinkEntry, LinksBody, Record, RecordKey, RecordKind};
+
+use crate::member::{Agent, block_on};
 
 const AGENTS: u8 = 8;
 pub(crate) const TOPIC: &str = "wattle.lab.topology.events.v1";
@@ -248,124 +242,6 @@ impl Drop for Coordinator {
     }
 }
 
-/// A member that is nothing but its keys and its connection.
-#[derive(Clone)]
-pub(crate) struct Agent {
-    key: SecretKey,
-    network: NetworkId,
-    token: Arc<JoinToken>,
-}
-
-impl Agent {
-    pub(crate) fn join(seed: u8, coordinator: &Coordinator) -> Self {
-        let key = SecretKey::from_seed(&[seed; 32]);
-        let token = Arc::new(coordinator.token());
-        let mut agent = Self {
-            key,
-            network: NetworkId(0),
-            token,
-        };
-        let join = Join {
-            token: agent.token.to_string(),
-            name: Some(format!("n{seed}").parse().unwrap()),
-            wireguard_key: WgKey([seed; 32]),
-            index: None,
-            prefixes: vec![],
-            candidates: vec![],
-        };
-        block_on(async {
-            let mut connection = agent.hello().await.unwrap();
-            connection
-                .send(&ToCoordinator::Join(Box::new(join)))
-                .await
-                .unwrap();
-            match connection.receive().await.unwrap() {
-                ToAgent::Joined { network, .. } => agent.network = network.id,
-                other => panic!("{other:?}"),
-            }
-        });
-        agent
-    }
-
-    pub(crate) fn id(&self) -> NodeId {
-        self.key.public().node_id()
-    }
-
-    pub(crate) async fn hello(&self) -> Result<Connection, ConnectionError> {
-        let (address, pin) = (
-            &self.token.addresses[0],
-            Fingerprint(self.token.fingerprint),
-        );
-        let mut connection = Connection::open(address, pin, &self.key).await?;
-        let hello = ToCoordinator::Hello {
-            protocol: PROTOCOL,
-            agent_version: "test".into(),
-            revision: 0,
-            epoch: 1,
-            features: vec![],
-        };
-        connection.send(&hello).await?;
-        Ok(connection)
-    }
-
-    /// Links over all carriers to `neighbours`, with measurements that differ with each `counter`. Each is told once a
-    /// second at most.
-    pub(crate) fn report(&self, counter: u64, neighbours: &[NodeId]) -> ToCoordinator {
-        let each = |neighbour| Carrier::ALL.map(|carrier| (neighbour, carrier));
-        let links = neighbours.iter().flat_map(each);
-        let links = links.map(|(neighbour, carrier)| LinkEntry {
-            neighbour: *neighbour,
-            carrier,
-            cost: Cost(100),
-            apart: ApartCosts::NONE,
-            rtt: Micros(1_000 + counter * 1_000 % 900_000),
-            jitter: Micros(1),
-            loss: Ppm(0),
-        });
-        let body = Body::Links(LinksBody {
-            at: UnixTime(1),
-            links: links.collect(),
-        });
-        let key = RecordKey {
-            origin: self.id(),
-            kind: RecordKind::Links,
-            part: 0,
-        };
-        let record = Record::sign(
-            self.network,
-            key,
-            SeqNo(1 << 32 | counter),
-            3_600,
-            &body,
-            &self.key,
-        );
-        ToCoordinator::Records {
-            records: vec![record.bytes().into()],
-        }
-    }
-
-    /// Reports again and again, whatever happens to the coordinator.
-    pub(crate) async fn live(self, others: Vec<NodeId>, stop: Arc<AtomicBool>) {
-        let mut counter = 0;
-        while !stop.load(Ordering::Relaxed) {
-            if let Ok(mut connection) = self.hello().await {
-                while !stop.load(Ordering::Relaxed) {
-                    counter += 1;
-                    if connection
-                        .send(&self.report(counter, &others))
-                        .await
-                        .is_err()
-                    {
-                        break;
-                    }
-                    tokio::time::sleep(Duration::from_millis(40)).await;
-                }
-            }
-            tokio::time::sleep(Duration::from_millis(50)).await;
-        }
-    }
-}
-
 /// Agents in a thread of their own.
 pub(crate) struct Fleet {
     stop: Arc<AtomicBool>,
@@ -375,7 +251,7 @@ pub(crate) struct Fleet {
 impl Fleet {
     pub(crate) fn join(coordinator: &Coordinator) -> Self {
         let agents: Vec<Agent> = (1..=AGENTS)
-            .map(|seed| Agent::join(seed, coordinator))
+            .map(|seed| Agent::join(seed, coordinator.token()))
             .collect();
         let ids: Vec<NodeId> = agents.iter().map(Agent::id).collect();
         let stop = Arc::new(AtomicBool::new(false));
@@ -384,7 +260,7 @@ impl Fleet {
             block_on(async {
                 let lives = agents.into_iter().map(|agent| {
                     let others = ids.iter().copied().filter(|id| *id != agent.id()).collect();
-                    tokio::spawn(agent.live(others, Arc::clone(&end)))
+                    tokio::spawn(live(agent, others, Arc::clone(&end)))
                 });
                 for life in lives.collect::<Vec<_>>() {
                     life.await.unwrap();
@@ -397,6 +273,24 @@ impl Fleet {
     pub(crate) fn stop(self) {
         self.stop.store(true, Ordering::Relaxed);
         self.thread.join().unwrap();
+    }
+}
+
+/// Reports again and again, whatever happens to the coordinator.
+async fn live(agent: Agent, others: Vec<NodeId>, stop: Arc<AtomicBool>) {
+    let mut counter = 0;
+    while !stop.load(Ordering::Relaxed) {
+        if let Ok(mut connection) = agent.hello().await {
+            while !stop.load(Ordering::Relaxed) {
+                counter += 1;
+                let report = agent.report(counter, &others);
+                if connection.send(&report).await.is_err() {
+                    break;
+                }
+                tokio::time::sleep(Duration::from_millis(40)).await;
+            }
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
 
@@ -420,12 +314,4 @@ pub(crate) fn kcat_agrees(broker: &Broker, last: u64) {
         );
         assert_eq!(record.number(HEADER_PREV_SEQ).unwrap(), before);
     }
-}
-
-pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work)
 }

@@ -4,12 +4,13 @@
 #   cargo_tests TITLE ARGS...   `cargo ARGS`, its tests counted from its own output
 #   timed_tests TITLE FILE...   ignored tests of these files, one after another; what fails is tried again (docs/decisions/0011)
 #   cannot TITLE REASON         said now and again at the end
+#   left_out TITLE COMMAND      what this run did not ask for, and how it is run; said at the end
 #   verdict                     summary, closing line, exit code
 
 count_passed=0 count_failed=0
 # Tests marked `#[ignore]`, and those of them that a later `--ignored` run took up.
 count_ignored=0 count_taken_up=0
-count_cannot=() count_broken=() count_ran=() count_unstable=()
+count_cannot=() count_left_out=() count_broken=() count_ran=() count_unstable=()
 # What failed in the last `cargo_tests`, as "FILE NAME" each.
 count_last_failed=()
 
@@ -88,11 +89,14 @@ cannot() {
   count_cannot+=("$1: $2")
 }
 
+left_out() { count_left_out+=("$1: $2"); }
+
 verdict() {
   local line skipped=$((count_ignored > count_taken_up ? count_ignored - count_taken_up : 0))
   echo
   for line in "${count_ran[@]+"${count_ran[@]}"}"; do echo "ran: $line"; done
   for line in "${count_cannot[@]+"${count_cannot[@]}"}"; do echo "could not run: $line"; done
+  for line in "${count_left_out[@]+"${count_left_out[@]}"}"; do echo "not part of this run: $line"; done
   for line in "${count_unstable[@]+"${count_unstable[@]}"}"; do echo "UNSTABLE: $line"; done
   for line in "${count_broken[@]+"${count_broken[@]}"}"; do echo "FAILED: $line"; done
   skipped=$((skipped > ${#count_cannot[@]} ? skipped : ${#count_cannot[@]}))

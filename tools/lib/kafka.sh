@@ -13,44 +13,8 @@ pom=$root/integration/kafka/pom.xml
 version=$(sed -n 's:.*<kafka\.version>\(.*\)</kafka\.version>.*:\1:p' "$pom")
 tiered=$(sed -n 's:.*<kafka\.tiered\.version>\(.*\)</kafka\.tiered\.version>.*:\1:p' "$pom")
 cache=${WATTLE_CACHE:-$HOME/.cache/wattle}/kafka-$version
-
-say() { printf 'kafka: %s\n' "$*" >&2; }
-die() { say "$*"; exit 1; }
-
-# Java and kcat are needed on every run, Maven only when something has to be fetched.
-install_missing() {
-    local packages=() name
-    for name in "$@"; do
-        case $name in
-            java) command -v java >/dev/null || packages+=(openjdk-17-jre-headless) ;;
-            mvn) command -v mvn >/dev/null || packages+=(maven) ;;
-            kcat) command -v kcat >/dev/null || packages+=(kcat) ;;
-        esac
-    done
-    [ ${#packages[@]} -gt 0 ] || return 0
-    command -v apt-get >/dev/null || die "please install ${packages[*]}: this is no Debian"
-    [ "$(id -u)" -eq 0 ] || die "please run: sudo apt-get install -y ${packages[*]}"
-    say "installing ${packages[*]}"
-    apt-get -qq update >&2
-    DEBIAN_FRONTEND=noninteractive apt-get -qq install -y --no-install-recommends "${packages[@]}" >&2 ||
-        die "apt-get could not install ${packages[*]}; see above"
-}
-
-# Copies into a folder of its own and renames it, so that a fetch cut short leaves nothing half there.
-# A lock lets two runs at once fetch only once.
-fetch() {
-    [ -e "$cache/complete" ] && return 0
-    install_missing mvn
-    say "fetching Apache Kafka $version from Maven Central (45 MB, once) ..."
-    rm -rf "$cache" "$cache.partial"
-    mvn -B -q -f "$pom" dependency:copy-dependencies -DincludeScope=runtime \
-        -DoutputDirectory="$cache.partial" >&2 ||
-        die "Maven could not fetch Kafka $version; see above (is https://repo.maven.apache.org reachable?)"
-    [ -e "$cache.partial/kafka_2.13-$version.jar" ] || die "Maven brought no kafka_2.13-$version.jar"
-    touch "$cache.partial/complete"
-    mv "$cache.partial" "$cache"
-    say "Apache Kafka $version is in $cache"
-}
+who=kafka
+. "$root/tools/lib/maven.sh"
 
 # The plugin that plays remote storage in tests has a folder of its own: it is no part of the broker. It is of another
 # version, whose clients have one class where the plugin looks for it and the broker's have not.
@@ -123,8 +87,9 @@ esac
 install_missing java kcat
 mkdir -p "$(dirname "$cache")"
 exec 9>"$cache.lock"
+# A lock lets two runs at once fetch only once.
 flock 9
-fetch
+fetch_jars "$pom" "$cache" "kafka_2.13-$version.jar" "Apache Kafka $version (45 MB)"
 fetch_tiered
 archive
 echo "$cache"

@@ -4,6 +4,7 @@
 //! killed and started again on the same port with the same data; it never outlives the thread that started it.
 
 pub mod cluster;
+pub mod mirrored;
 pub mod proxy;
 
 use std::fmt::Write as _;
@@ -420,7 +421,7 @@ fn java_arguments(jars: &Path, heap_mib: u32) -> [String; 7] {
 }
 
 /// Ports that nobody uses. They stay free only by luck until the broker binds them, which has proven to be enough.
-fn free_ports<const N: usize>() -> Result<[u16; N]> {
+pub(crate) fn free_ports<const N: usize>() -> Result<[u16; N]> {
     let mut listeners = Vec::with_capacity(N);
     let mut ports = [0; N];
     for port in &mut ports {

@@ -7,6 +7,7 @@
 pub mod answer;
 pub mod capture;
 mod coordinator;
+pub mod guide;
 mod host;
 pub mod kafka;
 mod lab;
@@ -17,6 +18,7 @@ mod nat;
 pub mod probe;
 mod process;
 pub mod published;
+pub mod readers;
 pub mod transfer;
 mod wire;
 

@@ -10,34 +10,31 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Stdio};
 
 use serde_json::Value;
-use tempfile::TempDir;
 use wattle_netlab::answer::{self, entities, json_lines, output, wattle_topology};
+use wattle_netlab::guide::tested_blocks;
+use wattle_netlab::kafka::mirrored::Mirrored;
 use wattle_netlab::kafka::{Access, Broker};
 use wattle_netlab::mesh::binary;
-
-const PATIENCE: Duration = Duration::from_secs(60);
-
-/// The network's topics.
-const PREFIX: &str = "wattle.lab";
 
 #[test]
 #[ignore = "needs a Kafka broker: run by tools/test kafka"]
 fn kafka_and_the_coordinator_tell_the_same_and_the_guide_does_what_it_says() {
     let broker = Broker::start(Access::Open).unwrap();
-    let coordinator = Coordinator::start(&broker);
-    coordinator.grow(&[
-        "--nodes", "12", "--sites", "3", "--links", "8", "--events", "1500", "--rate", "600",
-    ]);
-    coordinator.is_mirrored();
+    let coordinator = Mirrored::start(&broker).unwrap();
+    coordinator
+        .grow(&[
+            "--nodes", "12", "--sites", "3", "--links", "8", "--events", "1500", "--rate", "600",
+        ])
+        .unwrap();
+    coordinator.wait_until_quiet().unwrap();
 
     let from_kafka = ["--kafka".to_owned(), broker.bootstrap()];
     let from_coordinator = coordinator.options();
     let events = broker
-        .kcat(&format!("{PREFIX}.topology.events.v1"))
+        .kcat(&format!("{}.topology.events.v1", Mirrored::PREFIX))
         .unwrap();
     let mut events: Vec<Value> = events
         .iter()
@@ -67,8 +64,9 @@ fn kafka_and_the_coordinator_tell_the_same_and_the_guide_does_what_it_says() {
         assert_eq!(diffs[0], diffs[1]);
     }
     both_say_when_a_snapshot_is_complete([&from_kafka, &from_coordinator], events.len() as u64);
-    other_parsers_read_every_picture(&from_coordinator, coordinator.directory.path());
+    other_parsers_read_every_picture(&from_coordinator, coordinator.directory());
     the_guide_does_what_it_says(&broker, &coordinator, &events);
+    every_metric_of_the_guide_is_there(&broker, &coordinator);
     let refused = wattle(&from_coordinator, &["at", "#999999"])
         .output()
         .unwrap();
@@ -185,8 +183,8 @@ fn other_parsers_read_every_picture(source: &[String], folder: &Path) {
     }
 }
 
-/// Every block of the guide that is marked as tested, run as it stands there but for names of broker and network.
-fn the_guide_does_what_it_says(broker: &Broker, coordinator: &Coordinator, events: &[Value]) {
+/// Every script of the guide that is marked as tested, run as it stands there but for names of broker and network.
+fn the_guide_does_what_it_says(broker: &Broker, coordinator: &Mirrored, events: &[Value]) {
     let network = fold(events, "9999");
     let links = events
         .iter()
@@ -227,21 +225,13 @@ fn the_guide_does_what_it_says(broker: &Broker, coordinator: &Coordinator, event
         ),
     ]
     .into();
-    let guide = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/consumers.md");
-    let guide = fs::read_to_string(guide).unwrap();
-    let blocks = tested_blocks(&guide);
-    assert_eq!(
-        blocks.keys().copied().collect::<Vec<_>>(),
-        expected.keys().copied().collect::<Vec<_>>()
-    );
-    for (name, (language, text)) in blocks {
-        let text = text
-            .replace("kafka-1:9092", &broker.bootstrap())
-            .replace("wattle.home", PREFIX);
-        let mut command = match language {
+    let blocks = tested_blocks(&["sh", "python"], &broker.bootstrap(), Mirrored::PREFIX).unwrap();
+    assert!(blocks.keys().eq(expected.keys()), "{:?}", blocks.keys());
+    for (name, block) in &blocks {
+        let name = name.as_str();
+        let mut command = match block.language.as_str() {
             "sh" => Command::new("bash"),
-            "python" => Command::new(python()),
-            other => panic!("{name}: {other}"),
+            _ => Command::new(python()),
         };
         let path = std::env::var("PATH").unwrap();
         let ours = binary("wattle").unwrap();
@@ -249,8 +239,8 @@ fn the_guide_does_what_it_says(broker: &Broker, coordinator: &Coordinator, event
             "PATH",
             format!("{}:{path}", ours.parent().unwrap().display()),
         );
-        let script = coordinator.directory.path().join(name);
-        fs::write(&script, text).unwrap();
+        let script = coordinator.directory().join(name);
+        fs::write(&script, &block.text).unwrap();
         let said = String::from_utf8(output(command.arg(&script)).unwrap().stdout).unwrap();
         let count = format!("{} lines", said.lines().count());
         let last = said.lines().last().unwrap_or_default();
@@ -262,16 +252,20 @@ fn the_guide_does_what_it_says(broker: &Broker, coordinator: &Coordinator, event
     }
 }
 
-/// Name, language and text of each block behind a line `<!-- tested: NAME -->`.
-fn tested_blocks(guide: &str) -> BTreeMap<&str, (&str, &str)> {
-    let marks = guide.split("<!-- tested: ").skip(1);
-    let blocks = marks.map(|rest| {
-        let (name, rest) = rest.split_once(" -->\n```").unwrap();
-        let (language, rest) = rest.split_once('\n').unwrap();
-        let (text, _) = rest.split_once("\n```").unwrap();
-        (name, (language, text))
-    });
-    blocks.collect()
+fn every_metric_of_the_guide_is_there(broker: &Broker, coordinator: &Mirrored) {
+    let blocks = tested_blocks(&["promql"], &broker.bootstrap(), Mirrored::PREFIX).unwrap();
+    let words = blocks["grafana-panels"]
+        .text
+        .split(|letter: char| !letter.is_ascii_alphanumeric() && letter != '_');
+    let named: BTreeSet<&str> = words.filter(|word| word.starts_with("wattle_")).collect();
+    assert!(!named.is_empty());
+    let metrics = coordinator.metrics().unwrap();
+    for name in named {
+        let there = metrics
+            .lines()
+            .any(|line| line.split([' ', '{']).next() == Some(name));
+        assert!(there, "no {name} in {metrics}");
+    }
 }
 
 /// The same of events as kcat shows them.
@@ -290,108 +284,6 @@ fn fold(events: &[Value], time: &str) -> BTreeMap<String, Value> {
     images
 }
 
-/// A coordinator with a network of its own, mirrored to the broker.
-struct Coordinator {
-    directory: TempDir,
-    address: String,
-    process: Child,
-}
-
-impl Coordinator {
-    fn start(broker: &Broker) -> Self {
-        let directory = tempfile::tempdir().unwrap();
-        let port = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
-        let address = port.local_addr().unwrap().to_string();
-        drop(port);
-        let config = directory.path().join("coordinator.toml");
-        let state = directory.path().join("state");
-        let section = format!(
-            "log = \"warn\"\n[kafka]\nbrokers = [\"{}\"]\n",
-            broker.bootstrap()
-        );
-        fs::write(&config, section).unwrap();
-        let program = binary("wattle-coordinator").unwrap();
-        let mut init = Command::new(&program);
-        output(
-            init.args(["init", "--network", "lab", "--listen", &address, "--state"])
-                .arg(&state),
-        )
-        .unwrap();
-        let process = Command::new("setpriv")
-            .args(["--pdeathsig", "KILL"])
-            .arg(&program)
-            .args(["serve", "--state"])
-            .arg(&state)
-            .arg("--config")
-            .arg(&config)
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap();
-        let coordinator = Self {
-            directory,
-            address,
-            process,
-        };
-        eventually("the coordinator answers", || {
-            coordinator.network().is_some()
-        });
-        coordinator
-    }
-
-    /// How the command line finds it.
-    fn options(&self) -> Vec<String> {
-        let state = self.directory.path().join("state").display().to_string();
-        [
-            "--coordinator",
-            &self.address,
-            "--coordinator-state",
-            &state,
-        ]
-        .map(str::to_owned)
-        .into()
-    }
-
-    /// Lets a fleet of nodes join and report.
-    fn grow(&self, arguments: &[&str]) {
-        let mut fleet = Command::new(binary("wattle-fleetgen").unwrap());
-        fleet
-            .args(arguments)
-            .arg("--coordinator")
-            .arg(binary("wattle-coordinator").unwrap());
-        output(
-            fleet
-                .arg("--state")
-                .arg(self.directory.path().join("state")),
-        )
-        .unwrap();
-    }
-
-    fn network(&self) -> Option<Value> {
-        let token = fs::read_to_string(self.directory.path().join("state/admin.token")).ok()?;
-        let bearer = format!("Authorization: Bearer {}", token.trim());
-        let answer = Command::new("curl")
-            .args(["-sk", "--max-time", "10", "-H", &bearer])
-            .arg(format!("https://{}/api/v1/network", self.address))
-            .output()
-            .unwrap();
-        serde_json::from_slice(&answer.stdout).ok()
-    }
-
-    fn is_mirrored(&self) {
-        eventually("everything is mirrored", || {
-            let network = self.network().unwrap_or_default();
-            network["last_seq"].is_u64() && network["last_seq"] == network["mirrored_seq"]
-        });
-    }
-}
-
-impl Drop for Coordinator {
-    fn drop(&mut self) {
-        let _gone = self.process.kill();
-        let _reaped = self.process.wait();
-    }
-}
-
 /// What a consumer in Python wants.
 fn python() -> &'static str {
     answer::python(
@@ -399,12 +291,4 @@ fn python() -> &'static str {
         "python3-confluent-kafka, python3-networkx",
     )
     .unwrap()
-}
-
-fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds() {
-        assert!(Instant::now() < deadline, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
 }

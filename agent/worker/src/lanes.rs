@@ -3,14 +3,14 @@
 
 use std::net::SocketAddr;
 
-use wattle_dataplane::{DropReason, TxBatch};
+use wattle_dataplane::{DropReason, Past, TxBatch};
 use wattle_link::Traffic;
 use wattle_model::{Carrier, Class, Endpoint, Instant, NodeId};
 use wattle_wire::control::{Control, Lanes};
 
 use crate::config::Place;
 use crate::handover::Passed;
-use crate::path::{Envelope, Hop, Past};
+use crate::path::{Envelope, Hop};
 use crate::peer::Kind;
 use crate::table::Slot;
 use crate::worker::Worker;

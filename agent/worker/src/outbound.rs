@@ -7,13 +7,15 @@ use wattle_dataplane::segment::{
     SuperPacket, checksum_state, complete_checksum, complete_partial_checksum,
 };
 use wattle_dataplane::vnet::Gso;
-use wattle_dataplane::{DropReason, Marking, Packet, TunBatch, TxBatch, VnetHeader, flow};
+use wattle_dataplane::{
+    Choice, DropReason, Marking, Packet, Past, TunBatch, TxBatch, VnetHeader, flow,
+};
 use wattle_link::Traffic;
 use wattle_model::{Carrier, Checksum, Endpoint, Instant};
 use wattle_tunnel::{CHANNEL_HEADER, DATA_OVERHEAD, MIN_BUFFER};
 use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS};
 
-use crate::path::{Choice, Envelope, Hop, Past};
+use crate::path::{Envelope, Hop};
 use crate::peer::Kind;
 use crate::relay::marking;
 use crate::table::Slot;
@@ -207,7 +209,7 @@ impl Worker {
         marking: Marking,
     ) -> Result<Way, Refused> {
         let course = (marking.class, flow);
-        match self.lingering(now, destination, course, Envelope::Shortest, None) {
+        match self.lingering(now, destination, course, Envelope::Shortest, Past::NONE) {
             Some(hop) => Ok(self.way_over(hop, destination, flow, marking)),
             None => self.way(destination, flow, marking),
         }
@@ -242,7 +244,7 @@ impl Worker {
             precedence_weight,
             flow,
             lane: 0,
-            detours: u8::from(hop.choice == Choice::Backup),
+            detours: hop.choice.detours(),
             waypoints: hop.waypoints,
         }
     }

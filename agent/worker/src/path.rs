@@ -1,10 +1,11 @@
-//! Choosing the link for a packet: the one its flow stays on, the path's link for its flow, another of the path, the backup,
-//! the direct link.
+//! Choosing the link for a packet: the one its flow stays on, else the first that [`onward`] allows of those that lead on.
 //!
 //! A suspect link is passed over at once, without asking anybody; that is the whole of fast healing on this side.
 
-use wattle_dataplane::{Backup, DropReason, Path};
-use wattle_model::{Carrier, Class, Endpoint, Instant, LinkId, LinkState, MAX_DETOURS, NodeIndex};
+use std::iter;
+
+use wattle_dataplane::{Candidate, Choice, DropReason, Past, Path, onward};
+use wattle_model::{Carrier, Class, Endpoint, Instant, LinkId, LinkState, NodeIndex};
 use wattle_wire::frame::Waypoints;
 
 use crate::flowlets::Flow;
@@ -24,32 +25,36 @@ pub(crate) struct Hop {
     pub(crate) choice: Choice,
 }
 
-/// Why a packet goes over a link.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Choice {
-    /// Its flow does, or it was told to.
-    First,
-    /// That one is not up; another one of the path, or a link straight there, is.
-    Other,
-    /// None of the path's takes the packet: a detour begins.
-    Backup,
+/// A link that datagrams can be sent over, whatever they are.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Exit {
+    /// The neighbour at its other end.
+    pub(crate) next: Slot,
+    pub(crate) carrier: Carrier,
+    pub(crate) endpoint: Endpoint,
 }
 
-/// What lies behind a packet and bears on where it may go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Past {
-    /// The node that it came from and may not go back to, unless a waypoint says so.
-    pub(crate) avoid: Option<Slot>,
-    /// Detours that it began.
-    pub(crate) detours: u8,
-}
+impl Exit {
+    /// The hop over it of a packet that has nothing to pass but what it already has.
+    pub(crate) fn plain(self) -> Hop {
+        self.hop(Choice::First, Waypoints::NONE)
+    }
 
-impl Past {
-    /// A packet's that begins here.
-    pub(crate) const NONE: Self = Self {
-        avoid: None,
-        detours: 0,
-    };
+    /// The hop over it of a packet that goes there for a reason.
+    pub(crate) fn hop(self, choice: Choice, waypoints: Waypoints) -> Hop {
+        let Self {
+            next,
+            carrier,
+            endpoint,
+        } = self;
+        Hop {
+            next,
+            carrier,
+            endpoint,
+            waypoints,
+            choice,
+        }
+    }
 }
 
 /// How the packet travels to the neighbour.
@@ -61,6 +66,9 @@ pub(crate) enum Envelope {
     Frame,
 }
 
+/// What a link is for a packet: the neighbour at its other end, and the way there or what it lacks.
+type Offer = (Slot, Result<Exit, DropReason>);
+
 impl Worker {
     /// The next hop towards `target`.
     pub(crate) fn hop(
@@ -68,40 +76,23 @@ impl Worker {
         target: Slot,
         (class, flow): (Class, u32),
         envelope: Envelope,
-        past: Past,
+        past: Past<Slot>,
     ) -> Result<Hop, DropReason> {
-        let mut reason = DropReason::NoPath;
         let ways = &self.table[target].ways;
         // Relays that do not forward come last.
         let left = [false, true];
         let passes = left.into_iter().take(1 + usize::from(ways.has_left()));
-        let passes = passes.flat_map(|left| [(left, LinkState::Up), (left, LinkState::Suspect)]);
-        for (left, state) in passes {
-            for (choice, link, waypoints) in self.links_towards(target, class, flow) {
-                if left != self.is_left(target, class, link) {
-                    continue;
-                }
-                // A detour that begins where the packet came from is no return: its waypoint leads on.
-                let avoid = past.avoid.filter(|_| waypoints.next().is_none());
-                match self.hop_over(link, target, state, envelope, avoid) {
-                    Ok(_) if choice == Choice::Backup && past.detours >= MAX_DETOURS => {
-                        reason = DropReason::DetourLimit;
-                    }
-                    Ok(hop) => {
-                        return Ok(Hop {
-                            waypoints,
-                            choice,
-                            ..hop
-                        });
-                    }
-                    Err(_) if reason == DropReason::DetourLimit => {}
-                    Err(Unfit::Returns) => reason = DropReason::FrameReturned,
-                    Err(Unfit::NoKey) => reason = DropReason::NoLinkKey,
-                    Err(Unfit::Unusable) => {}
-                }
-            }
-        }
-        Err(reason)
+        let passes = passes.flat_map(|left| onward::USABLE.map(|state| (left, state)));
+        let candidates = || self.links_towards(target, class, flow);
+        let offer = |(left, state): (bool, LinkState), link| match left
+            == self.is_left(target, class, link)
+        {
+            true => self.offer(link, state, target, envelope),
+            false => None,
+        };
+        let (chosen, exit) = past.choose(passes, candidates, offer)?;
+        let waypoints = Waypoints::of(chosen.waypoints.iter().copied());
+        Ok(exit.hop(chosen.choice, waypoints))
     }
 
     /// The next hop of a flow that stays where it was before the last change, while the link there is up and leads on.
@@ -111,7 +102,7 @@ impl Worker {
         target: Slot,
         (class, flow): (Class, u32),
         envelope: Envelope,
-        avoid: Option<Slot>,
+        past: Past<Slot>,
     ) -> Option<Hop> {
         if !self.flowlets.may_linger(now) {
             return None;
@@ -128,32 +119,30 @@ impl Worker {
             Some(self.table[next].entry.id)
         };
         let link = self.flowlets.link(now, flow, path, via)?;
-        let hop = match self.is_left(target, class, link) {
+        let stays = || iter::once(Candidate::<_, NodeIndex>::plain(Choice::First, link));
+        let offer = |state, link| self.offer(link, state, target, envelope);
+        let chosen = match self.is_left(target, class, link) {
             true => None,
-            false => self
-                .hop_over(link, target, LinkState::Up, envelope, avoid)
-                .ok(),
+            false => past.choose([LinkState::Up], stays, offer).ok(),
         };
-        if hop.is_none() {
+        if chosen.is_none() {
             self.flowlets.settle(now, &flow);
         }
-        hop
+        chosen.map(|(_, exit)| exit.plain())
     }
 
-    /// The hop to a neighbour over the first of its links that is up, for what may not go over anybody else.
-    pub(crate) fn hop_straight(&self, next: Slot, waypoints: Waypoints) -> Option<Hop> {
+    /// The first of the links to a neighbour that is up and takes frames, for what may not go over anybody else.
+    pub(crate) fn straight(&self, next: Slot) -> Option<Exit> {
         let peer = &self.table[next];
         let mut up = peer
             .ports
             .iter()
             .filter(|(_, port)| port.link.state() == LinkState::Up && port.endpoint.is_some());
         let (carrier, port) = up.next().filter(|_| peer.keys.can_seal())?;
-        Some(Hop {
+        Some(Exit {
             next,
             carrier,
             endpoint: port.endpoint?,
-            waypoints,
-            choice: Choice::First,
         })
     }
 
@@ -172,89 +161,55 @@ impl Worker {
         target: Slot,
         class: Class,
         flow: u32,
-    ) -> impl Iterator<Item = (Choice, LinkId, Waypoints)> {
+    ) -> impl Iterator<Item = Candidate<'_, LinkId, NodeIndex>> {
         let peer = &self.table[target];
         let path = self.forwarding.path(class, peer.entry.id);
         let picked = path.and_then(|path| path.pick(own_share(flow, self.own_index)));
-        let others = path
+        let next = path
             .into_iter()
             .flat_map(Path::next_links)
             .map(|next| next.link);
+        let neighbour = |link| self.table.by_link(link).map(|(slot, _)| slot);
         let backup = path.and_then(|path| Some((path, path.backup()?)));
-        let backup = backup.into_iter().map(|(path, backup)| {
-            let waypoints = Waypoints::of(backup.waypoints.iter().copied());
-            let choice = match self.is_parallel(path, backup) {
-                true => Choice::Other,
-                false => Choice::Backup,
-            };
-            (choice, backup.link, waypoints)
+        let backup = backup.into_iter().filter_map(move |(path, backup)| {
+            let next = path.next_links().iter();
+            let next = next.filter_map(|next| neighbour(next.link));
+            let over = neighbour(backup.link)?;
+            let (link, waypoints) = (backup.link, backup.waypoints.as_slice());
+            Some(Candidate::backup(link, waypoints, over, next))
         });
         let direct = Carrier::ALL
             .into_iter()
             .filter_map(|carrier| peer.port(carrier))
             .map(|port| port.id);
-        let plain = |choice| move |link| (choice, link, Waypoints::NONE);
-        let others = others.filter(move |link| Some(*link) != picked);
-        picked
-            .into_iter()
-            .map(plain(Choice::First))
-            .chain(others.map(plain(Choice::Other)))
-            .chain(backup)
-            .chain(direct.map(plain(Choice::Other)))
+        onward::candidates(picked, next, backup, direct)
     }
 
-    /// Whether a backup is another link to a next hop: no detour, the packet comes as near as over the first one.
-    fn is_parallel(&self, path: &Path, backup: &Backup) -> bool {
-        let neighbour = |link| self.table.by_link(link).map(|(slot, _)| slot);
-        let over = neighbour(backup.link);
-        backup.waypoints.is_empty()
-            && over.is_some()
-            && path
-                .next_links()
-                .iter()
-                .any(|next| neighbour(next.link) == over)
-    }
-
-    fn hop_over(
+    /// What a link in this state is for a packet; nothing while it is in another.
+    fn offer(
         &self,
         link: LinkId,
-        target: Slot,
         state: LinkState,
+        target: Slot,
         envelope: Envelope,
-        avoid: Option<Slot>,
-    ) -> Result<Hop, Unfit> {
-        let (next, carrier) = self.table.by_link(link).ok_or(Unfit::Unusable)?;
+    ) -> Option<Offer> {
+        let (next, carrier) = self.table.by_link(link)?;
         let peer = &self.table[next];
         let port = peer
             .port(carrier)
-            .filter(|port| port.link.state() == state)
-            .ok_or(Unfit::Unusable)?;
-        let endpoint = port.endpoint.ok_or(Unfit::Unusable)?;
-        if avoid == Some(next) {
-            return Err(Unfit::Returns);
-        }
-        let framed = envelope == Envelope::Frame || next != target;
-        if framed && !peer.keys.can_seal() {
-            return Err(Unfit::NoKey);
-        }
-        Ok(Hop {
+            .filter(|port| port.link.state() == state)?;
+        let exit = Exit {
             next,
             carrier,
-            endpoint,
-            waypoints: Waypoints::NONE,
-            choice: Choice::First,
-        })
+            endpoint: port.endpoint?,
+        };
+        let framed = envelope == Envelope::Frame || next != target;
+        let takes = match framed && !peer.keys.can_seal() {
+            true => Err(DropReason::NoLinkKey),
+            false => Ok(exit),
+        };
+        Some((next, takes))
     }
-}
-
-/// Why a link is not taken.
-enum Unfit {
-    /// It is not in the state that is looked for, or unknown.
-    Unusable,
-    /// It leads back to where the packet came from.
-    Returns,
-    /// Its neighbour has acknowledged no link key.
-    NoKey,
 }
 
 /// The flow's hash as this node shares by it: if all relays cut the same hash alike, the flows that reach one of them would

@@ -1,13 +1,13 @@
 //! Relay frames of others: open the header, look up, re-seal, forward. The payload is not looked at.
 
-use wattle_dataplane::{DropReason, Marking, TunBatch, TxBatch};
+use wattle_dataplane::{Choice, DropReason, Marking, Past, TunBatch, TxBatch};
 use wattle_model::{Endpoint, Instant};
 use wattle_tunnel::FrameRefusal;
-use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS, Waypoints};
+use wattle_wire::frame::{HEADER_LENGTH, Header, MAX_HOPS};
 
 use crate::Transit;
 use crate::inbound::{Arrival, Relayed};
-use crate::path::{Choice, Envelope, Past};
+use crate::path::{Envelope, Exit};
 use crate::run::{Course, Onward};
 use crate::table::Slot;
 use crate::worker::Worker;
@@ -86,7 +86,7 @@ impl Worker {
         let Onward { hop, waypoints } = self.onward(now, from, &header)?;
         let header = Header {
             hop_limit,
-            detours: header.detours + u8::from(hop.choice == Choice::Backup),
+            detours: header.detours + hop.choice.detours(),
             waypoints,
             ..header
         };
@@ -127,11 +127,14 @@ impl Worker {
         if self.config.transit == Transit::Refuse {
             return Err(DropReason::TransitRefused);
         }
+        let came = Past {
+            avoid: Some(from),
+            detours: header.detours,
+        };
         let next = header.waypoints.next();
-        let is_stop = next.is_some_and(|stop| stop.node == self.own_index);
-        let left = match is_stop {
-            true => header.waypoints.reached(),
-            false => header.waypoints,
+        let (past, left) = match next.is_some_and(|stop| stop.node == self.own_index) {
+            true => (came.at_waypoint(), header.waypoints.reached()),
+            false => (came, header.waypoints),
         };
         let stop = left.next();
         let target = match stop {
@@ -140,20 +143,14 @@ impl Worker {
         };
         let target = target.ok_or(DropReason::FrameUnknownNode)?;
         let straight = match stop {
-            Some(stop) if stop.direct => self.hop_straight(target, Waypoints::NONE),
+            Some(stop) if stop.direct => self.straight(target).map(Exit::plain),
             _ => None,
         };
-        // Never back to where it came from, unless a waypoint is here.
-        let avoid = (!is_stop).then_some(from);
-        let lingering =
-            || self.lingering(now, target, (class, header.flow), Envelope::Frame, avoid);
+        let flow = (class, header.flow);
+        let lingering = || self.lingering(now, target, flow, Envelope::Frame, past);
         let hop = match straight.or_else(lingering) {
             Some(hop) => hop,
-            None => {
-                let detours = header.detours;
-                let past = Past { avoid, detours };
-                self.hop(target, (class, header.flow), Envelope::Frame, past)?
-            }
+            None => self.hop(target, flow, Envelope::Frame, past)?,
         };
         let waypoints = hop.waypoints.before(&left);
         let onward = Onward { hop, waypoints };

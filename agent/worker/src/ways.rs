@@ -4,7 +4,7 @@
 //! A relay may answer every probe of its links and still lose what it is given to pass on. Only the far end can tell, so
 //! it is asked as long as packets go there; a relay over which no answer comes is left for the other ways that there are.
 
-use wattle_dataplane::{Marking, TxBatch};
+use wattle_dataplane::{Choice, Marking, TxBatch};
 use wattle_model::{Class, Instant, Micros, NodeId};
 use wattle_wire::control::{self, Control};
 use wattle_wire::frame::Waypoints;
@@ -12,7 +12,7 @@ use wattle_wire::frame::Waypoints;
 use crate::Event;
 use crate::inbound::{Arrival, flow_of};
 use crate::outbound::Way;
-use crate::path::{Choice, Hop};
+use crate::path::{Exit, Hop};
 use crate::table::Slot;
 use crate::worker::Worker;
 
@@ -274,12 +274,11 @@ impl Worker {
         }
         for question in questions {
             let via = self.table.by_id(question.via);
-            let Some(hop) = via.and_then(|via| self.hop_straight(via, question.waypoints)) else {
+            let Some(exit) = via.and_then(|via| self.straight(via)) else {
                 continue;
             };
             // A question has begun as many detours as the packets that it stands for.
-            let choice = question.choice;
-            let hop = Hop { choice, ..hop };
+            let hop = exit.hop(question.choice, question.waypoints);
             let message = Control::SizeProbe {
                 number: question.number,
             };
@@ -297,17 +296,16 @@ impl Worker {
         tx: &mut TxBatch,
     ) {
         let back = self.table.by_endpoint(arrival.from);
-        let hop = back.map(|next| Hop {
+        let exit = back.map(|next| Exit {
             next,
             carrier: arrival.from.carrier(),
             endpoint: arrival.from,
-            waypoints: Waypoints::NONE,
-            choice: Choice::First,
         });
-        match hop.filter(|_| arrival.relayed.is_some()) {
-            Some(hop) => {
+        match exit.filter(|_| arrival.relayed.is_some()) {
+            Some(exit) => {
                 let message = Control::SizeProbeReply { number };
-                self.send_over(now, slot, (Class::Latency, hop), &message, tx);
+                let over = (Class::Latency, exit.plain());
+                self.send_over(now, slot, over, &message, tx);
             }
             None => self.answer_size(now, slot, number, tx),
         }

@@ -1,15 +1,15 @@
 //! What becomes of packets right after a failure: only those beside it know, everybody else still sends as before.
 //!
-//! The rules are the data plane's: the next hops of the route, then its backup, then a direct link; never back to where a packet
-//! came from unless a waypoint is there or a detour begins there; nobody begins another detour with a packet that has begun
-//! [`MAX_DETOURS`]. All choices among next hops are followed, since any flow may take any of them.
+//! The rule is the data plane's, [`onward`], in a network where what is left is up. All choices among next hops are followed,
+//! since any flow may take any of them.
 
 use std::cmp::Reverse;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
+use wattle_dataplane::{Candidate, Past, onward};
 use wattle_model::waypoint::before;
-use wattle_model::{MAX_DETOURS, NodeId};
+use wattle_model::{NodeId, Waypoint};
 use wattle_routing::Routes;
 use wattle_routing::graph::{Graph, Vertex};
 
@@ -84,13 +84,12 @@ pub struct Packets<'a> {
 /// The worst that may happen: a fate, and of packets that arrive the most links.
 type Worst = (Fate, Reverse<usize>);
 
-/// A packet at a node: where it came from, what it is to pass, how many detours it has begun.
+/// A packet at a node: what lies behind it, and what it is to pass.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 struct Place {
     at: Vertex,
-    from: Option<Vertex>,
+    past: Past<Vertex>,
     stops: Detour,
-    detours: u8,
 }
 
 impl<'a> Packets<'a> {
@@ -112,9 +111,8 @@ impl<'a> Packets<'a> {
     fn begin(&mut self, at: Vertex) -> Worst {
         self.follow(Place {
             at,
-            from: None,
+            past: Past::NONE,
             stops: Detour::new(),
-            detours: 0,
         })
     }
 
@@ -125,8 +123,7 @@ impl<'a> Packets<'a> {
         let own = self.left.node(place.at);
         if place.stops.first().is_some_and(|stop| stop.node == own) {
             place.stops.remove(0);
-            // A waypoint may send it back.
-            place.from = None;
+            place.past = place.past.at_waypoint();
         }
         match self.known.get(&place) {
             Some(Some(worst)) => return *worst,
@@ -147,47 +144,46 @@ impl<'a> Packets<'a> {
     }
 
     /// Where flows at this place may go next.
-    fn onward(&self, place: &Place) -> Vec<Place> {
+    fn onward(&self, place: &Place) -> BTreeSet<Place> {
         let stop = place.stops.first();
         let target = stop.map_or(self.left.node(self.destination), |stop| stop.node);
-        let avoid = place.from;
         let works = |to: &Vertex| self.left.cost(place.at, *to).is_finite();
-        let is_fit = |to: &Vertex| works(to) && Some(*to) != avoid;
         let vertex = |node: NodeId| self.left.vertex(node);
-        let route = self.routes[place.at.0 as usize].routes.get(&target);
-        let next = route.into_iter().flat_map(|route| &route.next);
-        let fit: Vec<Vertex> = next
-            .filter_map(|next| vertex(next.neighbour))
-            .filter(is_fit)
-            .collect();
-        let go = |to: Vertex| Place {
+        let go = |to: Vertex, detour: &[Waypoint<NodeId>], detours: u8| Place {
             at: to,
-            from: Some(place.at),
-            ..place.clone()
+            past: Past {
+                avoid: Some(place.at),
+                detours: place.past.detours + detours,
+            },
+            stops: before(detour, &place.stops).collect(),
         };
         if let Some(stop) = stop.filter(|stop| stop.direct)
             && let Some(to) = vertex(stop.node).filter(works)
         {
-            return vec![go(to)];
+            return BTreeSet::from([go(to, &[], 0)]);
         }
-        if !fit.is_empty() {
-            return fit.into_iter().map(go).collect();
-        }
+        let route = self.routes[place.at.0 as usize].routes.get(&target);
+        let next = route.into_iter().flat_map(|route| &route.next);
+        let next: Vec<Vertex> = next.filter_map(|next| vertex(next.neighbour)).collect();
         let backup = route.and_then(|route| route.backup.as_ref());
-        let backup = backup.filter(|_| place.detours < MAX_DETOURS);
         let backup = backup.and_then(|backup| {
-            let to = vertex(backup.neighbour).filter(works)?;
-            if backup.waypoints.is_empty() && Some(to) == avoid {
-                return None;
-            }
-            Some(Place {
-                stops: before(&backup.waypoints, &place.stops).collect(),
-                detours: place.detours + 1,
-                ..go(to)
-            })
+            let over = vertex(backup.neighbour)?;
+            let beside = next.iter().copied();
+            Some(Candidate::backup(over, &backup.waypoints, over, beside))
         });
-        let direct = vertex(target).filter(is_fit).map(go);
-        backup.or(direct).into_iter().collect()
+        let links = |picked| {
+            let next = next.iter().copied();
+            onward::candidates(picked, next, backup, vertex(target))
+        };
+        // A link is known by the neighbour at its other end.
+        let offer = |(), to: Vertex| works(&to).then_some((to, Ok(())));
+        let flows = next.iter().copied().map(Some);
+        let flows = flows.chain(next.is_empty().then_some(None));
+        let taken = flows.filter_map(|picked| {
+            let (taken, ()) = place.past.choose([()], || links(picked), offer).ok()?;
+            Some(go(taken.link, taken.waypoints, taken.choice.detours()))
+        });
+        taken.collect()
     }
 }
 

@@ -1,10 +1,12 @@
-//! A packet's way through the fleet at one moment, as the data planes would take it: next hop, else backup.
+//! A packet's way through the fleet at one moment, as the data planes would take it.
 //!
-//! A stand-in for the worker: it obeys routes and links' states, and cuts eat its packets. It takes no time.
+//! A stand-in for the worker, with its rule ([`onward`]): it obeys routes and links' states, and cuts eat its packets. All its
+//! packets are of one flow, the first next hop's, and they take no time.
 
+use wattle_dataplane::{Candidate, Past, onward};
 use wattle_model::waypoint::before;
-use wattle_model::{LinkState, MAX_DETOURS, NodeId, Waypoint};
-use wattle_routing::{Backup, NextHop};
+use wattle_model::{LinkId, LinkState, NodeId, Waypoint};
+use wattle_routing::NextHop;
 use wattle_wire::frame::MAX_HOPS;
 
 use crate::fleet::{Fleet, NodeNumber};
@@ -30,15 +32,10 @@ pub(crate) type Detour = Vec<Waypoint<NodeId>>;
 /// Where a packet goes on.
 struct Onward {
     edge: EdgeNumber,
-    /// The detour that begins here, if one does.
-    detour: Option<Detour>,
-}
-
-impl Onward {
-    const fn over(edge: EdgeNumber) -> Self {
-        let detour = None;
-        Self { edge, detour }
-    }
+    /// The waypoints of the detour that begins here.
+    detour: Detour,
+    /// How many detours begin here.
+    detours: u8,
 }
 
 impl Fleet {
@@ -46,104 +43,96 @@ impl Fleet {
     pub fn packet(&self, from: NodeNumber, to: NodeNumber) -> Fate {
         let mut trail = vec![from];
         let mut waypoints = Detour::new();
-        let mut detours = 0;
+        let mut past = Past::NONE;
         while let Some(&at) = trail.last()
             && at != to
         {
-            let came_from = trail.iter().rev().nth(1).copied();
             let own = self.nodes[at.0].id;
-            let is_stop = waypoints.first().is_some_and(|stop| stop.node == own);
-            if is_stop {
+            if waypoints.first().is_some_and(|stop| stop.node == own) {
                 waypoints.remove(0);
+                past = past.at_waypoint();
             }
             let stop = waypoints.first().copied();
-            // Never back to where it came from, unless a waypoint is here.
-            let came_from = came_from.filter(|_| !is_stop);
             let target = stop.map_or(self.nodes[to.0].id, |stop| stop.node);
             let straight = stop.and_then(|stop| self.straight(at, stop));
-            let chosen = straight.or_else(|| self.choose(at, target, came_from));
-            let chosen = chosen.filter(|onward| onward.detour.is_none() || detours < MAX_DETOURS);
-            let Some(onward) = chosen else {
+            let Some(onward) = straight.or_else(|| self.choose(at, target, past)) else {
                 return Fate::Lost(at);
             };
-            if let Some(detour) = onward.detour {
-                waypoints = before(&detour, &waypoints).collect();
-                detours += 1;
-            }
+            waypoints = before(&onward.detour, &waypoints).collect();
+            past = Past {
+                avoid: Some(at),
+                detours: past.detours + onward.detours,
+            };
             let edge = &self.network.edges[onward.edge.0];
-            let direction = usize::from(edge.ends[1] == at);
-            if edge.cut[direction] {
+            if edge.cut[usize::from(edge.ends[1] == at)] {
                 return Fate::Lost(at);
             }
             if trail.len() > MOST_LINKS {
                 return Fate::Circled;
             }
-            trail.push(edge.ends[1 - direction]);
+            trail.push(self.other_end(at, onward.edge));
         }
         Fate::Arrived(trail)
     }
 
     /// The link to a waypoint that is to be reached over it.
     fn straight(&self, at: NodeNumber, stop: Waypoint<NodeId>) -> Option<Onward> {
-        let process = self.nodes[at.0].process.as_ref().filter(|_| stop.direct)?;
-        let mut links = process.links.iter();
-        links
-            .find(|(edge, link)| {
-                let ends = self.network.edges[edge.0].ends;
-                let leads = ends.iter().any(|end| self.nodes[end.0].id == stop.node);
-                leads && link.state() == LinkState::Up
-            })
-            .map(|(edge, _)| Onward::over(*edge))
+        let mut links = self.links_to(at, stop.node).filter(|_| stop.direct);
+        let edge = links.find(|edge| self.state(at, *edge) == Some(LinkState::Up))?;
+        Some(Onward {
+            edge,
+            detour: Detour::new(),
+            detours: 0,
+        })
     }
 
-    fn choose(
-        &self,
-        at: NodeNumber,
-        target: NodeId,
-        came_from: Option<NodeNumber>,
-    ) -> Option<Onward> {
+    fn choose(&self, at: NodeNumber, target: NodeId, past: Past<NodeNumber>) -> Option<Onward> {
         let process = self.nodes[at.0].process.as_ref()?;
-        let route = process.router.routes().routes.get(&target)?;
-        let back = came_from.map(|number| self.nodes[number.0].id);
-        let is_up = |edge: &EdgeNumber| {
-            process
-                .links
-                .get(edge)
-                .is_some_and(|link| link.state() == LinkState::Up)
+        let route = process.router.routes().routes.get(&target);
+        let next = route.map_or(&[][..], |route| &route.next);
+        let edges = || next.iter().map(|next: &NextHop| edge(next.link));
+        let backup = route.and_then(|route| route.backup.as_ref());
+        let backup = backup.map(|backup| {
+            let over = edge(backup.link);
+            let beside = edges().map(|edge| self.other_end(at, edge));
+            let neighbour = self.other_end(at, over);
+            Candidate::backup(over, &backup.waypoints, neighbour, beside)
+        });
+        let links = || {
+            let direct = self.links_to(at, target);
+            onward::candidates(edges().next(), edges(), backup, direct)
         };
-        let next = route
-            .next
-            .iter()
-            .filter(|next| Some(next.neighbour) != back)
-            .map(NextHop::edge)
-            .find(&is_up);
-        let backup = || {
-            let backup = route
-                .backup
-                .as_ref()
-                .filter(|backup| Some(backup.neighbour) != back || !backup.waypoints.is_empty())?;
-            is_up(&backup.edge()).then(|| Onward {
-                edge: backup.edge(),
-                detour: Some(backup.waypoints.clone()),
-            })
+        let offer = |state, edge| {
+            let is_so = self.state(at, edge) == Some(state);
+            is_so.then(|| (self.other_end(at, edge), Ok(())))
         };
-        next.map(Onward::over).or_else(backup)
+        let (taken, ()) = past.choose(onward::USABLE, links, offer).ok()?;
+        Some(Onward {
+            edge: taken.link,
+            detour: taken.waypoints.to_vec(),
+            detours: taken.choice.detours(),
+        })
+    }
+
+    /// The links of a node that lead straight to another.
+    fn links_to(&self, at: NodeNumber, to: NodeId) -> impl Iterator<Item = EdgeNumber> {
+        let process = self.nodes[at.0].process.iter();
+        let edges = process.flat_map(|process| process.links.keys().copied());
+        edges.filter(move |edge| self.nodes[self.other_end(at, *edge).0].id == to)
+    }
+
+    fn state(&self, at: NodeNumber, edge: EdgeNumber) -> Option<LinkState> {
+        let process = self.nodes[at.0].process.as_ref()?;
+        Some(process.links.get(&edge)?.state())
+    }
+
+    fn other_end(&self, at: NodeNumber, edge: EdgeNumber) -> NodeNumber {
+        let [one, other] = self.network.edges[edge.0].ends;
+        if one == at { other } else { one }
     }
 }
 
 /// The fleet numbers links as it numbers edges.
-trait OverEdge {
-    fn edge(&self) -> EdgeNumber;
-}
-
-impl OverEdge for NextHop {
-    fn edge(&self) -> EdgeNumber {
-        EdgeNumber(self.link.0 as usize)
-    }
-}
-
-impl OverEdge for Backup {
-    fn edge(&self) -> EdgeNumber {
-        EdgeNumber(self.link.0 as usize)
-    }
+const fn edge(link: LinkId) -> EdgeNumber {
+    EdgeNumber(link.0 as usize)
 }

@@ -417,6 +417,54 @@ fn backups_that_lead_to_each_other_do_not_hand_a_frame_round_until_its_hop_limit
 }
 
 #[test]
+fn a_question_about_a_way_has_begun_as_many_detours_as_the_packets_that_it_stands_for() {
+    // 0 to 3 send to 5 over 6, with a backup over the next one of a chain: where four links to 6 fail, packets of 0 end at 3.
+    let links = [(0, 1), (1, 2), (2, 3), (3, 4), (4, 5), (5, 6)];
+    let over = [(0, 6), (1, 6), (2, 6), (3, 6)];
+    for (failed, arrives) in [(3, true), (4, false)] {
+        let mut net = Net::new(Protection::NULL, 7, &[&links[..], &over].concat());
+        net.run(Micros::from_secs(2));
+        net.route(4, &[(5, 5), (0, 3)]);
+        net.route(5, &[(0, 4)]);
+        net.route(6, &[(5, 5)]);
+        for (node, over) in over {
+            let next = NextLink {
+                link: net.link(node, over),
+                weight: 1,
+            };
+            let backup = Backup {
+                link: net.link(node, node + 1),
+                waypoints: Vec::new(),
+            };
+            let there = (net.id(5), Path::new(vec![next], Some(backup), 2));
+            let back = node.checked_sub(1);
+            let back = back.map(|over| (net.id(0), Path::single(net.link(node, over))));
+            let paths: Vec<_> = [there].into_iter().chain(back).collect();
+            net.set_forwarding(node, Forwarding::new([net.prefix(5)], paths));
+        }
+        let stream = |net: &mut Net, packets| {
+            for _ in 0..packets {
+                net.send(0, &packet(0, 5, b"x"));
+                net.run(Micros::from_millis(10));
+            }
+        };
+        stream(&mut net, 100);
+        let (cut, _) = over.split_at(failed);
+        cut.iter().for_each(|(node, over)| net.cut(*node, *over));
+        net.run(Micros::from_secs(5));
+        net.watch();
+        stream(&mut net, 300);
+        // Packets, and questions whether these arrive.
+        let come = |to: &Endpoint, bytes: &[u8]| *to == address(5).into() && bytes[0] == FRAME_TYPE;
+        let come = net.seen().filter(|(to, bytes)| come(to, bytes)).count();
+        match arrives {
+            true => assert!(come > 300, "{come} come"),
+            false => assert_eq!(come, 0),
+        }
+    }
+}
+
+#[test]
 fn a_spoofed_source_is_dropped_on_both_sides_and_counted() {
     for cipher in ALL {
         let mut net = chain(cipher);

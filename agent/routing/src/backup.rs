@@ -112,6 +112,8 @@ struct Known {
     primary: Vertex,
     demand: Demand,
     detour: Detour,
+    /// What the shortest way clear of what failed cost: no detour could cost less.
+    least: Cost,
 }
 
 /// Finds detours of one node in one graph; remembers what it found out on the way.
@@ -218,25 +220,30 @@ impl Search {
         let stops = self.stops(graph, primary, destination);
         let found = legs.iter().find_map(|leg| {
             let detour = self.over_fewest(leg, &stops)?;
-            Some((leg.demand, detour))
+            Some((leg, detour))
         });
-        let (demand, detour) = found?;
+        let (leg, detour) = found?;
         if graph.len() > EXHAUSTIVE {
             let known = Known {
                 primary,
-                demand,
+                demand: leg.demand,
                 detour,
+                least: self.least(leg),
             };
             self.found.0.insert(destination, known);
         }
         Some(detour)
     }
 
-    /// The detour that was found before, if it leads around as it did and nothing could survive more.
+    /// The detour that was found before, if it leads around as it did, nothing could survive more, and what kept it from being
+    /// cheaper is still there.
     fn kept(&mut self, leg: &Leg<'_>) -> Option<Detour> {
         let known = *self.found.0.get(&leg.destination)?;
         let is_most = leg.demand == Demand::Unnoticed || leg.destination == leg.primary;
         if !is_most || (known.primary, known.demand) != (leg.primary, leg.demand) {
+            return None;
+        }
+        if is_dearer(known.least, self.least(leg)) {
             return None;
         }
         let stops = known.detour.waypoints.iter().flatten();
@@ -257,6 +264,16 @@ impl Search {
         let detour = leg.detour(&rest, last.tree())?;
         let is_alike = detour.waypoints == known.detour.waypoints;
         (is_alike && !is_dearer(detour.cost, known.detour.cost)).then_some(detour)
+    }
+
+    /// What the shortest way clear of what fails costs.
+    fn least(&mut self, leg: &Leg<'_>) -> Cost {
+        let without = self.without(leg.graph, leg.primary);
+        let tree = match leg.demand.protection() {
+            Protection::Node => &without.node,
+            Protection::Link => &without.link,
+        };
+        tree.cost(leg.destination)
     }
 
     /// The best of the detours with the fewest waypoints, found from the destination backwards.

@@ -317,3 +317,109 @@ fn chunks<T: Copy>(items: BTreeSet<T>, most: usize) -> Vec<Vec<T>> {
     let items: Vec<T> = items.into_iter().collect();
     items.chunks(most).map(<[T]>::to_vec).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use wattle_model::{NetworkId, NodeId, SeqNo};
+    use wattle_wire::key::SecretKey;
+    use wattle_wire::record::{Body, NodeBody, RecordKind};
+
+    use super::*;
+
+    /// A database of so many records, and a neighbour 1 ms away that has none of them.
+    struct Story {
+        database: Lsdb,
+        adjacency: Adjacency,
+        now: Instant,
+    }
+
+    impl Story {
+        fn of(records: u64) -> Self {
+            let now = Instant(1_000_000_000);
+            let mut database = Lsdb::default();
+            for origin in 0..records {
+                database.insert(now, record(origin));
+            }
+            let rtt = Micros::from_millis(1);
+            let adjacency = Adjacency::new(now, LinkId(1), rtt, None);
+            Self {
+                database,
+                adjacency,
+                now,
+            }
+        }
+
+        fn owe(&mut self, origins: std::ops::Range<u64>) {
+            origins.for_each(|origin| self.adjacency.owe(key(origin)));
+        }
+
+        /// What is sent at once.
+        fn sent(&mut self) -> Vec<RecordId> {
+            let messages = self.adjacency.flush(self.now, &self.database);
+            let updates = messages.iter().filter_map(|message| match message {
+                Flood::Update(records) => Some(records.iter().map(RecordId::from)),
+                _ => None,
+            });
+            updates.flatten().collect()
+        }
+
+        /// How many records are sent at once in each of some rounds, all of which are acknowledged.
+        fn rounds(&mut self, rounds: usize) -> Vec<usize> {
+            let round = |_| {
+                let sent = self.sent();
+                self.now = self.now + Micros::from_millis(1);
+                for id in &sent {
+                    self.adjacency.has(self.now, *id, &self.database);
+                }
+                sent.len()
+            };
+            (0..rounds).map(round).collect()
+        }
+    }
+
+    fn key(origin: u64) -> RecordKey {
+        RecordKey {
+            origin: NodeId(origin),
+            kind: RecordKind::Node,
+            part: 0,
+        }
+    }
+
+    fn record(origin: u64) -> Record {
+        let body = Body::Node(NodeBody::default());
+        let signer = SecretKey::from_seed(&[1; 32]);
+        Record::sign(NetworkId(1), key(origin), SeqNo(1), 900, &body, &signer)
+    }
+
+    #[test]
+    fn a_neighbour_that_keeps_up_is_sent_ever_more_at_once_up_to_256_records() {
+        let mut story = Story::of(1_000);
+        story.owe(0..1_000);
+        assert_eq!(story.rounds(6), [64, 128, 256, 256, 256, 40]);
+    }
+
+    #[test]
+    fn a_window_that_is_never_full_stays_as_it_is() {
+        let mut story = Story::of(1_000);
+        for _ in 0..100 {
+            story.owe(0..63);
+            assert_eq!(story.rounds(1), [63]);
+        }
+        story.owe(0..1_000);
+        assert_eq!(story.rounds(1), [64]);
+    }
+
+    #[test]
+    fn a_missed_acknowledgement_halves_the_window_and_two_records_are_always_under_way() {
+        let mut story = Story::of(1_000);
+        story.owe(0..1_000);
+        assert_eq!(story.rounds(2), [64, 128]);
+        let unanswered = (0..9).map(|_| {
+            let sent = story.sent().len();
+            story.now = story.now + RESEND_MOST;
+            sent
+        });
+        let unanswered: Vec<_> = unanswered.collect();
+        assert_eq!(unanswered, [256, 256, 128, 64, 32, 16, 8, 4, 2]);
+    }
+}

@@ -234,6 +234,47 @@ fn in_a_large_network_a_detour_is_kept_until_it_is_clearly_dearer_or_leads_into_
     assert_eq!(Some(other), search_anew(&graph));
 }
 
+#[test]
+fn in_a_large_network_a_detour_that_was_made_without_a_bad_relay_is_taken_back_when_that_is_good_again()
+ {
+    // A ring, and the way 0 - 301 - 302 - 1 beside its link 0 - 1; that way has a lossy link, or a relay that is drained.
+    let nodes = (0..303).map(|node| (NodeId(node), Cost(0))).collect();
+    let around = (0..301).map(|node| ((node, (node + 1) % 301), 1_000));
+    let beside = [((0, 301), 400), ((301, 302), 400), ((1, 302), 400)];
+    let links = around.chain(beside);
+    let links = links.map(|((a, b), cost)| ((NodeId(a), NodeId(b)), Cost(cost)));
+    let good = Graph::new(&nodes, &links.collect());
+    let mut lossy = good.clone();
+    lossy
+        .set_cost(Vertex(301), Vertex(302), Cost(900_000))
+        .unwrap();
+    let mut drained = good.clone();
+    drained.set_transit(Vertex(302), Cost(10_000_000)).unwrap();
+    for mut bad in [lossy, drained] {
+        let again = |graph: &Graph, search: Search| {
+            let mut search = Search::new(Vertex(0)).knowing(search.into_found());
+            let detour = search.detour(graph, Vertex(1), Vertex(1));
+            (search, detour.unwrap())
+        };
+        let (search, first) = again(&bad, Search::new(Vertex(0)));
+        assert_eq!(first.neighbour, Vertex(300));
+        let anew = search.spent();
+        // What becomes cheaper elsewhere, or by little, begins no search.
+        bad.set_cost(Vertex(100), Vertex(101), Cost(500)).unwrap();
+        let (search, kept) = again(&bad, search);
+        assert_eq!(kept.waypoints, first.waypoints);
+        assert!(search.spent() < anew, "{} of {anew}", search.spent());
+        let (search, back) = again(&good, search);
+        assert_eq!(
+            (back.neighbour, Some(back)),
+            (Vertex(301), search_anew(&good))
+        );
+        let (search, kept) = again(&good, search);
+        assert_eq!(kept, back);
+        assert!(search.spent() < anew, "{} of {anew}", search.spent());
+    }
+}
+
 fn over(stops: &[Waypoint<Vertex>]) -> [Option<Waypoint<Vertex>>; MAX_WAYPOINTS] {
     std::array::from_fn(|at| stops.get(at).copied())
 }

@@ -525,7 +525,7 @@ pub struct ChangeReport {
     pub text: String,
     /// Why.
     pub cause: Option<String>,
-    /// How long after it began: with this node's first suspicion, or when another node said so by its own clock.
+    /// How long after it began: with the first suspicion of the node that told of it, by that one's clock, or when it told.
     pub latency_us: Option<u64>,
     /// The same on every node that tells of this.
     pub trace: Option<String>,

@@ -13,7 +13,7 @@ pub struct Event {
     pub time: UnixTime,
     /// Why.
     pub cause: Cause,
-    /// How long before it began: with this node's first suspicion, or when another node said so by its own clock.
+    /// How long before it began: with the first suspicion of the node that told of it, by that one's clock, or when it told.
     pub latency: Option<Micros>,
     /// What.
     pub what: Happening,

@@ -23,7 +23,7 @@ const VALIDITY_MOST: Micros = Micros::from_secs(23 * 3_600);
 /// How far the counter jumps at most over a number of a former life: small against the 32 bits of an epoch.
 const JUMP: u64 = 1 << 20;
 /// Bytes of links and number of prefixes that fit one record.
-const LINKS_LENGTH: usize = 987;
+const LINKS_LENGTH: usize = 986;
 const PREFIXES_PER_PART: usize = 45;
 /// Records of one kind and origin; others are refused, so a member cannot fill everybody's memory.
 pub(crate) const MAX_PARTS: u8 = 16;
@@ -36,10 +36,16 @@ pub(crate) struct Origin {
     next_seq: SeqNo,
     records: BTreeMap<(RecordKind, u8), Own>,
     /// Which record each link is in: it stays there, or one link more would rewrite all records after its own.
-    parts: BTreeMap<(NodeId, Carrier), u8>,
+    parts: BTreeMap<End, u8>,
     members: usize,
     rng: ChaCha8Rng,
 }
+
+/// A link by its other end.
+pub(crate) type End = (NodeId, Carrier);
+
+/// Links that were lost and whose loss others were not told yet, and when each was suspected first.
+pub(crate) type Lost = BTreeMap<End, Instant>;
 
 /// One of the records as it was last signed.
 struct Own {
@@ -84,28 +90,52 @@ impl Origin {
     }
 
     /// Says which links the node has; the records in which a link or a price is another.
-    pub(crate) fn links(&mut self, now: Instant, at: UnixTime, links: &[LinkEntry]) -> Vec<Record> {
-        let bodies = self
-            .distribute(links)
-            .into_iter()
-            .map(|links| Body::Links(LinksBody { at, links }))
-            .collect();
+    pub(crate) fn links(
+        &mut self,
+        now: Instant,
+        at: UnixTime,
+        links: &[LinkEntry],
+        lost: &Lost,
+    ) -> Vec<Record> {
+        let mut parts = self.distribute(links);
+        // One that is left empty says since when, too.
+        parts.resize_with(parts.len().max(self.said(RecordKind::Links)), Vec::new);
+        let bodies = (0..).zip(parts).map(|(part, links)| {
+            Body::Links(LinksBody {
+                at,
+                suspected: self.suspected(now, part, &links, lost),
+                links,
+            })
+        });
+        let bodies = bodies.collect();
         self.say(now, RecordKind::Links, bodies)
+    }
+
+    /// How long ago the first of the links that a part had and is to lose was suspected.
+    fn suspected(&self, now: Instant, part: u8, links: &[LinkEntry], lost: &Lost) -> Micros {
+        let own = self.records.get(&(RecordKind::Links, part));
+        let had = match own.map(|own| &own.body) {
+            Some(Body::Links(body)) => body.links.as_slice(),
+            _ => &[],
+        };
+        let has = |end: &End| links.iter().any(|link| end_of(link) == *end);
+        let gone = had.iter().map(end_of).filter(|end| !has(end));
+        let since = gone.filter_map(|end| lost.get(&end)).min();
+        since.map_or(Micros(0), |since| now.since(*since))
     }
 
     /// The links of each part, in their order.
     fn distribute(&mut self, links: &[LinkEntry]) -> Vec<Vec<LinkEntry>> {
-        let end = |link: &LinkEntry| (link.neighbour, link.carrier);
-        let kept: BTreeSet<_> = links.iter().map(end).collect();
+        let kept: BTreeSet<_> = links.iter().map(end_of).collect();
         self.parts.retain(|end, _| kept.contains(end));
         let mut bodies: Vec<Vec<LinkEntry>> = Vec::new();
         let (placed, others): (Vec<&LinkEntry>, Vec<&LinkEntry>) = links
             .iter()
-            .partition(|link| self.parts.contains_key(&end(link)));
+            .partition(|link| self.parts.contains_key(&end_of(link)));
         let mut lengths = [0; MAX_PARTS as usize];
         let mut grown = Vec::new();
         for link in placed {
-            let part = usize::from(self.parts[&end(link)]);
+            let part = usize::from(self.parts[&end_of(link)]);
             bodies.resize_with(bodies.len().max(part + 1), Vec::new);
             if lengths[part] + link.length() > LINKS_LENGTH {
                 grown.push(link);
@@ -118,16 +148,16 @@ impl Origin {
             let mut parts = lengths.iter();
             let with_room = parts.position(|length| length + link.length() <= LINKS_LENGTH);
             let Some(part) = with_room else {
-                self.parts.remove(&end(link));
+                self.parts.remove(&end_of(link));
                 continue;
             };
             bodies.resize_with(bodies.len().max(part + 1), Vec::new);
             bodies[part].push(*link);
             lengths[part] += link.length();
-            self.parts.insert(end(link), part as u8);
+            self.parts.insert(end_of(link), part as u8);
         }
         for body in &mut bodies {
-            body.sort_unstable_by_key(end);
+            body.sort_unstable_by_key(end_of);
         }
         bodies
     }
@@ -202,12 +232,16 @@ impl Origin {
     }
 
     fn say(&mut self, now: Instant, kind: RecordKind, bodies: Vec<Body>) -> Vec<Record> {
-        let said = self.records.range((kind, 0)..=(kind, u8::MAX)).count();
-        let silent = (bodies.len()..said).map(|_| empty(kind));
+        let silent = (bodies.len()..self.said(kind)).map(|_| empty(kind));
         let parts = (0..MAX_PARTS).zip(bodies.into_iter().chain(silent).collect::<Vec<_>>());
         parts
             .filter_map(|(part, body)| self.say_part(now, (kind, part), body))
             .collect()
+    }
+
+    /// How many parts there are.
+    fn said(&self, kind: RecordKind) -> usize {
+        self.records.range((kind, 0)..=(kind, u8::MAX)).count()
     }
 
     fn say_part(&mut self, now: Instant, at: (RecordKind, u8), body: Body) -> Option<Record> {
@@ -273,6 +307,10 @@ fn says_the_same(one: &Body, other: &Body) -> bool {
     }
 }
 
+const fn end_of(link: &LinkEntry) -> End {
+    (link.neighbour, link.carrier)
+}
+
 fn empty(kind: RecordKind) -> Body {
     match kind {
         RecordKind::Node => Body::Node(NodeBody::default()),
@@ -308,9 +346,14 @@ mod tests {
     #[test]
     fn what_was_said_is_not_said_again_until_it_is_old() {
         let mut origin = origin(1);
-        let first = origin.links(Instant(0), UnixTime(1), &[link(2)]).remove(0);
+        let first = origin
+            .links(Instant(0), UnixTime(1), &[link(2)], &Lost::new())
+            .remove(0);
         assert_eq!(first.seq().epoch(), 1);
-        assert_eq!(origin.links(Instant(5), UnixTime(2), &[link(2)]), []);
+        assert_eq!(
+            origin.links(Instant(5), UnixTime(2), &[link(2)], &Lost::new()),
+            []
+        );
         let due = origin.poll_timeout();
         assert!((300..=360).contains(&(due.0 / 1_000_000)), "{due:?}");
         assert_eq!(origin.refresh(due)[0].seq(), first.seq().next());
@@ -320,14 +363,14 @@ mod tests {
     fn many_links_take_several_records_and_parts_that_are_gone_are_emptied() {
         let mut origin = origin(1);
         let links: Vec<_> = (0..100).map(link).collect();
-        let records = origin.links(Instant(0), UnixTime(1), &links);
+        let records = origin.links(Instant(0), UnixTime(1), &links, &Lost::new());
         assert_eq!(records.len(), 3);
         assert!(
             records
                 .iter()
                 .all(|record| record.bytes().len() <= MAX_RECORD)
         );
-        let fewer = origin.links(Instant(1), UnixTime(2), &links[..40]);
+        let fewer = origin.links(Instant(1), UnixTime(2), &links[..40], &Lost::new());
         let sizes: Vec<_> = fewer
             .iter()
             .map(|record| match record.body() {
@@ -343,7 +386,7 @@ mod tests {
         let mut origin = origin(1);
         let mut links: Vec<_> = (0..100).map(link).collect();
         let mut written = |links: &[LinkEntry]| -> Vec<(u8, usize)> {
-            let records = origin.links(Instant(0), UnixTime(1), links);
+            let records = origin.links(Instant(0), UnixTime(1), links, &Lost::new());
             let part = |record: &Record| match record.body() {
                 Body::Links(body) => (record.key().part, body.links.len()),
                 other => panic!("{other:?}"),
@@ -363,6 +406,27 @@ mod tests {
     }
 
     #[test]
+    fn the_record_that_loses_a_link_tells_since_when_it_was_suspected_and_no_other() {
+        let mut origin = origin(1);
+        let mut links: Vec<_> = (0..100).map(link).collect();
+        let lost = |neighbour, ms: u64| ((NodeId(neighbour), Carrier::Udp6), Instant(ms * 1_000));
+        let lost = Lost::from([lost(5, 700), lost(10, 400), lost(50, 100)]);
+        let mut written = |links: &[LinkEntry], lost| -> Vec<(u8, u64)> {
+            let records = origin.links(Instant(1_000_000), UnixTime(1), links, lost);
+            let part = |record: &Record| match record.body() {
+                Body::Links(body) => (record.key().part, body.suspected.as_millis()),
+                other => panic!("{other:?}"),
+            };
+            records.iter().map(part).collect()
+        };
+        assert_eq!(written(&links, &lost), [(0, 0), (1, 0), (2, 0)]);
+        links[50].cost = Cost(1);
+        links.remove(10);
+        links.remove(5);
+        assert_eq!(written(&links, &lost), [(0, 600), (1, 0)]);
+    }
+
+    #[test]
     fn links_whose_prices_grow_move_to_a_record_with_room_and_none_is_left_out() {
         let mut origin = origin(1);
         let mut links: Vec<_> = (0..100).map(link).collect();
@@ -375,7 +439,7 @@ mod tests {
                     false => ApartCosts::NONE,
                 };
             }
-            for record in origin.links(Instant(0), UnixTime(1), &links) {
+            for record in origin.links(Instant(0), UnixTime(1), &links, &Lost::new()) {
                 assert!(record.bytes().len() <= MAX_RECORD);
                 let Body::Links(body) = record.body() else {
                     panic!("{record:?}");
@@ -397,7 +461,9 @@ mod tests {
     fn records_live_longer_in_a_large_network() {
         let mut origin = origin(1);
         origin.heard_by(1_000);
-        let record = origin.links(Instant(0), UnixTime(1), &[link(2)]).remove(0);
+        let record = origin
+            .links(Instant(0), UnixTime(1), &[link(2)], &Lost::new())
+            .remove(0);
         assert_eq!(record.lifetime_s(), 6_000);
         let due = origin.poll_timeout().0 / 1_000_000;
         assert!((2_000..=2_400).contains(&due), "{due}");
@@ -424,7 +490,9 @@ mod tests {
     #[test]
     fn a_former_life_is_outdone() {
         let mut former = origin(9);
-        let old = former.links(Instant(0), UnixTime(1), &[link(2)]).remove(0);
+        let old = former
+            .links(Instant(0), UnixTime(1), &[link(2)], &Lost::new())
+            .remove(0);
         let mut reborn = origin(1);
         reborn.node(Instant(0), NodeBody::default());
         let answer = reborn.outdo(Instant(0), &old).remove(0);

@@ -30,7 +30,7 @@ use crate::event::{Cause, Event, Happening};
 use crate::flooding::{Adjacency, Recent};
 use crate::graph::Graph;
 use crate::lsdb::Lsdb;
-use crate::origin::Origin;
+use crate::origin::{Lost, Origin};
 use crate::pacing::Pacer;
 use crate::policy::Policies;
 use crate::routes::{Preference, Routes};
@@ -61,6 +61,7 @@ pub struct Router {
     transit: Damper,
     /// When the other end of a lost link fell silent first.
     suspected_at: Option<Instant>,
+    untold: Lost,
     wall: (Instant, UnixTime),
     pacer: Pacer,
     recent: Recent,
@@ -104,6 +105,7 @@ impl Router {
             preferences: Vec::new(),
             policies: Policies::default(),
             suspected_at: None,
+            untold: Lost::new(),
             transit: Damper::new(now, Cost(0)),
             wall: (now, config.time),
             pacer: Pacer::new(node),
@@ -278,7 +280,7 @@ impl Router {
         self.outputs.push_back(Output::Event(event));
     }
 
-    /// How long ago what is told began: this node's first suspicion, or when another node said so by its own clock.
+    /// How long ago what is told began: with the first suspicion of the node that told it, by that one's clock.
     fn latency(&self, now: Instant, cause: Cause) -> Option<Micros> {
         let since_suspicion = || self.suspected_at.map(|suspected| now.since(suspected));
         let id = match cause {
@@ -288,13 +290,14 @@ impl Router {
             Cause::PeerSet | Cause::Operator | Cause::Time => return None,
         };
         let entry = self.database.entry(id.key)?;
-        let told = match &entry.body {
-            Body::Node(body) => body.at,
-            Body::Links(body) => body.at,
-            Body::Prefixes(body) => body.at,
+        let (told, suspected) = match &entry.body {
+            Body::Node(body) => (body.at, Micros(0)),
+            Body::Links(body) => (body.at, body.suspected),
+            Body::Prefixes(body) => (body.at, Micros(0)),
             Body::Removal(_) => return None,
         };
-        Some(Micros::from_millis(self.time(now).0.saturating_sub(told.0)))
+        let since_told = Micros::from_millis(self.time(now).0.saturating_sub(told.0));
+        Some(Micros(since_told.0 + suspected.0))
     }
 
     fn time(&self, now: Instant) -> UnixTime {

@@ -21,6 +21,7 @@ use wattle_wire::record::{
 /// What every member may announce.
 const GRANTED: &str = "10.0.0.0/8";
 const START: Instant = Instant(1_000_000_000);
+const TIME: UnixTime = UnixTime(1_700_000_000_000);
 
 #[test]
 fn a_link_counts_when_both_ends_report_it_at_the_worse_price() {
@@ -467,6 +468,53 @@ fn a_failure_that_may_not_be_told_yet_is_the_cause_of_what_it_changes() {
 }
 
 #[test]
+fn a_record_of_a_lost_link_tells_for_how_long_it_was_suspected() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.link_up(2);
+    test.link(1, LinkState::Suspect);
+    test.now = test.now + Micros::from_millis(7);
+    test.link(1, LinkState::Down);
+    assert_eq!(test.own_links(), [node(2)]);
+    assert_eq!(test.suspected(), Micros::from_millis(7));
+    // What it says next is no loss.
+    test.link_up(3);
+    test.run(Micros::from_secs(5));
+    assert_eq!(test.own_links(), [node(2), node(3)]);
+    assert_eq!(test.suspected(), Micros(0));
+}
+
+#[test]
+fn what_follows_a_link_that_others_lost_is_timed_from_their_first_suspicion() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.link_up(2);
+    test.receive(1, &[test.links_record(1, 1, &[(0, 500), (3, 500)])]);
+    test.receive(2, &[test.links_record(2, 1, &[(0, 500), (3, 9_000)])]);
+    test.receive(2, &[test.links_record(3, 1, &[(1, 500), (2, 9_000)])]);
+    test.run(Micros::from_secs(5));
+    assert_eq!(test.next_hops(3), [node(1)]);
+    let at = UnixTime(TIME.0 + test.now.since(START).as_millis() - 20);
+    let body = LinksBody {
+        at,
+        suspected: Micros::from_millis(40),
+        links: test.links_of(&[(0, 500)]),
+    };
+    test.outputs();
+    let body = Body::Links(body);
+    test.receive(1, &[record(node(1), RecordKind::Links, 2, &body, &key(1))]);
+    assert_eq!(test.next_hops(3), [node(2)]);
+    let events = test.events();
+    let moved = events.iter().find(|event| {
+        matches!(&event.what, Happening::RouteChanged { destination, .. } if *destination == node(3))
+    });
+    let moved = moved.expect("packets go around");
+    let since_told = Micros::from_millis(moved.time.0 - at.0);
+    assert!(since_told >= Micros::from_millis(20), "{since_told:?}");
+    assert_eq!(moved.latency, Some(Micros(since_told.0 + 40_000)));
+}
+
+#[test]
 fn explain_shows_the_runner_up_and_adds_up() {
     let mut test = Test::new();
     test.link_up(1);
@@ -542,7 +590,7 @@ impl Test {
             seed: 1,
             version: "0.1.0".to_owned(),
             quic_port: None,
-            time: UnixTime(1_700_000_000_000),
+            time: TIME,
         };
         Self {
             router: Router::new(config, members(), START),
@@ -680,6 +728,13 @@ impl Test {
         }
     }
 
+    fn suspected(&self) -> Micros {
+        match self.own(RecordKind::Links).body() {
+            Body::Links(body) => body.suspected,
+            other => panic!("{other:?}"),
+        }
+    }
+
     fn next_hops(&self, to: u8) -> Vec<NodeId> {
         let route = &self.router.routes().routes[&node(to)];
         route.next.iter().map(|next| next.neighbour).collect()
@@ -706,6 +761,7 @@ impl Test {
         let body = Body::Links(LinksBody {
             at: UnixTime(1),
             links,
+            ..LinksBody::default()
         });
         record(node(origin), RecordKind::Links, seq, &body, &key(origin))
     }

@@ -238,8 +238,11 @@ pub struct NodeBody {
 /// A node's links, as it measures them.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct LinksBody {
-    /// When the change was seen, on the origin's clock.
+    /// When it was written, on the origin's clock.
     pub at: UnixTime,
+    /// How long before that the origin first suspected a link whose loss it tells; zero where it tells of none. A record has
+    /// room for [`MOST_SUSPECTED`].
+    pub suspected: Micros,
     /// The links that are up, in order of neighbour and carrier.
     pub links: Vec<LinkEntry>,
 }
@@ -288,6 +291,10 @@ const LINK: u8 = 4;
 const PREFIX: u8 = 5;
 const SERIAL: u8 = 6;
 const QUIC_PORT: u8 = 7;
+const SUSPECTED: u8 = 8;
+
+/// The longest suspicion that a record tells: its field has milliseconds in two bytes.
+pub const MOST_SUSPECTED: Micros = Micros::from_millis(u16::MAX as u64);
 
 impl Body {
     /// Reads the body of a record of this kind.
@@ -296,6 +303,7 @@ impl Body {
     /// A field is truncated or out of range.
     pub fn parse(kind: RecordKind, bytes: &[u8]) -> Result<Self, DecodeError> {
         let mut at = UnixTime(0);
+        let mut suspected = Micros(0);
         let mut node = NodeBody::default();
         let (mut links, mut prefixes, mut serial) = (Vec::new(), Vec::new(), 0);
         let mut reader = Reader::new(bytes);
@@ -310,12 +318,17 @@ impl Body {
                 LINK => links.extend(LinkEntry::decode(&mut value)?),
                 PREFIX => prefixes.push(value.prefix()?),
                 SERIAL => serial = value.u64()?,
+                SUSPECTED => suspected = Micros::from_millis(value.u16()?.into()),
                 _ => {}
             }
         }
         Ok(match kind {
             RecordKind::Node => Self::Node(NodeBody { at, ..node }),
-            RecordKind::Links => Self::Links(LinksBody { at, links }),
+            RecordKind::Links => Self::Links(LinksBody {
+                at,
+                suspected,
+                links,
+            }),
             RecordKind::Prefixes => Self::Prefixes(PrefixesBody { at, prefixes }),
             RecordKind::Removal => Self::Removal(RemovalBody { at, serial }),
         })
@@ -337,8 +350,16 @@ impl Body {
                     field(&mut writer, QUIC_PORT, |w| w.u16(*port));
                 }
             }
-            Self::Links(LinksBody { at, links }) => {
+            Self::Links(LinksBody {
+                at,
+                suspected,
+                links,
+            }) => {
                 field(&mut writer, AT, |w| w.u64(at.0));
+                let millis = (*suspected).min(MOST_SUSPECTED).as_millis() as u16;
+                if millis > 0 {
+                    field(&mut writer, SUSPECTED, |w| w.u16(millis));
+                }
                 for link in links {
                     field(&mut writer, LINK, |w| link.encode(w));
                 }

@@ -331,6 +331,7 @@ proptest! {
 
     #[test]
     fn links_read_as_they_were_signed(
+        suspected in any::<u16>(),
         links in proptest::collection::vec(
             (any::<u64>(), 0..3_usize, proptest::array::uniform3(proptest::option::of((any::<u32>(), any::<u8>()))), any::<u32>(), any::<u32>(), any::<u32>()),
             0..20,
@@ -349,7 +350,8 @@ proptest! {
             jitter: Micros(jitter.into()),
             loss: Ppm(loss),
         }).collect();
-        let body = Body::Links(LinksBody { at: UnixTime(5), links });
+        let suspected = Micros::from_millis(suspected.into());
+        let body = Body::Links(LinksBody { at: UnixTime(5), suspected, links });
         let key = RecordKey {
             origin: node(1).public().node_id(), kind: RecordKind::Links, part: 3,
         };
@@ -383,6 +385,7 @@ fn links_record(origin: NodeId, signer: &SecretKey) -> Record {
     let body = Body::Links(LinksBody {
         at: UnixTime(1),
         links: vec![link, link],
+        ..LinksBody::default()
     });
     let key = RecordKey {
         origin,

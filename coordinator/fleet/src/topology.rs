@@ -637,6 +637,7 @@ mod tests {
         let body = LinksBody {
             at: UnixTime(5),
             links: to.iter().map(entry).collect(),
+            ..LinksBody::default()
         };
         record(of, RecordKind::Links, counter, &Body::Links(body))
     }

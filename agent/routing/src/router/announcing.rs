@@ -27,7 +27,8 @@ impl Router {
         entries.sort_unstable_by_key(|link| (link.neighbour, link.carrier, link.cost));
         entries.dedup_by_key(|link| (link.neighbour, link.carrier));
         let before: BTreeMap<_, _> = self.reported_links().collect();
-        let records = self.origin.links(now, self.time(now), &entries);
+        let lost = std::mem::take(&mut self.untold);
+        let records = self.origin.links(now, self.time(now), &entries, &lost);
         if records.is_empty() {
             self.pacer.dismiss();
             return None;

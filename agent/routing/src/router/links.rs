@@ -188,8 +188,9 @@ impl Router {
                 }
             }
             (true, false) => {
-                let suspected = link.suspected_at.take();
-                self.suspected_at = Some(suspected.unwrap_or(now));
+                let suspected = link.suspected_at.take().unwrap_or(now);
+                self.suspected_at = Some(suspected);
+                self.untold.insert((neighbour, carrier), suspected);
                 link.damper = None;
                 link.dampers.clear();
                 self.links.insert(id, link);

@@ -169,6 +169,7 @@ mod tests {
             let body = Body::Links(LinksBody {
                 at: UnixTime(0),
                 links: vec![link],
+                ..LinksBody::default()
             });
             let network = key(0).public().network_id();
             let number = SeqNo::first_of(other.into());

@@ -456,6 +456,7 @@ impl Member {
         let body = Body::Links(LinksBody {
             at: UnixTime(1),
             links: to.iter().map(entry).collect(),
+            ..LinksBody::default()
         });
         let key = RecordKey {
             origin: self.agent.id(),

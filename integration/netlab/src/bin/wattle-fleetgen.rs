@@ -198,6 +198,7 @@ impl Node {
         let body = Body::Links(LinksBody {
             at: UnixTime(0),
             links,
+            ..LinksBody::default()
         });
         let key = RecordKey {
             origin: self.id(),

@@ -90,6 +90,7 @@ impl Agent {
         let body = Body::Links(LinksBody {
             at: UnixTime(1),
             links: links.collect(),
+            ..LinksBody::default()
         });
         let key = RecordKey {
             origin: self.id(),

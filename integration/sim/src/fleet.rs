@@ -6,17 +6,16 @@ use std::sync::Arc;
 
 use rand_chacha::ChaCha8Rng;
 use rand_core::{RngCore as _, SeedableRng as _};
-use wattle_link::{Input as LinkInput, Link, Output as LinkOutput, Traffic as Watched};
-use wattle_model::{Carrier, Instant, LinkId, Micros, NodeId, Prefix, SeqNo, UnixTime};
-use wattle_routing::{
-    Config, Event, Happening, Input, Member, Members, Output, Policies, Router, adjacency,
-};
-use wattle_wire::control::Control;
+use wattle_link::Input as LinkInput;
+use wattle_model::{Carrier, Instant, Micros, NodeId, Prefix, SeqNo, UnixTime};
+use wattle_routing::{Config, Event, Input, Member, Members, Policies, Router, adjacency};
 use wattle_wire::key::SecretKey;
 use wattle_wire::record::{Body, Record, RecordKey, RecordKind, RemovalBody};
 
+use crate::cores;
 use crate::courses::Courses;
 use crate::network::{Arrival, Datagram, Edge, EdgeNumber, Machine, Network};
+use crate::process::{Moment, Outbox, Process, UPDATE};
 use crate::verdicts::Verdicts;
 
 /// Between two packets of a user on a busy edge.
@@ -40,19 +39,6 @@ pub struct Node {
     pub process: Option<Process>,
 }
 
-/// What dies with a node's process.
-pub struct Process {
-    /// Its clock reads the fleet's time plus this.
-    pub(crate) offset: Micros,
-    /// Its links, numbered as the edges are.
-    pub links: BTreeMap<EdgeNumber, Link>,
-    /// Its router.
-    pub router: Router,
-    /// Nobody hears of it and it hears of nobody until then.
-    frozen_until: Instant,
-    inbox: Vec<Arrival>,
-}
-
 /// Many nodes, a network, one clock.
 pub struct Fleet {
     /// The time.
@@ -66,7 +52,7 @@ pub struct Fleet {
     /// Whether a node that wakes up reads all that waits before it does anything, as agents do; else one datagram at a time.
     pub reads_all: bool,
     /// Who belongs to it, by the trust root's word.
-    pub members: Members,
+    pub members: Arc<Members>,
     /// Randomness of the network and of whoever breaks it.
     pub rng: ChaCha8Rng,
     /// What routers told people.
@@ -96,9 +82,14 @@ pub struct Traffic {
 }
 
 impl Traffic {
-    fn count(&mut self, bytes: usize) {
+    pub(crate) fn count(&mut self, bytes: usize) {
         self.datagrams += 1;
         self.bytes += bytes as u64;
+    }
+
+    fn add(&mut self, other: Self) {
+        self.datagrams += other.datagrams;
+        self.bytes += other.bytes;
     }
 
     /// What was sent since an earlier moment.
@@ -141,9 +132,6 @@ impl Wakes {
     }
 }
 
-/// The first byte of a message that carries records.
-const UPDATE: u8 = 16;
-
 impl Fleet {
     /// So many nodes that are off, without edges, each with a prefix of its own.
     pub fn new(seed: u64, count: usize) -> Self {
@@ -181,7 +169,7 @@ impl Fleet {
             network: Network::default(),
             machine: None,
             reads_all: false,
-            members,
+            members: Arc::new(members),
             rng: ChaCha8Rng::seed_from_u64(seed),
             events: Vec::new(),
             flooded: Traffic::default(),
@@ -241,19 +229,10 @@ impl Fleet {
         let seed = self.rng.next_u64();
         self.nodes[number.0].epoch += 1;
         let router = self.router_of(number, seed, local);
-        let edges = self.network.edges.iter().enumerate();
-        let links = edges
-            .filter(|(_, edge)| edge.ends.contains(&number))
-            .map(|(at, _)| (EdgeNumber(at), Link::new(local)))
-            .collect();
-        let frozen_until = Instant(0);
-        self.nodes[number.0].process = Some(Process {
-            offset,
-            links,
-            router,
-            frozen_until,
-            inbox: Vec::new(),
-        });
+        let edges = (0..self.network.edges.len()).map(EdgeNumber);
+        let own = edges.filter(|edge| self.network.edges[edge.0].ends.contains(&number));
+        let far = own.map(|edge| (edge, self.far_end(number, edge))).collect();
+        self.nodes[number.0].process = Some(Process::new(offset, far, router, local));
         self.drain(number);
     }
 
@@ -269,7 +248,7 @@ impl Fleet {
             time: UnixTime(1_700_000_000_000 + self.now.0 / 1_000),
         };
         let verdicts = Box::new(self.verdicts.clone());
-        let router = Router::with_verifier(config, self.members.clone(), local, verdicts);
+        let router = Router::with_verifier(config, Arc::clone(&self.members), local, verdicts);
         let mut router = router.with_courses(Arc::new(self.courses.clone()));
         // The second one was not granted: nobody may believe it.
         let announced = vec![granted_prefix(number), stolen_prefix(number)];
@@ -426,17 +405,26 @@ impl Fleet {
             if arrived.is_empty() {
                 break;
             }
-            for (to, arrivals) in arrived {
-                self.receive(to, arrivals);
-            }
+            let moment = self.moment();
+            self.at_once(arrived, |process, arrivals, outbox| {
+                process.receive(moment, arrivals, outbox);
+            });
         }
         if self.next_data <= self.now {
             self.next_data = self.now + DATA_INTERVAL;
             self.send_data();
         }
+        let mut awake = Vec::new();
         for number in self.wakes.due(self.now) {
-            self.wake(number);
+            let process = self.nodes[number.0].process.as_ref();
+            let frozen_until = process.map_or(Instant(0), |process| process.frozen_until);
+            match self.now < frozen_until {
+                true => self.wakes.set(number, frozen_until),
+                false => awake.push((number, ())),
+            }
         }
+        let moment = self.moment();
+        self.at_once(awake, |process, (), outbox| process.wake(moment, outbox));
     }
 
     /// What arrives at this instant and is read at once, by node.
@@ -482,85 +470,6 @@ impl Fleet {
         None
     }
 
-    fn wake(&mut self, number: NodeNumber) {
-        let now = self.now;
-        let Some(process) = &mut self.nodes[number.0].process else {
-            return;
-        };
-        let local = now + process.offset;
-        if now < process.frozen_until {
-            self.wakes.set(number, process.frozen_until);
-            return;
-        }
-        let late = now.since(process.planned(self.only_links));
-        if late > Micros(0) {
-            for link in process.links.values_mut() {
-                link.handle(LinkInput::Stalled { late }, local);
-            }
-        }
-        let inbox = std::mem::take(&mut process.inbox);
-        match self.reads_all {
-            true => self.receive(number, inbox),
-            false => inbox
-                .into_iter()
-                .for_each(|arrival| self.receive(number, vec![arrival])),
-        }
-        if let Some(process) = &mut self.nodes[number.0].process {
-            process
-                .links
-                .values_mut()
-                .for_each(|link| link.handle_timeout(local));
-            if !self.only_links {
-                process.router.handle_timeout(local);
-            }
-        }
-        self.drain(number);
-    }
-
-    fn receive(&mut self, number: NodeNumber, arrivals: Vec<Arrival>) {
-        let mut messages = Vec::new();
-        let many = arrivals.len() > 1;
-        for arrival in arrivals {
-            messages.extend(self.over_link(number, arrival));
-        }
-        if many {
-            // Whom a message is from counts by what is known of the links.
-            self.drain_links(number);
-        }
-        if let Some(process) = &mut self.nodes[number.0].process
-            && !messages.is_empty()
-        {
-            process
-                .router
-                .handle_all(messages, self.now + process.offset);
-        }
-        self.drain(number);
-    }
-
-    /// Tells the link what came over it; what is for the router, if it is.
-    fn over_link(&mut self, number: NodeNumber, arrival: Arrival) -> Option<Input> {
-        let (from, _) = self.far_end(number, arrival.edge);
-        let process = self.nodes[number.0].process.as_mut()?;
-        let local = self.now + process.offset;
-        let link = process.links.get_mut(&arrival.edge)?;
-        let payload = match arrival.datagram {
-            Datagram::Data => None,
-            Datagram::Message(bytes) => match Control::parse(&bytes) {
-                Ok(Control::Probe(probe)) => {
-                    link.handle(LinkInput::Probe(probe), local);
-                    return None;
-                }
-                Ok(Control::ProbeReply(reply)) => {
-                    link.handle(LinkInput::Reply(reply), local);
-                    return None;
-                }
-                Ok(_) | Err(_) => Some(bytes),
-            },
-        };
-        link.handle(LinkInput::Received { datagrams: 1 }, local);
-        payload.map(|payload| Input::Message { from, payload })
-    }
-
     fn send_data(&mut self) {
         let busy: Vec<_> = (0..self.network.edges.len())
             .filter(|at| self.network.edges[*at].busy)
@@ -571,102 +480,77 @@ impl Fleet {
         }
         for edge in busy {
             for end in self.network.edges[edge.0].ends {
-                let Some(process) = &mut self.nodes[end.0].process else {
-                    continue;
-                };
-                let local = self.now + process.offset;
-                let Some(link) = process.links.get_mut(&edge) else {
-                    continue;
-                };
-                if self.now < process.frozen_until || !link.state().is_usable() {
-                    continue;
+                let mut outbox = Outbox::default();
+                let moment = self.moment();
+                if let Some(process) = &mut self.nodes[end.0].process {
+                    process.send_data(moment, edge, &mut outbox);
+                    self.deliver(end, outbox);
                 }
-                link.handle(
-                    LinkInput::Sent {
-                        datagrams: 1,
-                        traffic: Watched::Data,
-                    },
-                    local,
-                );
-                self.transmit(end, edge, &Datagram::Data);
-                self.drain(end);
             }
         }
     }
 
-    /// Passes on what links and router of a node want, until they want nothing more.
+    /// Passes on what links and router of a node want.
     pub(crate) fn drain(&mut self, number: NodeNumber) {
-        loop {
-            let links = self.drain_links(number);
-            let router = !self.only_links && self.drain_router(number);
-            if !links && !router {
-                break;
-            }
-        }
-        if let Some(process) = &self.nodes[number.0].process {
-            self.wakes.set(
-                number,
-                process.planned(self.only_links).max(process.frozen_until),
-            );
+        let moment = self.moment();
+        self.at_once([(number, ())], |process, (), outbox| {
+            process.drain(moment, outbox);
+        });
+    }
+
+    fn moment(&self) -> Moment {
+        Moment {
+            now: self.now,
+            only_links: self.only_links,
+            reads_all: self.reads_all,
         }
     }
 
-    fn drain_links(&mut self, number: NodeNumber) -> bool {
-        let Some(process) = &mut self.nodes[number.0].process else {
-            return false;
-        };
-        let local = self.now + process.offset;
-        let mut outgoing = Vec::new();
-        let mut inputs = Vec::new();
-        for (edge, link) in &mut process.links {
-            while let Some(output) = link.poll_output() {
-                match output {
-                    LinkOutput::Probe(probe) => outgoing.push((*edge, Control::Probe(probe))),
-                    LinkOutput::Reply(reply) => outgoing.push((*edge, Control::ProbeReply(reply))),
-                    LinkOutput::PeerFingerprint(fingerprint) => {
-                        inputs.push((*edge, None, Some(fingerprint)));
-                    }
-                    LinkOutput::StateChanged { .. } | LinkOutput::Measured(_) => {
-                        let measurement = link.measurement().unwrap_or_default();
-                        inputs.push((*edge, Some((link.state(), measurement)), None));
-                    }
-                }
+    /// Has nodes do something at this instant, then does what they want, in this order.
+    fn at_once<T: Send>(
+        &mut self,
+        work: impl IntoIterator<Item = (NodeNumber, T)>,
+        does: impl Fn(&mut Process, T, &mut Outbox) + Sync,
+    ) {
+        let work = (0_usize..)
+            .zip(work)
+            .map(|(at, (number, piece))| (number, (at, piece)));
+        let work: BTreeMap<NodeNumber, (usize, T)> = work.collect();
+        let mut rest = self.nodes.as_mut_slice();
+        let mut begin = 0;
+        let mut pieces = Vec::with_capacity(work.len());
+        for (number, (at, piece)) in work {
+            let nodes = std::mem::take(&mut rest).split_at_mut(number.0 + 1 - begin);
+            (rest, begin) = (nodes.1, number.0 + 1);
+            let process = nodes.0.last_mut().and_then(|node| node.process.as_mut());
+            pieces.push((at, number, process, piece));
+        }
+        let mut wanted = cores::map(pieces, |(at, number, process, piece)| {
+            let mut outbox = Outbox::default();
+            if let Some(process) = process {
+                does(process, piece, &mut outbox);
             }
+            (at, number, outbox)
+        });
+        wanted.sort_unstable_by_key(|(at, ..)| *at);
+        for (_, number, outbox) in wanted {
+            self.deliver(number, outbox);
         }
-        if self.only_links {
-            inputs.clear();
+    }
+
+    /// Does what a node wants, and notes when it is to be woken.
+    fn deliver(&mut self, number: NodeNumber, outbox: Outbox) {
+        for (edge, datagram) in &outbox.datagrams {
+            self.transmit(number, *edge, datagram);
         }
-        let anything = !outgoing.is_empty() || !inputs.is_empty();
-        for (edge, link, fingerprint) in inputs {
-            let (neighbour, carrier) = self.far_end(number, edge);
-            let Some(process) = &mut self.nodes[number.0].process else {
-                break;
-            };
-            if let Some((state, measurement)) = link {
-                let link = LinkId(edge.0 as u32);
-                let input = Input::Link {
-                    link,
-                    neighbour,
-                    carrier,
-                    state,
-                    measurement,
-                };
-                process.router.handle(input, local);
-            }
-            if let Some(fingerprint) = fingerprint {
-                process.router.handle(
-                    Input::Fingerprint {
-                        from: neighbour,
-                        fingerprint,
-                    },
-                    local,
-                );
-            }
+        let events = outbox.events.into_iter();
+        self.events.extend(events.map(|event| (number, event)));
+        self.flooded.add(outbox.flooded);
+        self.updates.add(outbox.updates);
+        if let Some(process) = &self.nodes[number.0].process {
+            let planned = process.planned(self.only_links);
+            self.wakes.set(number, planned.max(process.frozen_until));
         }
-        for (edge, message) in outgoing {
-            self.transmit(number, edge, &Datagram::Message(message.to_bytes()));
-        }
-        anything
     }
 
     /// Who is at the other end of a node's edge, and over what.
@@ -676,84 +560,6 @@ impl Fleet {
         (self.nodes[other.0].id, carrier)
     }
 
-    fn drain_router(&mut self, number: NodeNumber) -> bool {
-        let mut anything = false;
-        loop {
-            let Some(process) = &mut self.nodes[number.0].process else {
-                return anything;
-            };
-            let local = self.now + process.offset;
-            let Some(output) = process.router.poll_output() else {
-                return anything;
-            };
-            anything = true;
-            match output {
-                Output::Send { link, payload, .. } => {
-                    let edge = EdgeNumber(link.0 as usize);
-                    let Some(link) = process.links.get_mut(&edge) else {
-                        continue;
-                    };
-                    let sent = LinkInput::Sent {
-                        datagrams: 1,
-                        traffic: Watched::Control,
-                    };
-                    link.handle(sent, local);
-                    self.flooded.count(payload.len());
-                    if payload.first() == Some(&UPDATE) {
-                        self.updates.count(payload.len());
-                    }
-                    self.transmit(number, edge, &Datagram::Message(payload));
-                }
-                Output::Fingerprint(fingerprint) => {
-                    for link in process.links.values_mut() {
-                        link.handle(LinkInput::Fingerprint(fingerprint), local);
-                    }
-                }
-                Output::Event(event) => {
-                    if let Happening::NodeRemoved { node, .. } = event.what {
-                        self.drop_peer(number, node);
-                    }
-                    self.events.push((number, event));
-                }
-                Output::Routes(..) | Output::Accepted(_) | Output::Expired(_) => {}
-            }
-        }
-    }
-
-    /// Ends the links to a node that was removed, as the worker does.
-    fn drop_peer(&mut self, number: NodeNumber, peer: NodeId) {
-        let Some(peer_number) = self.number(peer) else {
-            return;
-        };
-        let edges: BTreeSet<EdgeNumber> = self
-            .network
-            .edges
-            .iter()
-            .enumerate()
-            .filter(|(_, edge)| edge.ends.contains(&number) && edge.ends.contains(&peer_number))
-            .map(|(at, _)| EdgeNumber(at))
-            .collect();
-        let carriers: BTreeMap<_, _> = edges
-            .iter()
-            .map(|edge| (*edge, self.network.edges[edge.0].carrier))
-            .collect();
-        let Some(process) = &mut self.nodes[number.0].process else {
-            return;
-        };
-        let local = self.now + process.offset;
-        process.links.retain(|edge, _| !edges.contains(edge));
-        for (edge, carrier) in carriers {
-            let input = Input::Link {
-                link: LinkId(edge.0 as u32),
-                neighbour: peer,
-                carrier,
-                state: wattle_model::LinkState::Down,
-                measurement: wattle_model::Measurement::default(),
-            };
-            process.router.handle(input, local);
-        }
-    }
-
     fn transmit(&mut self, from: NodeNumber, edge: EdgeNumber, datagram: &Datagram) {
         self.sent.count(match datagram {
             Datagram::Message(bytes) => bytes.len(),
@@ -761,20 +567,6 @@ impl Fleet {
         });
         self.network
             .send(self.now, &mut self.rng, from, edge, datagram);
-    }
-}
-
-impl Process {
-    /// When links, or router, want to be woken, on the fleet's clock.
-    fn planned(&self, only_links: bool) -> Instant {
-        let links = self.links.values().map(Link::poll_timeout);
-        let router = (!only_links).then(|| self.router.poll_timeout());
-        let next = links.chain(router).min().unwrap_or(Instant::NEVER);
-        if next == Instant::NEVER {
-            next
-        } else {
-            next - self.offset
-        }
     }
 }
 

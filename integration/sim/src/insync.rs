@@ -12,6 +12,7 @@ use wattle_wire::control::Control;
 use wattle_wire::flood::{Flood, RecordId};
 use wattle_wire::record::Record;
 
+use crate::cores;
 use crate::fleet::{Fleet, NodeNumber};
 
 /// Prices of fresh links settle in the first minute.
@@ -26,14 +27,20 @@ impl Fleet {
         self.start_all();
         self.run(LINKING);
         self.only_links = false;
-        let seeds: Vec<u64> = self.nodes.iter().map(|_| self.rng.next_u64()).collect();
-        let numbered = || seeds.iter().zip((0..).map(NodeNumber));
-        let words: Vec<_> = numbered()
-            .map(|(seed, number)| own_records(&self.linked(number, *seed, &Word::default())))
+        let seeds = (0..self.nodes.len()).map(|_| self.rng.next_u64());
+        let numbered: Vec<_> = (0..)
+            .map(NodeNumber)
+            .zip(seeds.collect::<Vec<_>>())
             .collect();
+        let alone = Word::default();
+        let words = cores::map(numbered.clone(), |(number, seed)| {
+            own_records(&self.linked(number, seed, &alone))
+        });
         let word = Word::of(words.into_iter().flatten());
-        for (seed, number) in numbered() {
-            let router = self.linked(number, *seed, &word);
+        let routers = cores::map(numbered, |(number, seed)| {
+            (number, self.linked(number, seed, &word))
+        });
+        for (number, router) in routers {
             if let Some(process) = &mut self.nodes[number.0].process {
                 let local = self.now + process.offset;
                 let fingerprint = LinkInput::Fingerprint(router.database().fingerprint());

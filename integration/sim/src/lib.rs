@@ -6,12 +6,14 @@
 
 pub mod aftermath;
 pub mod atlas;
+mod cores;
 mod courses;
 pub mod fleet;
 pub mod forward;
 mod insync;
 pub mod network;
 pub mod oracle;
+mod process;
 pub mod scenario;
 pub mod topology;
 mod verdicts;

@@ -14,6 +14,9 @@ const CONVERGED_MS: u64 = 2_500;
 /// The longest that packets of a pair of nodes may be lost.
 const OUTAGE_MS: u64 = 1_000;
 
+/// Until a node that comes back has everybody's records, from when both ends use its first link.
+const SYNCED_MS: f64 = 250.0;
+
 /// Nodes of the large fleet; another number with `WATTLE_SIM_NODES`.
 const NODES: &str = "260";
 
@@ -30,6 +33,10 @@ fn a_large_fleet_converges_after_one_ten_and_a_hundred_failures() {
     let messages = record["messages"].as_f64();
     assert!(messages.is_some_and(|all| all <= most), "{record}");
     assert!(record["everybody_after_ms"].is_u64(), "{record}");
+    for ended in ["restart", "crash"].map(|end| &answer[end]) {
+        let synced = ended["synced_after_first_link_ms"].as_f64();
+        assert!(synced.is_some_and(|ms| ms <= SYNCED_MS), "{ended}");
+    }
     let failures = answer["failures"].as_array().expect("failures");
     let cuts: Vec<_> = failures.iter().map(|each| each["cut"].as_u64()).collect();
     let links = answer["links"].as_u64();

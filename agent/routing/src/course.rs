@@ -97,6 +97,8 @@ pub struct Clear {
     failed: Vertex,
     /// By vertex.
     known: Vec<u8>,
+    /// Those being followed, each with how many of its choices were looked at; empty in between.
+    way: Vec<(Vertex, usize)>,
     followed: usize,
 }
 
@@ -105,9 +107,8 @@ const OF_LINK: u8 = 1;
 const OF_NODE: u8 = 2;
 const OF_UNNOTICED: u8 = 4;
 const OF_ALL: u8 = OF_LINK | OF_NODE | OF_UNNOTICED;
-/// Whether the rest is known, or will be once those nearer to the target are.
+/// Whether the rest is known.
 const KNOWN: u8 = 8;
-const AWAITED: u8 = 16;
 
 impl Clear {
     /// From where packets follow `course` without passing `node`, whose next hop `failed` is behind a broken link, or broken.
@@ -118,6 +119,7 @@ impl Clear {
             course,
             failed,
             known,
+            way: Vec::new(),
             followed: 0,
         }
     }
@@ -155,34 +157,34 @@ impl Clear {
         self.known[at]
     }
 
-    /// Finds out about a node and all that packets from it may pass, nearest to the target first.
+    /// Finds out about a node and all that packets from it may pass, those behind it first: each choice is nearer to the
+    /// target, so there is an end.
     fn follow(&mut self, from: Vertex) {
         let course = Arc::clone(&self.course);
-        let mut unknown = vec![from];
-        let mut next = 0;
-        while let Some(vertex) = unknown.get(next) {
-            next += 1;
-            for choice in course.choices(*vertex) {
-                let known = &mut self.known[choice.0 as usize];
-                if *known & (KNOWN | AWAITED) == 0 {
-                    *known |= AWAITED;
-                    unknown.push(*choice);
-                }
+        let mut way = std::mem::take(&mut self.way);
+        way.push((from, 0));
+        while let Some((vertex, looked)) = way.last_mut() {
+            let choices = course.choices(*vertex);
+            let is_unknown = |choice: &Vertex| self.known[choice.0 as usize] & KNOWN == 0;
+            if let Some(next) = choices[*looked..].iter().position(is_unknown) {
+                *looked += next + 1;
+                let unknown = choices[*looked - 1];
+                way.push((unknown, 0));
+                continue;
             }
-        }
-        self.followed += unknown.len();
-        unknown.sort_unstable_by_key(|vertex| course.tree.cost(*vertex));
-        for vertex in unknown {
-            let beyond = match vertex == course.tree.root() {
+            let beyond = match *vertex == course.tree.root() {
                 true => OF_ALL,
-                false => self.behind(course.choices(vertex)),
+                false => self.behind(choices),
             };
-            let possible = match vertex == self.failed {
+            let possible = match *vertex == self.failed {
                 true => OF_LINK,
                 false => OF_ALL,
             };
             self.known[vertex.0 as usize] = beyond & possible | KNOWN;
+            self.followed += 1;
+            way.pop();
         }
+        self.way = way;
     }
 
     /// What packets are clear of that may go on to any of `choices`. A neighbour of a broken node that has other choices takes

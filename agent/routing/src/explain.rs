@@ -121,7 +121,8 @@ impl Router {
         let graph = self.graph_of(class);
         let own = graph.vertex(self.node)?;
         let target = graph.vertex(destination).filter(|target| *target != own)?;
-        let route = self.routes_of(class).routes.get(&destination).cloned();
+        let route = self.routes_of(class).routes.get(&destination);
+        let route = route.map(|route| Route::clone(route));
         // What a way costs that does not come back here.
         let onward = graph.closed_at(own);
         let forest = Forest::of(&onward, own);

@@ -103,7 +103,7 @@ impl Adjacency {
 
     /// The neighbour showed that it has this version.
     pub(crate) fn has(&mut self, now: Instant, id: RecordId, database: &Lsdb) {
-        let ours = database.entry(id.key).map(|entry| entry.record.seq());
+        let ours = database.entry(id.key).map(|entry| entry.record().seq());
         if ours.is_some_and(|seq| id.seq < seq) {
             return;
         }
@@ -259,14 +259,14 @@ impl Adjacency {
                 again_at: now + wait,
                 attempts: attempts + 1,
             };
-            let length = entry.record.bytes().len() + 2;
+            let length = entry.record().bytes().len() + 2;
             if length > room {
                 updates.push(Vec::new());
                 room = MAX_UPDATE;
             }
             room -= length;
             if let Some(update) = updates.last_mut() {
-                update.push(entry.record.clone());
+                update.push(entry.record().clone());
             }
         }
         gone.iter().for_each(|key| {

@@ -7,7 +7,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use wattle_model::{Cost, NodeId};
+use wattle_model::{Cost, NodeId, mix};
 
 /// A node's position in one [`Graph`]; means nothing in another.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -48,7 +48,7 @@ pub enum Change {
 }
 
 /// Nodes in the order of their ids, links in the order of their ends.
-#[derive(Debug, Clone, Default, Hash)]
+#[derive(Debug, Clone, Default)]
 pub struct Graph {
     nodes: Vec<NodeId>,
     transit: Vec<Cost>,
@@ -230,6 +230,28 @@ impl Graph {
                 });
             }
         }
+    }
+
+    /// Whether its nodes are these, in the order of their ids.
+    pub(crate) fn is_of<'a>(&self, nodes: impl Iterator<Item = &'a NodeId>) -> bool {
+        self.nodes.iter().eq(nodes)
+    }
+
+    /// A number that two graphs share when they are the same, and else almost never.
+    pub fn fingerprint(&self) -> u64 {
+        let all = self.vertices().flat_map(|vertex| {
+            let edges = self.edges(vertex);
+            let own = [
+                self.node(vertex).0,
+                self.transit(vertex).0,
+                edges.len() as u64,
+            ];
+            let edges = edges
+                .iter()
+                .flat_map(|edge| [u64::from(edge.to.0), edge.cost.0]);
+            own.into_iter().chain(edges)
+        });
+        all.fold(0, |all, one| mix(all ^ one))
     }
 
     /// How many nodes there are.

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use wattle_model::{Instant, Micros, NodeId, SeqNo};
 use wattle_wire::flood::{Buckets, Digest, Flood, MAX_IDS, RecordId, Summary};
@@ -29,17 +30,45 @@ pub struct Lsdb {
 }
 
 /// A record and what it says.
-#[derive(Debug, Clone)]
-pub struct Entry {
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
     /// The record as it is flooded.
     pub record: Record,
     /// Its body, parsed.
     pub body: Body,
-    /// When it came.
-    pub since: Instant,
+    fingerprint: u64,
+}
+
+impl Told {
+    /// Reads a record.
+    pub fn of(record: Record) -> Self {
+        Self {
+            body: record.body(),
+            fingerprint: RecordId::from(&record).fingerprint(),
+            record,
+        }
+    }
+}
+
+/// What was told, and how long it holds.
+#[derive(Debug, Clone)]
+pub struct Entry {
+    /// What was told.
+    pub told: Arc<Told>,
     /// When its validity ends.
     pub expires: Instant,
-    fingerprint: u64,
+}
+
+impl Entry {
+    /// The record as it is flooded.
+    pub fn record(&self) -> &Record {
+        &self.told.record
+    }
+
+    /// Its body, parsed.
+    pub fn body(&self) -> &Body {
+        &self.told.body
+    }
 }
 
 /// How a record compares with the database.
@@ -58,7 +87,7 @@ pub enum Age {
 impl Lsdb {
     /// How a version of a record compares with what is there.
     pub fn age(&self, id: RecordId) -> Age {
-        match self.entries.get(&id.key).map(|entry| entry.record.seq()) {
+        match self.entries.get(&id.key).map(|entry| entry.record().seq()) {
             Some(seq) if id.seq == seq => Age::Same,
             Some(seq) if id.seq < seq => Age::Older,
             Some(_) => Age::Newer,
@@ -73,8 +102,9 @@ impl Lsdb {
         }
     }
 
-    /// Stores a verified record that is newer than what is there.
-    pub fn insert(&mut self, now: Instant, record: Record) {
+    /// Stores a verified record that is newer than what is there; what was there.
+    pub fn insert(&mut self, now: Instant, told: Arc<Told>) -> Option<Arc<Told>> {
+        let record = &told.record;
         let claimed = Micros::from_secs(record.lifetime_s().into());
         let lifetime = match record.key().kind {
             RecordKind::Removal => claimed,
@@ -84,19 +114,11 @@ impl Lsdb {
         };
         let expires = now + lifetime;
         self.next_expiry = Some(self.next_expiry.map_or(expires, |next| next.min(expires)));
-        let fingerprint = RecordId::from(&record).fingerprint();
-        self.fingerprint ^= fingerprint;
-        let body = record.body();
-        let entry = Entry {
-            record,
-            body,
-            since: now,
-            expires,
-            fingerprint,
-        };
-        if let Some(old) = self.entries.insert(entry.record.key(), entry) {
-            self.fingerprint ^= old.fingerprint;
-        }
+        self.fingerprint ^= told.fingerprint;
+        let old = self.entries.insert(record.key(), Entry { told, expires });
+        let old = old.map(|entry| entry.told);
+        self.fingerprint ^= old.as_ref().map_or(0, |old| old.fingerprint);
+        old
     }
 
     /// Drops what is no longer valid and returns the keys.
@@ -112,7 +134,7 @@ impl Lsdb {
             .collect();
         for key in &expired {
             if let Some(entry) = self.remove(*key) {
-                self.floors.insert(*key, entry.record.seq());
+                self.floors.insert(*key, entry.record().seq());
             }
         }
         self.next_expiry = self.entries.values().map(|entry| entry.expires).min();
@@ -139,7 +161,7 @@ impl Lsdb {
 
     fn remove(&mut self, key: RecordKey) -> Option<Entry> {
         let entry = self.entries.remove(&key)?;
-        self.fingerprint ^= entry.fingerprint;
+        self.fingerprint ^= entry.told.fingerprint;
         Some(entry)
     }
 
@@ -215,7 +237,7 @@ impl Lsdb {
     fn summary(&self, buckets: Buckets) -> Summary {
         let mut summary = Summary::empty(buckets);
         for (key, entry) in &self.entries {
-            summary.add(*key, entry.fingerprint);
+            summary.add(*key, entry.told.fingerprint);
         }
         summary
     }
@@ -225,7 +247,7 @@ impl Lsdb {
         let ids: Vec<RecordId> = self
             .entries
             .range(bounds(first, last))
-            .map(|(_, entry)| RecordId::from(&entry.record))
+            .map(|(_, entry)| RecordId::from(entry.record()))
             .collect();
         let mut digests: Vec<Digest> = Vec::new();
         let mut rest = ids.as_slice();
@@ -261,7 +283,11 @@ impl Lsdb {
         let ours_newer = self
             .entries
             .range(bounds(digest.first, digest.last))
-            .filter(|(key, entry)| theirs.get(key).is_none_or(|seq| entry.record.seq() > *seq))
+            .filter(|(key, entry)| {
+                theirs
+                    .get(key)
+                    .is_none_or(|seq| entry.record().seq() > *seq)
+            })
             .map(|(key, _)| *key)
             .collect();
         let theirs_newer = theirs
@@ -327,7 +353,7 @@ mod tests {
     fn database(records: impl IntoIterator<Item = (u64, u64)>) -> Lsdb {
         let mut database = Lsdb::default();
         for (origin, seq) in records {
-            database.insert(Instant(0), record(origin, seq));
+            database.insert(Instant(0), Arc::new(Told::of(record(origin, seq))));
         }
         database
     }
@@ -371,7 +397,7 @@ mod tests {
             let keys = a
                 .entries
                 .values()
-                .map(|entry| RecordId::from(&entry.record));
+                .map(|entry| RecordId::from(entry.record()));
             keys.filter(|id| b.age(*id) == Age::Newer)
                 .map(|id| id.key)
                 .collect::<Vec<_>>()

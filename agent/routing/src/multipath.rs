@@ -93,6 +93,30 @@ impl Forest {
             self.neighbours.push(tree);
         }
     }
+
+    /// By vertex, whether a tree reaches it at another price than in the forest `before` these changes; `None` if all
+    /// destinations may be concerned, since what lies between the roots of the trees is another.
+    pub(crate) fn touched_since(&self, before: &Self, changes: &[Change]) -> Option<Vec<bool>> {
+        let roots = || self.trees().map(Tree::root);
+        let own = self.own.root();
+        let is_near = |change: &Change| match *change {
+            Change::Link { a, b, .. } => a == own || b == own,
+            Change::Transit { at, .. } => roots().any(|root| root == at),
+        };
+        if !roots().eq(before.trees().map(Tree::root)) || changes.iter().any(is_near) {
+            return None;
+        }
+        let mut touched = Vec::new();
+        for (tree, before) in self.trees().zip(before.trees()) {
+            tree.touched_since(before, &mut touched);
+        }
+        let is_same = |root: Vertex| !touched[root.0 as usize];
+        roots().all(is_same).then_some(touched)
+    }
+
+    fn trees(&self) -> impl Iterator<Item = &Tree> {
+        [&self.own].into_iter().chain(&self.neighbours)
+    }
 }
 
 /// The network with the shortest paths of one node and of its neighbours.

@@ -26,8 +26,8 @@ pub fn delay(before: &Graph, after: &Graph, node: Vertex, changes: &[Change]) ->
                 true => (before, News::Bad),
                 false => (after, News::Good),
             };
-            let one = Waiting::for_link(graph, (a, b), news).of(node);
-            one.max(Waiting::for_link(graph, (b, a), news).of(node))
+            let one = for_link(graph, (a, b), news, node);
+            one.max(for_link(graph, (b, a), news, node))
         }
         Change::Transit {
             at,
@@ -47,30 +47,33 @@ enum News {
     Good,
 }
 
+/// How long `node` waits with those who may reach `b` over the link from `a`.
+fn for_link(graph: &Graph, (a, b): (Vertex, Vertex), news: News, node: Vertex) -> Micros {
+    let tree = Tree::of(graph, b);
+    let slack = slack(graph, &tree);
+    let mut concerned = vec![false; graph.len()];
+    concerned[a.0 as usize] = true;
+    // Whoever may send to one of them is one of them: what each hop may cost more adds up.
+    for sender in nearest_first(graph, &tree) {
+        let mut relays = graph.edges(sender).iter();
+        let sends = relays.any(|edge| {
+            concerned[edge.to.0 as usize]
+                && may_send(graph, &tree, slack, sender, edge.to, edge.cost)
+        });
+        concerned[sender.0 as usize] |= sends;
+    }
+    // Most nodes of a large network are not.
+    if !concerned[node.0 as usize] {
+        return Micros(0);
+    }
+    let is_concerned = |vertex: Vertex| concerned[vertex.0 as usize];
+    Waiting::towards(graph, &tree, slack, news, is_concerned).of(node)
+}
+
 /// How long each node waits, if it is concerned at all.
 struct Waiting(Vec<Option<Micros>>);
 
 impl Waiting {
-    /// For those who may reach `b` over the link from `a`.
-    fn for_link(graph: &Graph, (a, b): (Vertex, Vertex), news: News) -> Self {
-        let tree = Tree::of(graph, b);
-        let slack = slack(graph, &tree);
-        let mut concerned = vec![false; graph.len()];
-        concerned[a.0 as usize] = true;
-        // Whoever may send to one of them is one of them: what each hop may cost more adds up.
-        for sender in nearest_first(graph, &tree) {
-            let mut relays = graph.edges(sender).iter();
-            let sends = relays.any(|edge| {
-                concerned[edge.to.0 as usize]
-                    && may_send(graph, &tree, slack, sender, edge.to, edge.cost)
-            });
-            concerned[sender.0 as usize] |= sends;
-        }
-        Self::towards(graph, &tree, slack, news, |vertex| {
-            concerned[vertex.0 as usize]
-        })
-    }
-
     /// For those who may pass through a node: everybody.
     fn for_node(graph: &Graph, at: Vertex, news: News) -> Self {
         let tree = Tree::of(graph, at);

@@ -19,7 +19,7 @@ use wattle_model::{Class, Cost, Instant, LinkId, Micros, NodeId, Prefix, UnixTim
 use wattle_wire::control::Control;
 use wattle_wire::record::{Body, Record, RecordKey};
 
-use self::deciding::Computing;
+use self::deciding::{Computing, Unread};
 pub use self::interface::{Config, Counters, Input, Output};
 pub use self::links::Link;
 use self::plan::Plans;
@@ -43,10 +43,11 @@ const MAX_OUTPUTS: usize = 65_536;
 /// The router of one node.
 pub struct Router {
     pub(crate) node: NodeId,
-    pub(crate) members: Members,
+    pub(crate) members: Arc<Members>,
     pub(crate) links: BTreeMap<LinkId, Link>,
     pub(crate) database: Lsdb,
     pub(crate) topology: Topology,
+    unread: Unread,
     plans: Plans,
     version: String,
     quic_port: Option<u16>,
@@ -76,23 +77,25 @@ pub struct Router {
 
 impl Router {
     /// A router that knows nobody but `members`.
-    pub fn new(config: Config, members: Members, now: Instant) -> Self {
+    pub fn new(config: Config, members: impl Into<Arc<Members>>, now: Instant) -> Self {
         Self::with_verifier(config, members, now, Box::new(EachTime))
     }
 
     /// The same, with somebody else to judge signatures.
     pub fn with_verifier(
         config: Config,
-        members: Members,
+        members: impl Into<Arc<Members>>,
         now: Instant,
         verifier: Box<dyn Verifier>,
     ) -> Self {
+        let members = members.into();
         let node = config.identity.public().node_id();
         let mut router = Self {
             node,
             links: BTreeMap::new(),
             database: Lsdb::default(),
             topology: Topology::default(),
+            unread: Unread::All,
             plans: Plans::default(),
             version: config.version,
             quic_port: config.quic_port,
@@ -189,6 +192,7 @@ impl Router {
     /// Does what is due.
     pub fn handle_timeout(&mut self, now: Instant) {
         let expired = self.database.expire(now);
+        expired.iter().for_each(|key| self.unread.add(key.origin));
         if !expired.is_empty() {
             self.outputs_of_expiry(expired);
             self.compute_soon(now, Cause::Time);
@@ -290,7 +294,7 @@ impl Router {
             Cause::PeerSet | Cause::Operator | Cause::Time => return None,
         };
         let entry = self.database.entry(id.key)?;
-        let (told, suspected) = match &entry.body {
+        let (told, suspected) = match entry.body() {
             Body::Node(body) => (body.at, Micros(0)),
             Body::Links(body) => (body.at, body.suspected),
             Body::Prefixes(body) => (body.at, Micros(0)),

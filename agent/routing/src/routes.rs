@@ -1,6 +1,7 @@
 //! The routing table: for every node that can be reached, where its packets go, and where they go when that is silent.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use wattle_model::{Cost, LinkId, NodeId, Prefix, Waypoint};
@@ -15,10 +16,10 @@ use crate::topology::Topology;
 const DRAINED: Cost = Cost(1_000_000);
 
 /// Where packets go.
-#[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Routes {
-    /// For every node that can be reached.
-    pub routes: BTreeMap<NodeId, Route>,
+    /// For every node that can be reached; of one table and the next most are the same.
+    pub routes: BTreeMap<NodeId, Arc<Route>>,
     /// Announced and granted prefixes of reachable nodes: the nearest origin of each.
     pub prefixes: BTreeMap<Prefix, NodeId>,
 }
@@ -88,7 +89,8 @@ impl Routes {
             weights: &Weights::new(),
             preferences: &[],
         };
-        let (mut routes, mut open) = compute(&grounds, current);
+        let (mut routes, decisions) = compute(&grounds, current, None);
+        let mut open = decisions.open(graph);
         let mut search = Search::new(own);
         let on = (graph, &neighbours);
         better(&mut routes, &mut open, &mut search, on, usize::MAX / 2);
@@ -113,22 +115,74 @@ pub(crate) struct Grounds<'a> {
     pub(crate) preferences: &'a [Preference],
 }
 
-/// Decides every route of the trees' node, holding on to those in `current` that are still good enough; and the destinations
-/// whose backup may be bettered by a [`Search`].
-pub(crate) fn compute(grounds: &Grounds<'_>, current: &Routes) -> (Routes, Vec<NodeId>) {
+/// What was decided for each destination, by vertex, before any [`Search`].
+#[derive(Debug, Default)]
+pub(crate) struct Decisions(Vec<Option<Decision>>);
+
+#[derive(Debug, Clone)]
+struct Decision {
+    route: Arc<Route>,
+    /// Whether the backup was found by distances, whatever the one in use.
+    is_alternate: bool,
+    /// Whether a search may better the backup.
+    is_open: bool,
+}
+
+impl Decisions {
+    /// The destinations whose backup may be bettered by a [`Search`].
+    pub(crate) fn open(&self, graph: &Graph) -> Vec<NodeId> {
+        let decisions = graph.vertices().zip(&self.0);
+        let open = decisions.filter(|(_, decision)| decision.as_ref().is_some_and(|it| it.is_open));
+        open.map(|(vertex, _)| graph.node(vertex)).collect()
+    }
+}
+
+/// Earlier decisions on grounds that differ for some destinations only.
+#[derive(Clone, Copy)]
+pub(crate) struct Earlier<'a> {
+    pub(crate) decisions: &'a Decisions,
+    /// By vertex, whether a tree reaches it otherwise.
+    pub(crate) touched: &'a [bool],
+}
+
+impl Earlier<'_> {
+    fn decision(&self, destination: Vertex) -> Option<&Decision> {
+        let at = destination.0 as usize;
+        let decision = self.decisions.0.get(at)?.as_ref();
+        decision.filter(|_| !self.touched[at])
+    }
+}
+
+/// Decides every route of the trees' node, holding on to those in `current` that are still good enough; what was decided
+/// `earlier` is not decided anew where nothing can have changed.
+pub(crate) fn compute(
+    grounds: &Grounds<'_>,
+    current: &Routes,
+    earlier: Option<Earlier<'_>>,
+) -> (Routes, Decisions) {
     let graph = grounds.trees.graph;
     let own = grounds.trees.own.root();
-    let mut routes = BTreeMap::new();
-    let mut open = Vec::new();
-    for destination in graph.vertices().filter(|vertex| *vertex != own) {
-        let id = graph.node(destination);
-        if let Some((route, is_open)) = grounds.route(destination, current.routes.get(&id)) {
-            routes.insert(id, route);
-            open.extend(is_open.then_some(id));
-        }
-    }
+    let decide = |destination: Vertex| {
+        let current = current.routes.get(&graph.node(destination));
+        let earlier = earlier.as_ref().zip(current);
+        earlier
+            .and_then(|(earlier, current)| grounds.same(earlier.decision(destination)?, current))
+            .or_else(|| grounds.decision(destination, current))
+    };
+    let others = graph
+        .vertices()
+        .map(|vertex| (vertex != own).then_some(vertex));
+    let decisions: Vec<_> = others.map(|destination| decide(destination?)).collect();
+    let decided = graph.vertices().zip(&decisions);
+    let routes = decided.filter_map(|(destination, decision)| {
+        Some((
+            graph.node(destination),
+            Arc::clone(&decision.as_ref()?.route),
+        ))
+    });
+    let routes = routes.collect();
     let prefixes = prefixes(grounds.topology, graph.node(own), &routes);
-    (Routes { routes, prefixes }, open)
+    (Routes { routes, prefixes }, Decisions(decisions))
 }
 
 /// How far a search for better backups came.
@@ -171,7 +225,7 @@ pub(crate) fn better(
             .or_else(|| route.backup.clone().filter(leads_on))
             .or_else(|| second_link(neighbours, next.neighbour));
         if found != route.backup {
-            route.backup = found;
+            Arc::make_mut(route).backup = found;
             progress.bettered = true;
         }
     }
@@ -179,7 +233,35 @@ pub(crate) fn better(
 }
 
 impl Grounds<'_> {
-    fn route(&self, destination: Vertex, current: Option<&Route>) -> Option<(Route, bool)> {
+    /// What was decided `earlier` on the same grounds, while the route in `current` use has the same next hops.
+    fn same(&self, earlier: &Decision, current: &Arc<Route>) -> Option<Decision> {
+        let Decision {
+            route,
+            is_alternate,
+            is_open,
+        } = earlier;
+        if route.next != current.next {
+            return None;
+        }
+        let backup = match is_alternate {
+            true => route.backup.clone(),
+            false => self.fallback(current, &route.next),
+        };
+        let of_use = [current, route].into_iter().find(|known| {
+            (known.cost, known.hops) == (route.cost, route.hops) && known.backup == backup
+        });
+        let anew = || {
+            let route = Route::clone(route);
+            Arc::new(Route { backup, ..route })
+        };
+        Some(Decision {
+            route: of_use.cloned().unwrap_or_else(anew),
+            is_alternate: *is_alternate,
+            is_open: *is_open,
+        })
+    }
+
+    fn decision(&self, destination: Vertex, current: Option<&Arc<Route>>) -> Option<Decision> {
         let graph = self.trees.graph;
         let candidates = self.trees.candidates(destination);
         let held = current
@@ -212,9 +294,15 @@ impl Grounds<'_> {
         let primaries: Vec<Vertex> = chosen.iter().map(|candidate| candidate.neighbour).collect();
         let alternate = backup::alternate(&self.trees, destination, &candidates, &primaries);
         let kept = current.filter(|current| same_way(&current.next, &next));
-        let kept = || kept.and_then(|current| self.kept(current.backup.as_ref()?, &next));
         let found = alternate.and_then(|detour| over(graph, self.neighbours, &detour));
-        let backup = found.or_else(kept).or_else(|| self.parallel(&primaries));
+        let is_alternate = found.is_some();
+        let backup = found.or_else(|| match kept {
+            Some(current) => self.fallback(current, &next),
+            None => self.parallel(&next),
+        });
+        if next.is_empty() {
+            return None;
+        }
         let route = Route {
             cost: best,
             hops: preferred.hops,
@@ -223,7 +311,18 @@ impl Grounds<'_> {
         };
         // Several next hops already stand in for one another.
         let is_open = primaries.len() == 1 && !is_good_enough(alternate.as_ref(), graph.len());
-        (!route.next.is_empty()).then_some((route, is_open))
+        Some(Decision {
+            route: shared(current, route),
+            is_alternate,
+            is_open,
+        })
+    }
+
+    /// The backup where distances allow none: the one in use of a route with the same next hops, else another link.
+    fn fallback(&self, current: &Route, next: &[NextHop]) -> Option<Backup> {
+        let kept = current.backup.as_ref();
+        let kept = kept.and_then(|backup| self.kept(backup, next));
+        kept.or_else(|| self.parallel(next))
     }
 
     /// What part of the flows the best link to a neighbour is to take.
@@ -263,9 +362,17 @@ impl Grounds<'_> {
     }
 
     /// Another link to the only next hop.
-    fn parallel(&self, primaries: &[Vertex]) -> Option<Backup> {
-        let [primary] = primaries else { return None };
-        second_link(self.neighbours, self.trees.graph.node(*primary))
+    fn parallel(&self, next: &[NextHop]) -> Option<Backup> {
+        let [next] = next else { return None };
+        second_link(self.neighbours, next.neighbour)
+    }
+}
+
+/// The route in use, if it is the same.
+fn shared(current: Option<&Arc<Route>>, route: Route) -> Arc<Route> {
+    match current {
+        Some(current) if **current == route => Arc::clone(current),
+        _ => Arc::new(route),
     }
 }
 
@@ -283,7 +390,7 @@ fn second_link(neighbours: &Neighbours, neighbour: NodeId) -> Option<Backup> {
 pub(crate) fn prefixes(
     topology: &Topology,
     node: NodeId,
-    routes: &BTreeMap<NodeId, Route>,
+    routes: &BTreeMap<NodeId, Arc<Route>>,
 ) -> BTreeMap<Prefix, NodeId> {
     let others = topology.prefixes.iter();
     let others = others.filter(|(_, origins)| !origins.contains(&node));
@@ -321,4 +428,117 @@ fn over(graph: &Graph, neighbours: &Neighbours, detour: &Detour) -> Option<Backu
             .collect(),
         protection: detour.protection,
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use rand_chacha::ChaCha8Rng;
+    use rand_core::{RngCore as _, SeedableRng as _};
+    use wattle_model::Cost;
+
+    use super::*;
+
+    /// Each seed: a network that changes a hundred times, while some routes are held and some backups bettered.
+    #[test]
+    fn what_is_not_decided_anew_is_what_would_be_decided() {
+        let mut reused = 0;
+        for seed in 0..60 {
+            let mut rng = ChaCha8Rng::seed_from_u64(seed);
+            let mut graph = graph(&mut rng);
+            let own = Vertex(below(&mut rng, graph.len()) as u32);
+            let mut forest = Forest::of(&graph, own);
+            let (mut current, mut decisions) = (Routes::default(), Decisions::default());
+            for step in 0..100 {
+                let (before, forest_before) = (graph.clone(), forest.clone());
+                change(&mut rng, &mut graph);
+                let changes = graph
+                    .changes_since(&before, usize::MAX)
+                    .expect("the same nodes");
+                forest.update(&graph, &changes);
+                let touched = forest.touched_since(&forest_before, &changes);
+                let neighbours = neighbours(&graph, own);
+                let grounds = Grounds {
+                    topology: &Topology::default(),
+                    trees: Trees::of(&graph, &forest),
+                    neighbours: &neighbours,
+                    weights: &Weights::new(),
+                    preferences: &[],
+                };
+                let earlier = touched.as_ref().map(|touched| Earlier {
+                    decisions: &decisions,
+                    touched,
+                });
+                reused += usize::from(earlier.is_some());
+                let (routes, kept) = compute(&grounds, &current, earlier);
+                let (anew, all) = compute(&grounds, &current, None);
+                assert_eq!(routes, anew, "seed {seed}, step {step}");
+                let mut open = kept.open(&graph);
+                assert_eq!(open, all.open(&graph), "seed {seed}, step {step}");
+                current = held(&mut rng, &current, routes);
+                let budget = below(&mut rng, 20_000);
+                let on = (&graph, &neighbours);
+                better(&mut current, &mut open, &mut Search::new(own), on, budget);
+                decisions = kept;
+            }
+        }
+        assert!(reused > 600, "{reused}");
+    }
+
+    /// Some of the routes in use are not replaced yet.
+    fn held(rng: &mut ChaCha8Rng, current: &Routes, next: Routes) -> Routes {
+        let is_held = rng.next_u32().is_multiple_of(4);
+        let routes = next.routes.iter().map(|(node, next)| {
+            let kept = current
+                .routes
+                .get(node)
+                .filter(|_| is_held && node.0 % 2 == 0);
+            (*node, Arc::clone(kept.unwrap_or(next)))
+        });
+        Routes {
+            routes: routes.collect(),
+            ..next
+        }
+    }
+
+    fn graph(rng: &mut ChaCha8Rng) -> Graph {
+        let count = 8 + below(rng, 30);
+        let nodes = (0..count as u64)
+            .map(|node| (NodeId(node), Cost(0)))
+            .collect();
+        let mut graph = Graph::new(&nodes, &BTreeMap::new());
+        for _ in 0..3 * count {
+            change(rng, &mut graph);
+        }
+        graph
+    }
+
+    fn change(rng: &mut ChaCha8Rng, graph: &mut Graph) {
+        let mut vertex = || Vertex(below(rng, graph.len()) as u32);
+        let (a, b) = (vertex(), vertex());
+        let cost = match below(rng, 8) {
+            0 => Cost::INFINITE,
+            price => Cost(4_000 + 700 * price as u64),
+        };
+        if below(rng, 12) == 0 {
+            graph.set_transit(a, Cost(below(rng, 2) as u64 * 3_000));
+        } else if a != b {
+            graph.set_cost(a, b, cost);
+        }
+    }
+
+    /// Some have two links.
+    fn neighbours(graph: &Graph, own: Vertex) -> Neighbours {
+        let links = graph.edges(own).iter().map(|edge| {
+            let ids: BTreeSet<_> = [edge.to.0, edge.to.0 | 64].map(LinkId).into();
+            let count = 1 + edge.to.0 as usize % 2;
+            (graph.node(edge.to), ids.into_iter().take(count).collect())
+        });
+        links.collect()
+    }
+
+    fn below(rng: &mut ChaCha8Rng, limit: usize) -> usize {
+        (rng.next_u64() % limit as u64) as usize
+    }
 }

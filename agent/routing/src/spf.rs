@@ -99,6 +99,15 @@ impl Tree {
         self.reached[to.0 as usize].hops
     }
 
+    /// Marks, by vertex, what is reached at another price or over another number of links than in the tree `before`.
+    pub(crate) fn touched_since(&self, before: &Self, touched: &mut Vec<bool>) {
+        touched.resize(self.reached.len(), false);
+        let pairs = self.reached.iter().zip(&before.reached);
+        for (touched, (after, before)) in touched.iter_mut().zip(pairs) {
+            *touched |= (after.cost, after.hops) != (before.cost, before.hops);
+        }
+    }
+
     /// The best path, from the root to `to`, both included; `None` if there is none.
     pub fn path(&self, to: Vertex) -> Option<Vec<Vertex>> {
         if !self.cost(to).is_finite() {

@@ -10,7 +10,7 @@ use wattle_model::{ApartCosts, Carrier, Class, Cost, NetworkId, NodeId, Prefix};
 use wattle_wire::key::PublicKey;
 use wattle_wire::record::{Body, LinkEntry};
 
-use crate::graph::Graph;
+use crate::graph::{Graph, Vertex};
 use crate::lsdb::Lsdb;
 
 /// Who belongs to the network, by its trust root's word.
@@ -65,6 +65,20 @@ pub struct TopologyLink {
 }
 
 impl TopologyLink {
+    /// The link between two nodes, in the order of their ids, that each claims; `None` if either says that nothing passes.
+    fn agreed((a, b): (NodeId, NodeId), claim: &LinkEntry, reverse: &LinkEntry) -> Option<Self> {
+        let cost = agreed(claim, reverse, Class::Latency);
+        cost.is_finite().then_some(Self {
+            a,
+            b,
+            carrier: claim.carrier,
+            cost,
+            cost_a: claim.cost,
+            cost_b: reverse.cost,
+            apart: apart(claim, reverse),
+        })
+    }
+
     /// The price that routing uses in a class.
     pub fn cost_of(&self, class: Class) -> Cost {
         self.apart.of(class).unwrap_or(self.cost)
@@ -91,32 +105,10 @@ impl Topology {
             let Some(member) = members.get(&key.origin) else {
                 continue;
             };
-            match &entry.body {
-                Body::Node(body) => {
-                    topology.nodes.insert(key.origin, body.transit);
-                }
-                Body::Links(body) => {
-                    topology.nodes.entry(key.origin).or_default();
-                    claims.extend(
-                        body.links
-                            .iter()
-                            .map(|link| ((key.origin, link.neighbour, link.carrier), link)),
-                    );
-                }
-                Body::Prefixes(body) => {
-                    let granted = body
-                        .prefixes
-                        .iter()
-                        .filter(|prefix| member.may_announce(prefix));
-                    for prefix in granted {
-                        topology
-                            .prefixes
-                            .entry(*prefix)
-                            .or_default()
-                            .push(key.origin);
-                    }
-                }
-                Body::Removal(_) => {}
+            topology.say(key.origin, member, entry.body());
+            if let Body::Links(body) = entry.body() {
+                let links = body.links.iter();
+                claims.extend(links.map(|link| ((key.origin, link.neighbour, link.carrier), link)));
             }
         }
         // Who claims a link twice means the last claim.
@@ -132,22 +124,74 @@ impl Topology {
                 .iter()
                 .filter(|((a, b, _), _)| a < b)
                 .filter_map(|((a, b, carrier), claim)| {
-                    let reverse = claim_of((*b, *a, *carrier))?;
-                    let cost = agreed(claim, reverse, Class::Latency);
-                    cost.is_finite().then_some(TopologyLink {
-                        a: *a,
-                        b: *b,
-                        carrier: *carrier,
-                        cost,
-                        cost_a: claim.cost,
-                        cost_b: reverse.cost,
-                        apart: apart(claim, reverse),
-                    })
+                    TopologyLink::agreed((*a, *b), claim, claim_of((*b, *a, *carrier))?)
                 });
         // Each has two claims: room at once instead of ever more.
         topology.links.reserve(claims.len() / 2);
         topology.links.extend(links);
         topology
+    }
+
+    /// Brings up to date what these nodes say, and what is agreed with them: the database is what it was in all else.
+    pub(crate) fn update(
+        &mut self,
+        database: &Lsdb,
+        members: &BTreeMap<NodeId, Member>,
+        origins: &BTreeSet<NodeId>,
+    ) {
+        self.nodes.retain(|node, _| !origins.contains(node));
+        self.prefixes.retain(|_, all| {
+            all.retain(|origin| !origins.contains(origin));
+            !all.is_empty()
+        });
+        let is_other =
+            |link: &TopologyLink| !origins.contains(&link.a) && !origins.contains(&link.b);
+        self.links.retain(is_other);
+        for origin in origins {
+            let Some(member) = members.get(origin) else {
+                continue;
+            };
+            for (_, entry) in database.of(*origin) {
+                self.say(*origin, member, entry.body());
+            }
+            for ((neighbour, carrier), claim) in claims(database, *origin) {
+                // What two of them agree on is told by the first.
+                let is_told = origins.contains(&neighbour) && neighbour <= *origin;
+                if is_told || !members.contains_key(&neighbour) {
+                    continue;
+                }
+                let reverse = claims(database, neighbour).remove(&(*origin, carrier));
+                let link = reverse.and_then(|reverse| match *origin < neighbour {
+                    true => TopologyLink::agreed((*origin, neighbour), claim, reverse),
+                    false => TopologyLink::agreed((neighbour, *origin), reverse, claim),
+                });
+                self.links.extend(link);
+            }
+        }
+        self.links
+            .sort_by_key(|link| (link.a, link.b, link.carrier));
+        self.prefixes
+            .values_mut()
+            .for_each(|all| all.sort_unstable());
+    }
+
+    /// Takes in a record, but for its links.
+    fn say(&mut self, origin: NodeId, member: &Member, body: &Body) {
+        match body {
+            Body::Node(body) => {
+                self.nodes.insert(origin, body.transit);
+            }
+            Body::Links(_) => {
+                self.nodes.entry(origin).or_default();
+            }
+            Body::Prefixes(body) => {
+                let granted = body.prefixes.iter();
+                for prefix in granted.filter(|prefix| member.may_announce(prefix)) {
+                    self.prefixes.entry(*prefix).or_default().push(origin);
+                }
+            }
+            Body::Removal(_) => {}
+        }
     }
 
     /// The classes that are priced apart by anybody.
@@ -163,6 +207,56 @@ impl Topology {
         let links = links.map(|link| ((link.a, link.b), link.cost_of(class)));
         Graph::of(&self.nodes, links)
     }
+
+    /// The same, from the graph before, when only the links and the transit prices of these nodes may be others.
+    pub(crate) fn graph_after(
+        &self,
+        before: &Graph,
+        class: Class,
+        changed: &BTreeSet<NodeId>,
+    ) -> Graph {
+        if !before.is_of(self.nodes.keys()) {
+            return self.graph(class);
+        }
+        let mut graph = before.clone();
+        let mut costs: BTreeMap<(Vertex, Vertex), Cost> = BTreeMap::new();
+        for at in changed.iter().filter_map(|node| before.vertex(*node)) {
+            let edges = before.edges(at).iter();
+            costs.extend(edges.map(|edge| ((at.min(edge.to), at.max(edge.to)), Cost::INFINITE)));
+        }
+        let is_changed =
+            |link: &&TopologyLink| changed.contains(&link.a) || changed.contains(&link.b);
+        for link in self.links.iter().filter(is_changed) {
+            let ends = before.vertex(link.a).zip(before.vertex(link.b));
+            if let Some(ends) = ends {
+                let cost = costs.entry(ends).or_insert(Cost::INFINITE);
+                *cost = link.cost_of(class).min(*cost);
+            }
+        }
+        for ((a, b), cost) in costs {
+            graph.set_cost(a, b, cost);
+        }
+        for node in changed {
+            if let Some((at, transit)) = before.vertex(*node).zip(self.nodes.get(node)) {
+                graph.set_transit(at, *transit);
+            }
+        }
+        graph
+    }
+}
+
+/// The links that a node claims: who claims one twice means the last claim.
+fn claims(database: &Lsdb, origin: NodeId) -> BTreeMap<(NodeId, Carrier), &LinkEntry> {
+    let bodies = database
+        .of(origin)
+        .filter_map(|(_, entry)| match entry.body() {
+            Body::Links(body) => Some(&body.links),
+            Body::Node(_) | Body::Prefixes(_) | Body::Removal(_) => None,
+        });
+    let links = bodies.flatten();
+    links
+        .map(|link| ((link.neighbour, link.carrier), link))
+        .collect()
 }
 
 /// The worse of what both ends ask. A free link would let them swap packets without coming nearer.
@@ -181,4 +275,121 @@ fn apart(claim: &LinkEntry, reverse: &LinkEntry) -> ApartCosts {
     claims.fold(ApartCosts::NONE, |costs, (class, _)| {
         costs.with(class, agreed(claim, reverse, class))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rand_chacha::ChaCha8Rng;
+    use rand_core::{RngCore as _, SeedableRng as _};
+    use wattle_model::{Instant, Micros, Ppm, SeqNo, UnixTime};
+    use wattle_wire::key::SecretKey;
+    use wattle_wire::record::{LinksBody, NodeBody, PrefixesBody, Record, RecordKey, RecordKind};
+
+    use super::*;
+    use crate::lsdb::Told;
+
+    /// Members; one more node speaks.
+    const NODES: u64 = 9;
+
+    #[test]
+    fn what_was_brought_up_to_date_is_what_the_whole_database_says() {
+        let mut rng = ChaCha8Rng::seed_from_u64(1);
+        let members = members();
+        let mut database = Lsdb::default();
+        let mut topology = Topology::default();
+        let mut graph = Graph::default();
+        for step in 0..2_000 {
+            let changed: BTreeSet<_> = (0..1 + rng.next_u64() % 3)
+                .map(|_| NodeId(rng.next_u64() % (NODES + 1)))
+                .collect();
+            for origin in &changed {
+                if rng.next_u32().is_multiple_of(40) {
+                    database.forget(*origin);
+                } else {
+                    database.insert(Instant(0), word(&mut rng, *origin, step));
+                }
+            }
+            topology.update(&database, &members, &changed);
+            let whole = Topology::of(&database, &members);
+            assert_eq!(topology.nodes, whole.nodes, "step {step}");
+            assert_eq!(topology.links, whole.links, "step {step}");
+            assert_eq!(topology.prefixes, whole.prefixes, "step {step}");
+            graph = topology.graph_after(&graph, Class::Latency, &changed);
+            let made = whole.graph(Class::Latency);
+            assert_eq!(graph.changes_since(&made, 0), Some(vec![]), "step {step}");
+            assert_eq!(graph.fingerprint(), made.fingerprint());
+        }
+    }
+
+    fn members() -> BTreeMap<NodeId, Member> {
+        let member = Member {
+            identity: SecretKey::from_seed(&[1; 32]).public(),
+            serial: 1,
+            prefixes: (0..2).map(prefix).collect(),
+        };
+        (0..NODES)
+            .map(|node| (NodeId(node), member.clone()))
+            .collect()
+    }
+
+    fn prefix(number: u8) -> Prefix {
+        Prefix::new([10, number, 0, 0].into(), 16).expect("16 bits fit")
+    }
+
+    /// Anything that a node may say, about itself, others and nobody.
+    fn word(rng: &mut ChaCha8Rng, origin: NodeId, step: u64) -> Arc<Told> {
+        let at = UnixTime(1);
+        let mut below = |limit: u64| rng.next_u64() % limit;
+        let body = match below(6) {
+            0 => Body::Node(NodeBody {
+                at,
+                transit: Cost(below(3)),
+                ..NodeBody::default()
+            }),
+            1 => Body::Prefixes(PrefixesBody {
+                at,
+                prefixes: (0..below(4) as u8).map(prefix).collect(),
+            }),
+            _ => Body::Links(LinksBody {
+                at,
+                links: (0..below(6)).map(|_| link(&mut below)).collect(),
+            }),
+        };
+        let kind = match &body {
+            Body::Node(_) => RecordKind::Node,
+            Body::Links(_) => RecordKind::Links,
+            Body::Prefixes(_) => RecordKind::Prefixes,
+            Body::Removal(_) => RecordKind::Removal,
+        };
+        let part = if kind == RecordKind::Links {
+            below(2) as u8
+        } else {
+            0
+        };
+        let key = RecordKey { origin, kind, part };
+        let signer = SecretKey::from_seed(&[1; 32]);
+        let seq = SeqNo(step + 1);
+        Arc::new(Told::of(Record::sign(
+            NetworkId(1),
+            key,
+            seq,
+            10,
+            &body,
+            &signer,
+        )))
+    }
+
+    fn link(below: &mut impl FnMut(u64) -> u64) -> LinkEntry {
+        LinkEntry {
+            neighbour: NodeId(below(NODES + 1)),
+            carrier: [Carrier::Udp4, Carrier::Quic][below(2) as usize],
+            cost: [Cost(below(4)), Cost::INFINITE][usize::from(below(8) == 0)],
+            apart: ApartCosts::NONE,
+            rtt: Micros(0),
+            jitter: Micros(0),
+            loss: Ppm(0),
+        }
+    }
 }

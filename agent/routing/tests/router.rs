@@ -713,7 +713,7 @@ impl Test {
             .database()
             .entry(key)
             .expect("the node wrote it")
-            .record
+            .record()
             .clone()
     }
 

@@ -5,7 +5,6 @@
 //! another course: what they decide, and when, is what it would be without each other.
 
 use std::collections::HashMap;
-use std::hash::{DefaultHasher, Hash as _, Hasher as _};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use wattle_routing::course::{self, Course};
@@ -23,18 +22,22 @@ type Case = (u64, Vertex);
 
 impl course::Courses for Courses {
     fn mark(&self, graph: &Graph) -> u64 {
-        let mut hasher = DefaultHasher::new();
-        graph.hash(&mut hasher);
-        hasher.finish()
+        graph.fingerprint()
     }
 
     fn course(&self, mark: u64, graph: &Graph, target: Vertex) -> Arc<Course> {
-        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let known = || self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let case = (mark, target);
+        if let Some(course) = known().get(&case) {
+            return Arc::clone(course);
+        }
+        // Nobody else waits meanwhile.
+        let course = Arc::new(Course::of(graph, target));
+        let mut known = known();
         if known.len() * graph.len() > MOST_KEPT {
             known.clear();
         }
-        let course = known.entry((mark, target));
-        Arc::clone(course.or_insert_with(|| Arc::new(Course::of(graph, target))))
+        Arc::clone(known.entry(case).or_insert(course))
     }
 }
 

@@ -100,7 +100,7 @@ fn acknowledge(router: &mut Router, neighbours: Vec<NodeId>, local: Instant) {
 
 fn own_records(router: &Router) -> Vec<Record> {
     let own = router.database().of(router.node());
-    own.map(|(_, entry)| entry.record.clone()).collect()
+    own.map(|(_, entry)| entry.record().clone()).collect()
 }
 
 /// What all nodes say.

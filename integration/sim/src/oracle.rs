@@ -118,7 +118,7 @@ impl<'a> World<'a> {
                 router
                     .database()
                     .iter()
-                    .map(|(_, entry)| RecordId::from(&entry.record))
+                    .map(|(_, entry)| RecordId::from(entry.record()))
                     .collect()
             };
             for other in self.component(*id) {
@@ -277,7 +277,7 @@ fn transit(router: &Router) -> Cost {
     let own = router
         .database()
         .of(router.node())
-        .find_map(|(_, entry)| match &entry.body {
+        .find_map(|(_, entry)| match entry.body() {
             Body::Node(body) => Some(body.transit),
             Body::Links(_) | Body::Prefixes(_) | Body::Removal(_) => None,
         });

@@ -320,7 +320,7 @@ fn bridge(graph: &Graph, node: Vertex, old: &Routes, new: &Routes, failure: Fail
         let vertex = graph.vertex(neighbour).expect("a neighbour");
         failure.spares(node, vertex)
     };
-    let leads = |route: &&Route| {
+    let leads = |route: &&Arc<Route>| {
         let backup = route.backup.as_ref().map(|backup| backup.neighbour);
         let next = route.next.iter().map(|next| next.neighbour);
         next.chain(backup).any(works)

@@ -142,7 +142,7 @@ impl Engine {
         let database = self.router.database();
         self.fresh_records = database
             .iter()
-            .map(|(_, entry)| entry.record.clone())
+            .map(|(_, entry)| entry.record().clone())
             .collect();
         self.tell_candidates(Some(&mut *uplink));
         self.tell_records(Some(uplink));

@@ -349,7 +349,7 @@ fn claims(router: &Router, class: Class) -> BTreeMap<(NodeId, NodeId), LinkEntry
 pub(super) fn all_claims(router: &Router) -> Vec<(NodeId, LinkEntry)> {
     let mut all = Vec::new();
     for (key, entry) in router.database().iter() {
-        match &entry.body {
+        match entry.body() {
             Body::Links(body) => all.extend(body.links.iter().map(|link| (key.origin, *link))),
             Body::Node(_) | Body::Prefixes(_) | Body::Removal(_) => {}
         }

@@ -44,7 +44,7 @@ impl Engine {
 
     fn quic_addresses(&self, node: NodeId, hosts: impl Iterator<Item = IpAddr>) -> Vec<SocketAddr> {
         let said = self.router.database().of(node);
-        let said = said.into_iter().find_map(|(_, entry)| match &entry.body {
+        let said = said.into_iter().find_map(|(_, entry)| match entry.body() {
             Body::Node(body) => Some(body.quic_port),
             Body::Links(_) | Body::Prefixes(_) | Body::Removal(_) => None,
         });

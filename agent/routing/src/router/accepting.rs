@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
+use std::sync::Arc;
 
 use wattle_model::{Class, Instant, NodeId};
 use wattle_wire::control::Control;
@@ -10,7 +11,7 @@ use wattle_wire::record::{Body, LinkEntry, Record, RecordKind};
 
 use super::{Output, Router};
 use crate::event::Cause;
-use crate::lsdb::Age;
+use crate::lsdb::{Age, Told};
 use crate::origin::MAX_PARTS;
 use crate::spreading;
 
@@ -109,32 +110,27 @@ impl Router {
     pub(super) fn accept(&mut self, now: Instant, from: Option<NodeId>, record: Record) {
         let (key, cause) = (record.key(), Cause::Record((&record).into()));
         self.outputs.push_back(Output::Accepted(record.clone()));
-        let before = self.database.entry(key).map(|entry| entry.body.clone());
-        self.database.insert(now, record);
-        let after = self.database.entry(key).map(|entry| entry.body.clone());
-        let spared = self.spared(key.origin, from, &before, &after);
+        self.unread.add(key.origin);
+        let told = self.verifier.hold(Told::of(record));
+        let before = self.database.insert(now, Arc::clone(&told));
+        let (before, after) = (before.as_ref().map(|before| &before.body), &told.body);
+        let spared = self.spared(key.origin, from, before, after);
         for (neighbour, adjacency) in &mut self.adjacencies {
             if Some(*neighbour) != from && !spared.contains(neighbour) {
                 adjacency.owe(key);
             }
         }
-        let is_bad = is_bad_news(before.as_ref(), after.as_ref());
+        let is_bad = is_bad_news(before, after);
         match after {
-            Some(Body::Removal(removal)) => {
+            Body::Removal(removal) => {
                 self.removed.insert(key.origin, removal.serial);
                 self.expel(now, cause);
             }
-            Some(body)
-                if before
-                    .as_ref()
-                    .is_none_or(|before| decides_differently(before, &body)) =>
-            {
-                match is_bad {
-                    true => self.compute_urgently(now, cause),
-                    false => self.compute_soon(now, cause),
-                }
-            }
-            Some(_) | None => {}
+            body if before.is_none_or(|before| decides_differently(before, body)) => match is_bad {
+                true => self.compute_urgently(now, cause),
+                false => self.compute_soon(now, cause),
+            },
+            Body::Node(_) | Body::Links(_) | Body::Prefixes(_) => {}
         }
     }
 
@@ -144,16 +140,16 @@ impl Router {
         &mut self,
         origin: NodeId,
         from: Option<NodeId>,
-        before: &Option<Body>,
-        after: &Option<Body>,
+        before: Option<&Body>,
+        after: &Body,
     ) -> BTreeSet<NodeId> {
-        if is_bad_news(before.as_ref(), after.as_ref()) {
+        if is_bad_news(before, after) {
             return match from {
                 Some(_) => self.redundant(origin),
                 None => BTreeSet::new(),
             };
         }
-        match (from, names_the_same(before.as_ref(), after.as_ref())) {
+        match (from, names_the_same(before, after)) {
             (_, true) => self.spared_by_tree(origin).clone(),
             (None, false) => BTreeSet::new(),
             (Some(from), false) => &self.told_by(from) | &self.redundant(origin),
@@ -189,7 +185,7 @@ impl Router {
         let neighbours = |node: NodeId| {
             self.database
                 .of(node)
-                .filter_map(|(_, entry)| match &entry.body {
+                .filter_map(|(_, entry)| match entry.body() {
                     Body::Links(body) => Some(body.links.iter().map(|link| link.neighbour)),
                     Body::Node(_) | Body::Prefixes(_) | Body::Removal(_) => None,
                 })
@@ -230,22 +226,22 @@ impl Router {
 
 /// Whether news must not wait for anybody: a link is gone or a node left. It takes every way at once; other news takes
 /// the shortest, and what gets lost there is found by comparison.
-fn is_bad_news(before: Option<&Body>, after: Option<&Body>) -> bool {
+fn is_bad_news(before: Option<&Body>, after: &Body) -> bool {
     match (before, after) {
-        (Some(Body::Links(before)), Some(Body::Links(after))) => {
+        (Some(Body::Links(before)), Body::Links(after)) => {
             let ends = |link: &LinkEntry| (link.neighbour, link.carrier);
             let kept: BTreeSet<_> = after.links.iter().map(ends).collect();
             before.links.iter().any(|link| !kept.contains(&ends(link)))
         }
-        (_, Some(Body::Removal(_))) => true,
+        (_, Body::Removal(_)) => true,
         _ => false,
     }
 }
 
 /// Whether a record names the links that the one before named: then it changes no tree.
-fn names_the_same(before: Option<&Body>, after: Option<&Body>) -> bool {
+fn names_the_same(before: Option<&Body>, after: &Body) -> bool {
     match (before, after) {
-        (Some(Body::Links(before)), Some(Body::Links(after))) => {
+        (Some(Body::Links(before)), Body::Links(after)) => {
             let ends = |link: &LinkEntry| (link.neighbour, link.carrier);
             before
                 .links
@@ -253,7 +249,7 @@ fn names_the_same(before: Option<&Body>, after: Option<&Body>) -> bool {
                 .map(ends)
                 .eq(after.links.iter().map(ends))
         }
-        (Some(_), Some(_)) => true,
+        (Some(_), _) => true,
         _ => false,
     }
 }

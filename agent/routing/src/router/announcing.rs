@@ -91,7 +91,7 @@ impl Router {
     pub(super) fn reported_links(&self) -> impl Iterator<Item = ((NodeId, Carrier), Cost)> + '_ {
         self.database
             .of(self.node)
-            .flat_map(|(_, entry)| match &entry.body {
+            .flat_map(|(_, entry)| match entry.body() {
                 Body::Links(body) => body.links.as_slice(),
                 Body::Node(_) | Body::Prefixes(_) | Body::Removal(_) => &[],
             })

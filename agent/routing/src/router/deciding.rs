@@ -12,7 +12,7 @@ use crate::event::Cause;
 use crate::graph::Change;
 use crate::multipath::{Forest, Trees};
 use crate::policy::Thousandths;
-use crate::routes::{self, Grounds, Neighbours, Progress, Routes, Weights};
+use crate::routes::{self, Decisions, Earlier, Grounds, Neighbours, Progress, Routes, Weights};
 use crate::topology::Topology;
 
 /// Pauses between computations while changes keep coming (RFC 8405 with shorter ones), and the calm after which they
@@ -35,6 +35,34 @@ const MOST_CHANGES: usize = 16;
 /// that nothing is searched for what is about to change again.
 const SEARCH_BUDGET: usize = 200_000;
 const SEARCH_PAUSE: Micros = Micros::from_millis(100);
+
+/// Nodes whose word is read anew, beside all others'; when more of them spoke, everybody's is.
+const MOST_UNREAD: usize = 16;
+
+/// Who spoke since the database was read last.
+#[derive(Debug)]
+pub(super) enum Unread {
+    /// These, or they lost a record.
+    Of(BTreeSet<NodeId>),
+    /// Anybody.
+    All,
+}
+
+impl Unread {
+    pub(super) fn add(&mut self, origin: NodeId) {
+        if let Self::Of(origins) = self {
+            origins.insert(origin);
+            if origins.len() > MOST_UNREAD {
+                *self = Self::All;
+            }
+        }
+    }
+
+    /// What is read by this, while everything is unless it is said.
+    fn take(&mut self) -> Self {
+        std::mem::replace(self, Self::Of(BTreeSet::new()))
+    }
+}
 
 /// When the next computation of routes is due, and why.
 #[derive(Debug, Clone, Copy)]
@@ -78,7 +106,14 @@ impl Router {
             pause,
         };
         self.counters.computations += 1;
-        self.topology = Topology::of(&self.database, &self.members.nodes);
+        // What is left out of this node's own links changes without a word.
+        self.unread.add(self.node);
+        let unread = self.unread.take();
+        let members = &self.members.nodes;
+        match &unread {
+            Unread::Of(origins) => self.topology.update(&self.database, members, origins),
+            Unread::All => self.topology = Topology::of(&self.database, members),
+        }
         self.leave_out_lost_links();
         for class in self.plans.keep(&self.topology.apart()) {
             self.outputs
@@ -86,13 +121,24 @@ impl Router {
         }
         for class in self.plans.classes() {
             let mut plan = self.plans.take(class);
-            self.compute_class(now, cause, class, &mut plan);
+            self.compute_class(now, cause, (class, &mut plan), &unread);
             self.plans.put(class, plan);
         }
     }
 
-    fn compute_class(&mut self, now: Instant, cause: Cause, class: Class, plan: &mut Plan) {
-        let graph = self.topology.graph(class);
+    fn compute_class(
+        &mut self,
+        now: Instant,
+        cause: Cause,
+        (class, plan): (Class, &mut Plan),
+        unread: &Unread,
+    ) {
+        let graph = match unread {
+            Unread::Of(origins) if class.is_latency() => {
+                self.topology.graph_after(&plan.graph, class, origins)
+            }
+            Unread::Of(_) | Unread::All => self.topology.graph(class),
+        };
         let before = std::mem::replace(&mut plan.graph, graph);
         let changes = plan.graph.changes_since(&before, MOST_CHANGES);
         if class.is_latency() && changes.as_deref().is_none_or(reshapes) {
@@ -108,7 +154,7 @@ impl Router {
             self.decide_prefixes(now, class, plan, cause);
             return;
         }
-        let mut routes = self.decide(plan, changes.as_deref());
+        let mut routes = self.decide(plan, changes.as_deref(), is_other);
         match plan.graph.len() <= EXHAUSTIVE {
             true => {
                 search_backups(now, plan, &mut routes);
@@ -138,7 +184,7 @@ impl Router {
     }
 
     /// Next hops by shortest paths, which are brought up to date when little changed.
-    fn decide(&mut self, plan: &mut Plan, changes: Option<&[Change]>) -> Routes {
+    fn decide(&mut self, plan: &mut Plan, changes: Option<&[Change]>, is_other: bool) -> Routes {
         plan.open.clear();
         plan.end_search();
         if changes.is_none_or(|changes| changes.iter().any(opens)) {
@@ -146,16 +192,26 @@ impl Router {
         }
         let Some(own) = plan.graph.vertex(self.node) else {
             plan.forest = None;
+            plan.decisions = Decisions::default();
             return Routes::default();
         };
-        let forest = match (plan.forest.take(), changes) {
-            (Some(mut forest), Some(changes)) => {
+        let (forest, touched) = match (plan.forest.take(), changes) {
+            (Some(before), Some(changes)) => {
                 self.counters.updates += 1;
+                let mut forest = before.clone();
                 forest.update(&plan.graph, changes);
-                forest
+                let touched = forest.touched_since(&before, changes);
+                (forest, touched)
             }
-            (None, _) | (_, None) => Forest::of(&plan.graph, own),
+            (None, _) | (_, None) => (Forest::of(&plan.graph, own), None),
         };
+        let decisions = std::mem::take(&mut plan.decisions);
+        // Whom an operator prefers may be chosen otherwise the second time.
+        let is_same = !is_other && plan.basis.is_plain();
+        let earlier = touched.as_ref().filter(|_| is_same).map(|touched| Earlier {
+            decisions: &decisions,
+            touched,
+        });
         let grounds = Grounds {
             topology: &self.topology,
             trees: Trees::of(&plan.graph, &forest),
@@ -163,12 +219,14 @@ impl Router {
             weights: &plan.basis.weights,
             preferences: &plan.basis.preferences,
         };
-        let (routes, mut open) = routes::compute(&grounds, &plan.routes);
+        let (routes, decisions) = routes::compute(&grounds, &plan.routes, earlier);
+        let mut open = decisions.open(&plan.graph);
         if let Some(reached) = plan.reached {
             let rest = open.partition_point(|id| *id < reached);
             open.rotate_left(rest);
         }
         plan.open = open;
+        plan.decisions = decisions;
         let search = Search::with_courses(own, Arc::clone(&self.courses));
         plan.search = Some(search.knowing(std::mem::take(&mut plan.found)));
         plan.forest = Some(forest);

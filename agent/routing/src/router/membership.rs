@@ -1,17 +1,20 @@
 //! Who belongs to the network: by the peer set, until a removal that the trust root signed.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 
 use wattle_model::{Instant, NodeId};
 use wattle_wire::record::RecordKind;
 
 use super::Router;
+use super::deciding::Unread;
 use crate::event::{Cause, Happening};
 use crate::topology::Members;
 
 impl Router {
     pub(super) fn members_changed(&mut self, now: Instant, members: Members) {
-        self.members = members;
+        self.members = Arc::new(members);
+        self.unread = Unread::All;
         self.origin.heard_by(self.members.nodes.len());
         self.expel(now, Cause::PeerSet);
         let neighbours: BTreeSet<NodeId> = self.links.values().map(|link| link.neighbour).collect();
@@ -38,7 +41,8 @@ impl Router {
             .map(|(id, member)| (*id, member.serial))
             .collect();
         for (node, serial) in voided {
-            self.members.nodes.remove(&node);
+            Arc::make_mut(&mut self.members).nodes.remove(&node);
+            self.unread = Unread::All;
             self.event(now, cause, Happening::NodeRemoved { node, serial });
         }
         let strangers: BTreeSet<NodeId> = self
@@ -50,6 +54,7 @@ impl Router {
         for origin in strangers {
             let keys: Vec<_> = self.database.of(origin).map(|(key, _)| *key).collect();
             if self.database.forget(origin) {
+                self.unread.add(origin);
                 self.outputs_of_expiry(keys.into_iter().filter(|k| k.kind != RecordKind::Removal));
                 self.compute_soon(now, cause);
             }

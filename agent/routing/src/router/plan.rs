@@ -9,7 +9,7 @@ use super::turn::Held;
 use crate::backup::{Found, Search};
 use crate::graph::Graph;
 use crate::multipath::Forest;
-use crate::routes::{Neighbours, Preference, Routes, Weights};
+use crate::routes::{Decisions, Neighbours, Preference, Routes, Weights};
 
 /// The routes of one class, and all that keeping them up to date needs.
 #[derive(Debug, Default)]
@@ -21,6 +21,8 @@ pub(super) struct Plan {
     pub(super) routes: Arc<Routes>,
     /// The shortest paths of this node and its neighbours.
     pub(super) forest: Option<Forest>,
+    /// What was decided on them last.
+    pub(super) decisions: Decisions,
     /// The search for better backups that goes on behind them.
     pub(super) search: Option<Search>,
     /// What earlier searches found, while none goes on.
@@ -41,6 +43,13 @@ pub(super) struct Basis {
     pub(super) weights: Weights,
     /// An operator's.
     pub(super) preferences: Vec<Preference>,
+}
+
+impl Basis {
+    /// Whether an operator has no say in it.
+    pub(super) fn is_plain(&self) -> bool {
+        self.weights.is_empty() && self.preferences.is_empty()
+    }
 }
 
 impl Plan {

@@ -139,7 +139,7 @@ impl Router {
                 .get(link)
                 .is_some_and(|link| link.damper.is_some())
         };
-        let leads = |route: &&Route| {
+        let leads = |route: &&Arc<Route>| {
             let backup = route.backup.as_ref().map(|backup| backup.link);
             let links = route.next.iter().map(|next| next.link);
             links.chain(backup).any(|link| is_used(&link))
@@ -177,8 +177,12 @@ impl Router {
         class: Class,
         (before, after): (&Routes, &Routes),
     ) {
-        let nodes: BTreeSet<&NodeId> = before.routes.keys().chain(after.routes.keys()).collect();
-        for node in nodes {
+        let other_than = |one: &Routes, other: &Routes| {
+            let routes = one.routes.iter();
+            let others = routes.filter(|(node, route)| other.routes.get(node) != Some(route));
+            others.map(|(node, _)| *node).collect::<BTreeSet<NodeId>>()
+        };
+        for node in &(&other_than(before, after) | &other_than(after, before)) {
             let hops = |routes| next_hops(routes, *node);
             if hops(before).eq(hops(after)) {
                 continue;

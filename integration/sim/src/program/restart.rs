@@ -89,7 +89,7 @@ fn judge(router: &Router) -> Result<f64> {
             .nodes
             .get(&key.origin)
             .context("records of members only")?;
-        let is_signed = EachTime.is_signed(&entry.record, members.network, &member.identity);
+        let is_signed = EachTime.is_signed(entry.record(), members.network, &member.identity);
         ensure!(is_signed, "a record in a database is forged");
     }
     Ok(began.elapsed().as_secs_f64() * 1e3)

@@ -18,7 +18,7 @@ const OUTAGE_MS: u64 = 1_000;
 const SYNCED_MS: f64 = 250.0;
 
 /// Nodes of the large fleet; another number with `WATTLE_SIM_NODES`.
-const NODES: &str = "260";
+const NODES: &str = "1000";
 
 #[test]
 #[ignore = "takes minutes: run with --release by tools/test unit"]

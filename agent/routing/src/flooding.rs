@@ -320,11 +320,14 @@ fn chunks<T: Copy>(items: BTreeSet<T>, most: usize) -> Vec<Vec<T>> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use wattle_model::{NetworkId, NodeId, SeqNo};
     use wattle_wire::key::SecretKey;
     use wattle_wire::record::{Body, NodeBody, RecordKind};
 
     use super::*;
+    use crate::lsdb::Told;
 
     /// A database of so many records, and a neighbour 1 ms away that has none of them.
     struct Story {
@@ -338,7 +341,7 @@ mod tests {
             let now = Instant(1_000_000_000);
             let mut database = Lsdb::default();
             for origin in 0..records {
-                database.insert(now, record(origin));
+                database.insert(now, Arc::new(Told::of(record(origin))));
             }
             let rtt = Micros::from_millis(1);
             let adjacency = Adjacency::new(now, LinkId(1), rtt, None);

@@ -355,6 +355,7 @@ mod tests {
             _ => Body::Links(LinksBody {
                 at,
                 links: (0..below(6)).map(|_| link(&mut below)).collect(),
+                ..LinksBody::default()
             }),
         };
         let kind = match &body {

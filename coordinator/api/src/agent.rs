@@ -25,7 +25,7 @@ pub const FEATURE_DELTA: &str = "peer-set-delta";
 /// The port of a coordinator when none is given.
 pub const DEFAULT_PORT: u16 = 5741;
 
-/// An agent says something at least this often ([`ToCoordinator::Ping`] if nothing else), in seconds.
+/// An agent says [`ToCoordinator::Ping`] this often, in seconds.
 pub const KEEPALIVE_S: u64 = 20;
 
 /// The coordinator ends a connection that was silent for so long, in seconds: three keepalives.

@@ -201,7 +201,8 @@ async fn exchange(mut link: Connection, epoch: u32, side: &mut Side) -> Option<C
     let (mut incoming, mut outgoing) = link.split();
     let mut silent_until = Instant::now() + Duration::from_secs(SILENCE_S);
     let mut pings = 0;
-    let mut speak_by = Instant::now() + Duration::from_secs(KEEPALIVE_S);
+    // Whatever else is said: only pings are answered for certain, and who hears nothing hangs up.
+    let mut ping_at = Instant::now() + Duration::from_secs(KEEPALIVE_S);
     loop {
         let outcome = tokio::select! {
             heard = incoming.receive() => {
@@ -218,11 +219,10 @@ async fn exchange(mut link: Connection, epoch: u32, side: &mut Side) -> Option<C
             }
             message = side.up.recv() => {
                 let message = message?;
-                speak_by = Instant::now() + Duration::from_secs(KEEPALIVE_S);
                 outgoing.send(&message).await
             }
-            () = sleep_until(speak_by) => {
-                speak_by = Instant::now() + Duration::from_secs(KEEPALIVE_S);
+            () = sleep_until(ping_at) => {
+                ping_at = Instant::now() + Duration::from_secs(KEEPALIVE_S);
                 pings += 1;
                 outgoing.send(&ToCoordinator::Ping { nonce: pings }).await
             }

@@ -10,19 +10,21 @@ mod interface;
 mod links;
 mod membership;
 mod plan;
+mod trigger;
 mod turn;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
-use wattle_model::{Class, Cost, Instant, LinkId, Micros, NodeId, Prefix, UnixTime};
+use wattle_model::{Class, Cost, Instant, LinkId, NodeId, Prefix, UnixTime};
 use wattle_wire::control::Control;
-use wattle_wire::record::{Body, Record, RecordKey};
+use wattle_wire::record::{Record, RecordKey};
 
 use self::deciding::{Computing, Unread};
 pub use self::interface::{Config, Counters, Input, Output};
 pub use self::links::Link;
 use self::plan::Plans;
+use self::trigger::Trigger;
 use crate::cost::Health;
 use crate::course::{Courses, EachAnew};
 use crate::damping::Damper;
@@ -60,8 +62,6 @@ pub struct Router {
     preferences: Vec<Preference>,
     policies: Policies,
     transit: Damper,
-    /// When the other end of a lost link fell silent first.
-    suspected_at: Option<Instant>,
     untold: Lost,
     wall: (Instant, UnixTime),
     pacer: Pacer,
@@ -107,7 +107,6 @@ impl Router {
             health: Health::default(),
             preferences: Vec::new(),
             policies: Policies::default(),
-            suspected_at: None,
             untold: Lost::new(),
             transit: Damper::new(now, Cost(0)),
             wall: (now, config.time),
@@ -116,7 +115,7 @@ impl Router {
             spared: BTreeMap::new(),
             computing: Computing {
                 due: Instant::NEVER,
-                cause: Cause::PeerSet,
+                trigger: Cause::PeerSet.into(),
                 last: Instant(0),
                 pause: 0,
             },
@@ -237,7 +236,7 @@ impl Router {
     /// Ends every verb: computes what is due, tells the fingerprint, sends what waits.
     fn settle(&mut self, now: Instant) {
         if self.computing.due <= now {
-            self.compute(now, self.computing.cause);
+            self.compute(now, self.computing.trigger);
         }
         self.decide_on(now);
         let fingerprint = self.database.fingerprint();
@@ -273,35 +272,15 @@ impl Router {
         self.outputs.extend(keys.into_iter().map(Output::Expired));
     }
 
-    fn event(&mut self, now: Instant, cause: Cause, what: Happening) {
+    fn event(&mut self, now: Instant, trigger: Trigger, what: Happening) {
         let event = Event {
             at: now,
             time: self.time(now),
-            cause,
-            latency: self.latency(now, cause),
+            cause: trigger.cause,
+            latency: trigger.began.map(|began| began.until(now)),
             what,
         };
         self.outputs.push_back(Output::Event(event));
-    }
-
-    /// How long ago what is told began: with the first suspicion of the node that told it, by that one's clock.
-    fn latency(&self, now: Instant, cause: Cause) -> Option<Micros> {
-        let since_suspicion = || self.suspected_at.map(|suspected| now.since(suspected));
-        let id = match cause {
-            Cause::Record(id) if id.key.origin == self.node => return since_suspicion(),
-            Cause::Record(id) => id,
-            Cause::LinkLost { .. } => return since_suspicion(),
-            Cause::PeerSet | Cause::Operator | Cause::Time => return None,
-        };
-        let entry = self.database.entry(id.key)?;
-        let (told, suspected) = match entry.body() {
-            Body::Node(body) => (body.at, Micros(0)),
-            Body::Links(body) => (body.at, body.suspected),
-            Body::Prefixes(body) => (body.at, Micros(0)),
-            Body::Removal(_) => return None,
-        };
-        let since_told = Micros::from_millis(self.time(now).0.saturating_sub(told.0));
-        Some(Micros(since_told.0 + suspected.0))
     }
 
     fn time(&self, now: Instant) -> UnixTime {

@@ -154,13 +154,13 @@ impl Topology {
             for (_, entry) in database.of(*origin) {
                 self.say(*origin, member, entry.body());
             }
-            for ((neighbour, carrier), claim) in claims(database, *origin) {
+            for ((neighbour, carrier), claim) in last_claims(database, *origin) {
                 // What two of them agree on is told by the first.
                 let is_told = origins.contains(&neighbour) && neighbour <= *origin;
                 if is_told || !members.contains_key(&neighbour) {
                     continue;
                 }
-                let reverse = claims(database, neighbour).remove(&(*origin, carrier));
+                let reverse = last_claim(database, neighbour, (*origin, carrier));
                 let link = reverse.and_then(|reverse| match *origin < neighbour {
                     true => TopologyLink::agreed((*origin, neighbour), claim, reverse),
                     false => TopologyLink::agreed((neighbour, *origin), reverse, claim),
@@ -245,18 +245,28 @@ impl Topology {
     }
 }
 
-/// The links that a node claims: who claims one twice means the last claim.
-fn claims(database: &Lsdb, origin: NodeId) -> BTreeMap<(NodeId, Carrier), &LinkEntry> {
+/// The links that a node claims, each as it claims it last.
+fn last_claims(database: &Lsdb, origin: NodeId) -> BTreeMap<(NodeId, Carrier), &LinkEntry> {
+    claims(database, origin)
+        .map(|link| ((link.neighbour, link.carrier), link))
+        .collect()
+}
+
+/// One of them.
+fn last_claim(database: &Lsdb, origin: NodeId, end: (NodeId, Carrier)) -> Option<&LinkEntry> {
+    claims(database, origin)
+        .filter(|link| (link.neighbour, link.carrier) == end)
+        .last()
+}
+
+fn claims(database: &Lsdb, origin: NodeId) -> impl Iterator<Item = &LinkEntry> {
     let bodies = database
         .of(origin)
         .filter_map(|(_, entry)| match entry.body() {
             Body::Links(body) => Some(&body.links),
             Body::Node(_) | Body::Prefixes(_) | Body::Removal(_) => None,
         });
-    let links = bodies.flatten();
-    links
-        .map(|link| ((link.neighbour, link.carrier), link))
-        .collect()
+    bodies.flatten()
 }
 
 /// The worse of what both ends ask. A free link would let them swap packets without coming nearer.

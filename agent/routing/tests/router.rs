@@ -515,6 +515,64 @@ fn what_follows_a_link_that_others_lost_is_timed_from_their_first_suspicion() {
 }
 
 #[test]
+fn routes_that_wait_their_turn_are_timed_from_what_they_wait_for_whatever_its_origin_says_next() {
+    // Then node 1 tells another price: of its link to node 0, or one that the other end's word hides.
+    for price in [5_000, 400] {
+        let mut test = Test::new();
+        test.link_up(1);
+        test.link_up(2);
+        test.receive(1, &[test.links_record(1, 1, &[(0, 500), (3, 500)])]);
+        test.receive(2, &[test.links_record(2, 1, &[(0, 500), (3, 9_000)])]);
+        test.receive(2, &[test.links_record(3, 1, &[(1, 500), (2, 9_000)])]);
+        test.run(Micros::from_secs(5));
+        assert_eq!(test.next_hops(3), [node(1)]);
+        let at = UnixTime(TIME.0 + test.now.since(START).as_millis());
+        let body = Body::Links(LinksBody {
+            at,
+            suspected: Micros::from_millis(40),
+            links: test.links_of(&[(0, 500)]),
+        });
+        let lost = record(node(1), RecordKind::Links, 2, &body, &key(1));
+        test.outputs();
+        test.receive_flood(1, &Flood::Update(vec![lost.clone()]));
+        test.run(Micros::from_millis(15));
+        assert_eq!(test.next_hops(3), [node(1)], "node 2 goes first");
+        test.receive_flood(
+            1,
+            &Flood::Update(vec![test.links_record(1, 3, &[(0, price)])]),
+        );
+        test.run(Micros::from_millis(200));
+        assert_eq!(test.next_hops(3), [node(2)]);
+        let events = test.events();
+        let moved = events.iter().find(|event| {
+            matches!(&event.what, Happening::RouteChanged { destination, .. } if *destination == node(3))
+        });
+        let moved = moved.expect("packets go around");
+        let since_told = moved.time.0 - at.0;
+        assert_eq!(moved.cause, Cause::Record((&lost).into()), "{price}");
+        let latency = moved.latency.map(Micros::as_millis);
+        assert_eq!(latency, Some(since_told + 40), "{price}");
+    }
+}
+
+#[test]
+fn a_record_without_a_time_tells_nothing_of_when_it_began() {
+    let mut test = Test::new();
+    test.link_up(1);
+    test.outputs();
+    let body = Body::Links(LinksBody {
+        links: test.links_of(&[(0, 500)]),
+        ..LinksBody::default()
+    });
+    test.receive(1, &[record(node(1), RecordKind::Links, 1, &body, &key(1))]);
+    let events = test.events();
+    let joined = events
+        .iter()
+        .find(|event| matches!(event.what, Happening::NodeJoined { .. }));
+    assert_eq!(joined.expect("a neighbour").latency, None);
+}
+
+#[test]
 fn explain_shows_the_runner_up_and_adds_up() {
     let mut test = Test::new();
     test.link_up(1);

@@ -240,8 +240,8 @@ pub struct NodeBody {
 pub struct LinksBody {
     /// When it was written, on the origin's clock.
     pub at: UnixTime,
-    /// How long before that the origin first suspected a link whose loss it tells; zero where it tells of none. A record has
-    /// room for [`MOST_SUSPECTED`].
+    /// How long before that the origin first suspected a link whose loss it tells; zero where it tells of none, or of one that was
+    /// not suspected for a millisecond. A record has room for [`MOST_SUSPECTED`]; one that is signed anew repeats both times.
     pub suspected: Micros,
     /// The links that are up, in order of neighbour and carrier.
     pub links: Vec<LinkEntry>,

@@ -4,11 +4,12 @@ use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::Arc;
 
-use wattle_model::{Class, Instant, NodeId};
+use wattle_model::{Class, Instant, Micros, NodeId, UnixTime};
 use wattle_wire::control::Control;
 use wattle_wire::flood::{Digest, Flood, RecordId};
 use wattle_wire::record::{Body, LinkEntry, Record, RecordKind};
 
+use super::trigger::{Began, Trigger};
 use super::{Output, Router};
 use crate::event::Cause;
 use crate::lsdb::{Age, Told};
@@ -108,12 +109,19 @@ impl Router {
 
     /// Stores a record that may be believed, passes it on, and acts on it.
     pub(super) fn accept(&mut self, now: Instant, from: Option<NodeId>, record: Record) {
-        let (key, cause) = (record.key(), Cause::Record((&record).into()));
+        let (key, id) = (record.key(), RecordId::from(&record));
         self.outputs.push_back(Output::Accepted(record.clone()));
-        self.unread.add(key.origin);
         let told = self.verifier.hold(Told::of(record));
         let before = self.database.insert(now, Arc::clone(&told));
         let (before, after) = (before.as_ref().map(|before| &before.body), &told.body);
+        let trigger = Trigger {
+            cause: Cause::Record(id),
+            began: self.began(now, key.origin, after),
+        };
+        let is_news = before.is_none_or(|before| decides_differently(before, after));
+        if is_news {
+            self.unread.add(key.origin);
+        }
         let spared = self.spared(key.origin, from, before, after);
         for (neighbour, adjacency) in &mut self.adjacencies {
             if Some(*neighbour) != from && !spared.contains(neighbour) {
@@ -124,14 +132,33 @@ impl Router {
         match after {
             Body::Removal(removal) => {
                 self.removed.insert(key.origin, removal.serial);
-                self.expel(now, cause);
+                self.expel(now, trigger);
             }
-            body if before.is_none_or(|before| decides_differently(before, body)) => match is_bad {
-                true => self.compute_urgently(now, cause),
-                false => self.compute_soon(now, cause),
+            Body::Node(_) | Body::Links(_) | Body::Prefixes(_) => match (is_news, is_bad) {
+                (true, true) => self.compute_urgently(now, trigger),
+                (true, false) => self.compute_soon(now, trigger),
+                (false, _) => {}
             },
-            Body::Node(_) | Body::Links(_) | Body::Prefixes(_) => {}
         }
+    }
+
+    /// When what a record tells began: with the first suspicion of a link that it lost, by the clock of its origin, or
+    /// when it was told. Of this node's own records only a suspicion is news. A record without a time tells nothing.
+    fn began(&self, now: Instant, origin: NodeId, body: &Body) -> Option<Began> {
+        let (told, suspected) = match body {
+            Body::Node(body) => (body.at, Micros(0)),
+            Body::Links(body) => (body.at, body.suspected),
+            Body::Prefixes(body) => (body.at, Micros(0)),
+            Body::Removal(_) => return None,
+        };
+        if told == UnixTime(0) || (origin == self.node && suspected == Micros(0)) {
+            return None;
+        }
+        let since_told = Micros::from_millis(self.time(now).0.saturating_sub(told.0));
+        Some(Began::before(
+            now,
+            Micros(since_told.0.saturating_add(suspected.0)),
+        ))
     }
 
     /// The neighbours that get news from others. What changes no link takes the tree; a new link may have made another

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 use wattle_model::{Carrier, Cost, Instant, NodeId};
 use wattle_wire::record::{Body, LinkEntry, NodeBody, Record};
 
+use super::trigger::{Began, Trigger};
 use super::{Link, Router};
 use crate::cost::Health;
 use crate::damping::{Damper, Urgency};
 use crate::event::{Cause, Happening};
 
 impl Router {
-    pub(super) fn tell_links(&mut self, now: Instant) -> Option<Cause> {
+    pub(super) fn tell_links(&mut self, now: Instant) -> Option<Trigger> {
         let mut entries: Vec<LinkEntry> = Vec::new();
         for link in self.links.values().filter(|link| link.damper.is_some()) {
             entries.push(LinkEntry {
@@ -34,19 +35,22 @@ impl Router {
             return None;
         }
         self.pacer.told(now, self.share());
-        let cause = records.first().map(|record| Cause::Record(record.into()));
+        let trigger = records.first().map(|record| Trigger {
+            cause: Cause::Record(record.into()),
+            began: lost.values().min().copied().map(Began::from),
+        });
         self.write(now, records);
-        if let Some(cause) = cause {
-            self.tell_difference(now, cause, &before);
+        if let Some(trigger) = trigger {
+            self.tell_difference(now, trigger, &before);
         }
-        cause
+        trigger
     }
 
     /// Links that are in this node's records for the first time, with another price, or no longer.
     fn tell_difference(
         &mut self,
         now: Instant,
-        cause: Cause,
+        trigger: Trigger,
         before: &BTreeMap<(NodeId, Carrier), Cost>,
     ) {
         let used = self.links.iter().filter(|(_, link)| link.damper.is_some());
@@ -84,7 +88,7 @@ impl Router {
             })
             .collect();
         for what in lost.into_iter().chain(news) {
-            self.event(now, cause, what);
+            self.event(now, trigger, what);
         }
     }
 

@@ -6,9 +6,9 @@ use std::sync::Arc;
 use wattle_model::{Carrier, Class, Cost, Instant, LinkId, Micros, NodeId};
 
 use super::plan::{Basis, Plan};
+use super::trigger::Trigger;
 use super::{Output, Router};
 use crate::backup::{EXHAUSTIVE, Found, Search};
-use crate::event::Cause;
 use crate::graph::Change;
 use crate::multipath::{Forest, Trees};
 use crate::policy::Thousandths;
@@ -68,31 +68,31 @@ impl Unread {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Computing {
     pub(super) due: Instant,
-    pub(super) cause: Cause,
+    pub(super) trigger: Trigger,
     pub(super) last: Instant,
     pub(super) pause: usize,
 }
 
 impl Router {
-    pub(super) fn compute_soon(&mut self, now: Instant, cause: Cause) {
-        self.compute_after(now, cause, PAUSES[self.computing.pause]);
+    pub(super) fn compute_soon(&mut self, now: Instant, trigger: impl Into<Trigger>) {
+        self.compute_after(now, trigger.into(), PAUSES[self.computing.pause]);
     }
 
     /// Something is lost: packets may be falling into the hole.
-    pub(super) fn compute_urgently(&mut self, now: Instant, cause: Cause) {
+    pub(super) fn compute_urgently(&mut self, now: Instant, trigger: Trigger) {
         let pause = PAUSES[self.computing.pause.min(1)];
-        self.compute_after(now, cause, pause);
+        self.compute_after(now, trigger, pause);
     }
 
-    fn compute_after(&mut self, now: Instant, cause: Cause, pause: Micros) {
+    fn compute_after(&mut self, now: Instant, trigger: Trigger, pause: Micros) {
         let due = (self.computing.last + pause).max(now);
         if due < self.computing.due {
-            self.computing.cause = cause;
+            self.computing.trigger = trigger;
             self.computing.due = due;
         }
     }
 
-    pub(super) fn compute(&mut self, now: Instant, cause: Cause) {
+    pub(super) fn compute(&mut self, now: Instant, trigger: Trigger) {
         let calm = now.since(self.computing.last) >= CALM;
         let pause = if calm {
             0
@@ -101,7 +101,7 @@ impl Router {
         };
         self.computing = Computing {
             due: Instant::NEVER,
-            cause,
+            trigger,
             last: now,
             pause,
         };
@@ -121,7 +121,7 @@ impl Router {
         }
         for class in self.plans.classes() {
             let mut plan = self.plans.take(class);
-            self.compute_class(now, cause, (class, &mut plan), &unread);
+            self.compute_class(now, trigger, (class, &mut plan), &unread);
             self.plans.put(class, plan);
         }
     }
@@ -129,7 +129,7 @@ impl Router {
     fn compute_class(
         &mut self,
         now: Instant,
-        cause: Cause,
+        trigger: Trigger,
         (class, plan): (Class, &mut Plan),
         unread: &Unread,
     ) {
@@ -150,22 +150,24 @@ impl Router {
             preferences: self.preferences.clone(),
         };
         let is_other = std::mem::replace(&mut plan.basis, basis) != plan.basis;
-        if !is_other && changes.as_ref().is_some_and(Vec::is_empty) {
-            self.decide_prefixes(now, class, plan, cause);
+        if is_other {
+            plan.decisions = Decisions::default();
+        } else if changes.as_ref().is_some_and(Vec::is_empty) {
+            self.decide_prefixes(now, class, plan, trigger);
             return;
         }
-        let mut routes = self.decide(plan, changes.as_deref(), is_other);
+        let mut routes = self.decide(plan, changes.as_deref());
         match plan.graph.len() <= EXHAUSTIVE {
             true => {
                 search_backups(now, plan, &mut routes);
             }
             false => search_later(now, plan),
         }
-        self.hold_or_take(now, (class, plan), routes, cause, (&before, changes));
+        self.hold_or_take(now, (class, plan), routes, trigger, (&before, changes));
     }
 
     /// The routes of the same network are the same, and the search for backups goes on; the prefixes may have moved.
-    fn decide_prefixes(&mut self, now: Instant, class: Class, plan: &mut Plan, cause: Cause) {
+    fn decide_prefixes(&mut self, now: Instant, class: Class, plan: &mut Plan, trigger: Trigger) {
         let latest = plan
             .held
             .as_ref()
@@ -179,12 +181,12 @@ impl Router {
                 prefixes,
                 ..Routes::clone(&plan.routes)
             };
-            self.take(now, (class, plan), routes, cause);
+            self.take(now, (class, plan), routes, trigger);
         }
     }
 
     /// Next hops by shortest paths, which are brought up to date when little changed.
-    fn decide(&mut self, plan: &mut Plan, changes: Option<&[Change]>, is_other: bool) -> Routes {
+    fn decide(&mut self, plan: &mut Plan, changes: Option<&[Change]>) -> Routes {
         plan.open.clear();
         plan.end_search();
         if changes.is_none_or(|changes| changes.iter().any(opens)) {
@@ -207,11 +209,14 @@ impl Router {
         };
         let decisions = std::mem::take(&mut plan.decisions);
         // Whom an operator prefers may be chosen otherwise the second time.
-        let is_same = !is_other && plan.basis.is_plain();
-        let earlier = touched.as_ref().filter(|_| is_same).map(|touched| Earlier {
-            decisions: &decisions,
-            touched,
-        });
+        let is_plain = plan.basis.is_plain();
+        let earlier = touched
+            .as_ref()
+            .filter(|_| is_plain)
+            .map(|touched| Earlier {
+                decisions: &decisions,
+                touched,
+            });
         let grounds = Grounds {
             topology: &self.topology,
             trees: Trees::of(&plan.graph, &forest),

@@ -7,6 +7,7 @@ use wattle_model::{
 };
 
 use super::Router;
+use super::trigger::Trigger;
 use crate::cost::CostParts;
 use crate::damping::{Damper, Urgency};
 use crate::event::Cause;
@@ -134,13 +135,13 @@ impl Link {
         changed.fold(false, |any, changed| any | changed)
     }
 
-    fn told(&self) -> Told {
+    fn told(&self) -> Prices {
         (self.advertised(), self.advertised_apart())
     }
 }
 
 /// The prices that others are told.
-type Told = (Cost, ApartCosts);
+type Prices = (Cost, ApartCosts);
 
 impl Router {
     pub(super) fn link_changed(
@@ -189,19 +190,21 @@ impl Router {
             }
             (true, false) => {
                 let suspected = link.suspected_at.take().unwrap_or(now);
-                self.suspected_at = Some(suspected);
                 self.untold.insert((neighbour, carrier), suspected);
                 link.damper = None;
                 link.dampers.clear();
                 self.links.insert(id, link);
                 self.notice(now, News::Failure);
-                let cause = match self.links_due() <= now {
+                let told = match self.links_due() <= now {
                     true => self.tell_links(now),
                     false => None,
                 };
+                let trigger = Trigger {
+                    cause: Cause::LinkLost { neighbour, carrier },
+                    began: Some(suspected.into()),
+                };
                 // Whether others may be told or not, this node itself goes around at once.
-                self.compute(now, cause.unwrap_or(Cause::LinkLost { neighbour, carrier }));
-                self.suspected_at = None;
+                self.compute(now, told.unwrap_or(trigger));
             }
             (false, false) => {
                 self.links.insert(id, link);
@@ -264,7 +267,7 @@ impl Router {
         }
     }
 
-    fn cost_changed(&mut self, now: Instant, id: LinkId, before: Told) {
+    fn cost_changed(&mut self, now: Instant, id: LinkId, before: Prices) {
         let Some(link) = self.links.get(&id) else {
             return;
         };

@@ -8,6 +8,7 @@ use wattle_wire::record::RecordKind;
 
 use super::Router;
 use super::deciding::Unread;
+use super::trigger::Trigger;
 use crate::event::{Cause, Happening};
 use crate::topology::Members;
 
@@ -16,7 +17,7 @@ impl Router {
         self.members = Arc::new(members);
         self.unread = Unread::All;
         self.origin.heard_by(self.members.nodes.len());
-        self.expel(now, Cause::PeerSet);
+        self.expel(now, Cause::PeerSet.into());
         let neighbours: BTreeSet<NodeId> = self.links.values().map(|link| link.neighbour).collect();
         for neighbour in neighbours {
             self.adjust_adjacency(now, neighbour);
@@ -29,7 +30,7 @@ impl Router {
     }
 
     /// Forgets who is no member, by the peer set or by a signed removal.
-    pub(super) fn expel(&mut self, now: Instant, cause: Cause) {
+    pub(super) fn expel(&mut self, now: Instant, trigger: Trigger) {
         let removed = &self.removed;
         let is_void =
             |id: &NodeId, serial: u64| removed.get(id).is_some_and(|voided| serial <= *voided);
@@ -43,7 +44,7 @@ impl Router {
         for (node, serial) in voided {
             Arc::make_mut(&mut self.members).nodes.remove(&node);
             self.unread = Unread::All;
-            self.event(now, cause, Happening::NodeRemoved { node, serial });
+            self.event(now, trigger, Happening::NodeRemoved { node, serial });
         }
         let strangers: BTreeSet<NodeId> = self
             .database
@@ -56,7 +57,7 @@ impl Router {
             if self.database.forget(origin) {
                 self.unread.add(origin);
                 self.outputs_of_expiry(keys.into_iter().filter(|k| k.kind != RecordKind::Removal));
-                self.compute_soon(now, cause);
+                self.compute_soon(now, trigger);
             }
         }
         self.adjacencies

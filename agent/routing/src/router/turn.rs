@@ -7,8 +7,9 @@ use wattle_model::{Class, Cost, Instant, LinkId, Micros, NodeId};
 
 use super::deciding::search_backups;
 use super::plan::Plan;
+use super::trigger::Trigger;
 use super::{Output, Router};
-use crate::event::{Cause, Happening};
+use crate::event::Happening;
 use crate::graph::{Change, Graph};
 use crate::order;
 use crate::routes::{Route, Routes};
@@ -22,9 +23,7 @@ pub(super) struct Held {
     pub(super) routes: Routes,
     pub(super) due: Instant,
     since: Instant,
-    cause: Cause,
-    /// When the other end of the lost link that this is about fell silent.
-    suspected_at: Option<Instant>,
+    trigger: Trigger,
     changes: Vec<Change>,
 }
 
@@ -64,9 +63,7 @@ impl Router {
         if plan.held.as_ref().is_some_and(|held| held.due <= now)
             && let Some(held) = plan.held.take()
         {
-            self.suspected_at = held.suspected_at;
-            self.take(now, (class, plan), held.routes, held.cause);
-            self.suspected_at = None;
+            self.take(now, (class, plan), held.routes, held.trigger);
         }
     }
 
@@ -92,14 +89,14 @@ impl Router {
         now: Instant,
         (class, plan): (Class, &mut Plan),
         routes: Routes,
-        cause: Cause,
+        trigger: Trigger,
         (before, changes): (&Graph, Option<Vec<Change>>),
     ) {
         let own = plan.graph.vertex(self.node);
         let (Some(own), Some(changes)) = (own, changes) else {
             // Too much changed at once for an order.
             plan.held = None;
-            self.take(now, (class, plan), routes, cause);
+            self.take(now, (class, plan), routes, trigger);
             return;
         };
         let delay = order::delay(before, &plan.graph, own, &changes);
@@ -108,16 +105,20 @@ impl Router {
             .as_ref()
             .map_or_else(Vec::new, |held| held.changes.clone());
         let since = held.as_ref().map_or(now, |held| held.since);
-        let suspected_at = held.as_ref().and_then(|held| held.suspected_at);
-        let due = match held {
-            Some(held) if changes.is_empty() => held.due,
+        let (due, first) = match held {
+            Some(held) if changes.is_empty() => (held.due, held.trigger),
             // Another failure before the first one is settled: nobody's turn is known any more.
-            Some(held) if !held.is_about(&changes) => now,
-            Some(held) => held.due.max(now + delay).min(held.since + MOST_HELD),
-            None => now + delay.min(MOST_HELD),
+            Some(held) if !held.is_about(&changes) => (now, trigger),
+            Some(held) => {
+                let due = held.due.max(now + delay);
+                (due.min(held.since + MOST_HELD), held.trigger)
+            }
+            None => (now + delay.min(MOST_HELD), trigger),
         };
+        // What is about one thing began with the first that was heard of it.
+        let first = first.or_began(trigger);
         if due <= now {
-            self.take(now, (class, plan), routes, cause);
+            self.take(now, (class, plan), routes, first);
             return;
         }
         let bridge = self.bridge(plan, &routes);
@@ -125,11 +126,10 @@ impl Router {
             routes,
             due,
             since,
-            cause,
-            suspected_at: self.suspected_at.or(suspected_at),
+            trigger: first,
             changes: [earlier, changes].concat(),
         });
-        self.take(now, (class, plan), bridge, cause);
+        self.take(now, (class, plan), bridge, trigger);
     }
 
     /// The routes until this node's turn: those in use, where they lead somewhere.
@@ -159,21 +159,21 @@ impl Router {
         now: Instant,
         (class, plan): (Class, &mut Plan),
         routes: Routes,
-        cause: Cause,
+        trigger: Trigger,
     ) {
         if routes != *plan.routes {
             let before = std::mem::replace(&mut plan.routes, Arc::new(routes));
             let after = Arc::clone(&plan.routes);
             self.outputs
                 .push_back(Output::Routes(class, Arc::clone(&after)));
-            self.tell_routes(now, cause, class, (&before, &after));
+            self.tell_routes(now, trigger, class, (&before, &after));
         }
     }
 
     fn tell_routes(
         &mut self,
         now: Instant,
-        cause: Cause,
+        trigger: Trigger,
         class: Class,
         (before, after): (&Routes, &Routes),
     ) {
@@ -191,10 +191,10 @@ impl Router {
             // A node comes and goes in all classes at once.
             match (old.is_empty(), new.is_empty()) {
                 (true, false) if class.is_latency() => {
-                    self.event(now, cause, Happening::NodeJoined { node: *node });
+                    self.event(now, trigger, Happening::NodeJoined { node: *node });
                 }
                 (false, true) if class.is_latency() => {
-                    self.event(now, cause, Happening::NodeLeft { node: *node });
+                    self.event(now, trigger, Happening::NodeLeft { node: *node });
                 }
                 _ => {}
             }
@@ -209,7 +209,7 @@ impl Router {
                 after: new,
                 cost,
             };
-            self.event(now, cause, what);
+            self.event(now, trigger, what);
         }
     }
 }

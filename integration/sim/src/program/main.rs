@@ -7,7 +7,8 @@
 //! ```
 //!
 //! It ends with one line of JSON, which `tools/bench sim --plots DIR` draws; progress is on stderr. Times are virtual, but for
-//! those that are said to be the machine's.
+//! those that are said to be the machine's. All processors are used, or as many as `WATTLE_SIM_THREADS` says: that changes no
+//! outcome.
 
 mod failures;
 mod restart;

@@ -9,7 +9,7 @@ use rustls::crypto::{CryptoProvider, ring, verify_tls12_signature, verify_tls13_
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use rustls::{ClientConfig, DigitallySignedStruct, SignatureScheme};
 use sha2::{Digest, Sha256};
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
@@ -79,14 +79,14 @@ pub struct Connection {
 }
 
 /// The direction towards the agent.
-pub struct Incoming {
-    stream: ReadHalf<TlsStream<TcpStream>>,
+pub struct Incoming<R = ReadHalf<TlsStream<TcpStream>>> {
+    stream: R,
     decoder: frame::Decoder,
 }
 
 /// The direction towards the coordinator.
-pub struct Outgoing {
-    stream: WriteHalf<TlsStream<TcpStream>>,
+pub struct Outgoing<W = WriteHalf<TlsStream<TcpStream>>> {
+    stream: W,
 }
 
 impl Connection {
@@ -129,11 +129,8 @@ impl Connection {
     fn over(stream: TlsStream<TcpStream>) -> Self {
         let (reader, writer) = tokio::io::split(stream);
         Self {
-            reader: Incoming {
-                stream: reader,
-                decoder: frame::Decoder::default(),
-            },
-            writer: Outgoing { stream: writer },
+            reader: Incoming::over(reader),
+            writer: Outgoing::over(writer),
         }
     }
 
@@ -153,7 +150,14 @@ impl Connection {
     }
 }
 
-impl Incoming {
+impl<R: AsyncRead + Unpin> Incoming<R> {
+    pub(super) fn over(stream: R) -> Self {
+        Self {
+            stream,
+            decoder: frame::Decoder::default(),
+        }
+    }
+
     /// The next message. May be dropped while it waits and called again: nothing is lost.
     pub async fn receive(&mut self) -> Result<ToAgent, ConnectionError> {
         loop {
@@ -174,7 +178,11 @@ impl Incoming {
     }
 }
 
-impl Outgoing {
+impl<W: AsyncWrite + Unpin> Outgoing<W> {
+    pub(super) const fn over(stream: W) -> Self {
+        Self { stream }
+    }
+
     /// Sends one message; a coordinator that does not take it in time is away.
     pub async fn send(&mut self, message: &ToCoordinator) -> Result<(), ConnectionError> {
         let frame = frame::encode(message)?;

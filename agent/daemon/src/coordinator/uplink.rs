@@ -7,12 +7,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep, sleep_until};
 use wattle_api::agent::{
     ErrorCode, KEEPALIVE_S, PROTOCOL, PeerSetUpdate, SILENCE_S, ToAgent, ToCoordinator,
 };
 
+use super::connection::{Incoming, Outgoing};
 use super::{Connection, ConnectionError};
 use crate::state::{CoordinatorAddress, Keys};
 
@@ -198,7 +200,16 @@ async fn exchange(mut link: Connection, epoch: u32, side: &mut Side) -> Option<C
     if let Err(error) = link.send(&hello).await {
         return Some(error);
     }
-    let (mut incoming, mut outgoing) = link.split();
+    let (incoming, outgoing) = link.split();
+    converse(incoming, outgoing, side).await
+}
+
+/// What follows the hello.
+async fn converse<R: AsyncRead + Unpin, W: AsyncWrite + Unpin>(
+    mut incoming: Incoming<R>,
+    mut outgoing: Outgoing<W>,
+    side: &mut Side,
+) -> Option<ConnectionError> {
     let mut silent_until = Instant::now() + Duration::from_secs(SILENCE_S);
     let mut pings = 0;
     // Whatever else is said: only pings are answered for certain, and who hears nothing hangs up.
@@ -266,4 +277,47 @@ fn jitter() -> f64 {
     let mut random = [0; 4];
     let _ = getrandom::fill(&mut random);
     0.5 + f64::from(u32::from_be_bytes(random)) / f64::from(u32::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex, split};
+    use wattle_api::frame;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_more_to_say_than_pings_still_pings_and_stays_connected() {
+        let (near, far) = duplex(1 << 16);
+        tokio::spawn(answer_pings(far));
+        let (mut uplink, mut side) = Uplink::new(0);
+        let (reader, writer) = split(near);
+        let conversation = converse(Incoming::over(reader), Outgoing::over(writer), &mut side);
+        let reports = async {
+            for revision in 0..3 * SILENCE_S {
+                uplink.say(ToCoordinator::Ack { revision });
+                sleep(Duration::from_secs(1)).await;
+                while uplink.down.try_recv().is_ok() {}
+            }
+        };
+        tokio::select! {
+            ended = conversation => panic!("{ended:?}"),
+            () = reports => {}
+        }
+    }
+
+    /// A coordinator that has nothing to say of its own.
+    async fn answer_pings(mut stream: DuplexStream) {
+        let (mut decoder, mut piece) = (frame::Decoder::default(), [0; 1 << 10]);
+        loop {
+            let length = stream.read(&mut piece).await.expect("the agent is there");
+            decoder.push(&piece[..length]);
+            while let Some(message) = decoder.next_message().expect("whole frames") {
+                if let ToCoordinator::Ping { nonce } = message {
+                    let pong = frame::encode(&ToAgent::Pong { nonce }).expect("a frame");
+                    stream.write_all(&pong).await.expect("the agent is there");
+                }
+            }
+        }
+    }
 }

@@ -60,7 +60,7 @@ def arguments():
     one.add_argument("--settle", type=float, default=10, help="seconds before the measurement")
     one.add_argument("--seconds-idle", type=float, default=30, help="seconds of the measurement")
     one = parser.add_argument_group("mirror")
-    one.add_argument("--full", action="store_true", help="a million events through 100 kills of the mirror, 30 of the broker, 10 paused leaders; --only: latency latency3 throughput chaos takeover outage api cold")
+    one.add_argument("--full", action="store_true", help="a million events through 100 kills of the mirror, 30 of the broker, 10 paused leaders; 40 million wait in the outage (30 GB of disk); --only: latency latency3 throughput chaos takeover outage api cold")
     one = parser.add_argument_group("routing")
     one.add_argument("--rows", type=words, metavar="A,B", help=f"of {' '.join(routing.ROWS)} (default: all)")
     one.add_argument("--contestants", type=words, metavar="A,B", help="only these: " + ", ".join(each.name for each in routing.routers.ALL))

@@ -57,7 +57,7 @@ class Size:
         self.rounds = options.rounds if options.quick else 3
         self.seconds = 4 if options.quick else 20
         self.drained = 50_000 if options.quick else 500_000
-        self.outage = 50_000 if options.quick else 1_000_000
+        self.outage = 40_000_000 if options.full else 50_000 if options.quick else 1_000_000
         self.backlog = 20_000 if options.quick else 500_000
         self.requests = 500 if options.quick else 5_000
         self.takeovers = 1 if options.quick else 5

@@ -1,5 +1,6 @@
 //! Cypher statements that bring a graph database (Neo4j and its like) to this picture. Run again they change nothing.
-//! Of a diff only the changes are stated; what vanished is deleted.
+//! Of a diff only the changes are stated; what vanished is deleted. A node to which others still report links stays as
+//! their end, without a name, as it is merged where only a link names it.
 
 use std::fmt::Write as _;
 
@@ -13,13 +14,20 @@ pub(super) fn draw(scene: &Scene) -> String {
         "CREATE CONSTRAINT wattle_node IF NOT EXISTS FOR (n:WattleNode) REQUIRE n.id IS UNIQUE;\n"
             .to_owned();
     let wanted = |key| scene.diff.is_none() || scene.fate(key).is_some();
+    let mut deletes = false;
     // Nodes come first among the keys, so links find their ends.
     for (key, entity) in scene.graph.entities().filter(|(key, _)| wanted(**key)) {
-        let statement = match scene.fate(*key) {
-            Some(Fate::Vanished) => delete(*key),
-            Some(Fate::Appeared | Fate::Changed) | None => merge(entity),
+        let vanished = scene.fate(*key) == Some(Fate::Vanished);
+        let statement = if vanished {
+            delete(*key)
+        } else {
+            merge(entity)
         };
+        deletes |= vanished;
         let _ = writeln!(text, "{statement}");
+    }
+    if deletes {
+        text.push_str("MATCH (n:WattleNode) WHERE n.name IS NULL AND NOT (n)--() DELETE n;\n");
     }
     text
 }
@@ -58,7 +66,8 @@ fn merge(entity: &Entity) -> String {
             link.loss_ppm,
         ),
         Entity::Prefix(prefix) => format!(
-            "MERGE (n:WattleNode {{id: {}}}) MERGE (p:WattlePrefix {{prefix: {}}}) MERGE (n)-[:ANNOUNCES]->(p);",
+            "MERGE (n:WattleNode {{id: {}}}) MERGE (p:WattlePrefix {{prefix: {}}}) MERGE (n)-[:ANNOUNCES]->(p) \
+             WITH n, p MATCH (other)-[r:ANNOUNCES]->(p) WHERE other <> n DELETE r;",
             cypher(&prefix.origin.to_string()),
             cypher(&prefix.prefix.to_string()),
         ),
@@ -67,10 +76,10 @@ fn merge(entity: &Entity) -> String {
 
 fn delete(key: EntityKey) -> String {
     match key {
-        EntityKey::Node(node) => format!(
-            "MATCH (n:WattleNode {{id: {}}}) DETACH DELETE n;",
-            cypher(&node.to_string())
-        ),
+        EntityKey::Node(node) => {
+            let id = cypher(&node.to_string());
+            format!("MATCH (n:WattleNode {{id: {id}}}) SET n = {{id: {id}}};")
+        }
         EntityKey::Link(..) => format!(
             "MATCH ()-[l:LINK {{key: {}}}]->() DELETE l;",
             cypher(&key.to_string())
@@ -106,9 +115,10 @@ mod tests {
             "{text}"
         );
         let text = changed().draw(Format::Cypher).unwrap();
-        assert_eq!(text.lines().count(), 7);
+        assert_eq!(text.lines().count(), 8);
         for line in [
-            "MATCH (n:WattleNode {id: '0000000000000003'}) DETACH DELETE n;",
+            "MATCH (n:WattleNode {id: '0000000000000003'}) SET n = {id: '0000000000000003'};",
+            "MATCH (n:WattleNode) WHERE n.name IS NULL AND NOT (n)--() DELETE n;",
             "MATCH ()-[l:LINK {key: 'link:0000000000000001>0000000000000003/udp4'}]->() DELETE l;",
             "MATCH (p:WattlePrefix {prefix: '10.1.0.0/16'}) DETACH DELETE p;",
         ] {

@@ -115,15 +115,6 @@ pub async fn graph(source: &Source) -> Result<Graph, TopologyError> {
     blocking(move || Ok(state::State::read(&source)?.into_graph())).await
 }
 
-/// Reads these partitions of the state topic to their ends: what the sites have that own them ([`SiteTail::partitions`]).
-pub async fn graph_of(
-    source: &Source,
-    partitions: std::collections::BTreeSet<u32>,
-) -> Result<Graph, TopologyError> {
-    let source = source.clone();
-    blocking(move || Ok(state::State::read_some(&source, &partitions)?.into_graph())).await
-}
-
 /// Reads what is needed to say how the network was at a moment: everything before the first event that is later.
 pub async fn at(source: &Source, moment: Moment) -> Result<Graph, TopologyError> {
     let source = source.clone();

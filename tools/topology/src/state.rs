@@ -1,7 +1,7 @@
 //! Reads the state topic: the network as it is. A consumer that begins knows that it has all of it when the end of every
 //! partition was seen; the newest number in the headers says which event it stands for.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 use wattle_api::stream::HEADER_SEQ;
 use wattle_api::topology::{Entity, EntityKey};
@@ -20,20 +20,7 @@ pub(crate) struct State {
 impl State {
     /// Reads the topic to its end.
     pub(crate) fn read(source: &Source) -> Result<Self, TopologyError> {
-        Self::of(Reader::open(source, &source.topics.state, From::Oldest)?)
-    }
-
-    /// Reads these partitions to their ends.
-    pub(crate) fn read_some(
-        source: &Source,
-        partitions: &BTreeSet<u32>,
-    ) -> Result<Self, TopologyError> {
-        let wanted = |partition: i32| partitions.contains(&partition.cast_unsigned());
-        let topic = &source.topics.state;
-        Self::of(Reader::open_some(source, topic, From::Oldest, wanted)?)
-    }
-
-    fn of(mut reader: Reader) -> Result<Self, TopologyError> {
+        let mut reader = Reader::open(source, &source.topics.state, From::Oldest)?;
         let mut state = Self::default();
         let mut bad = None;
         reader.read_to_end(|record| {

@@ -70,14 +70,11 @@ async fn from_kafka(kafka: Kafka, since: Option<Moment>, mut printer: Printer<'_
         None => Start::Next,
     };
     // Before the snapshot, so that nothing falls between the two.
-    let (mut tail, partitions) = follow(&source, start, &mut printer).await?;
+    let mut tail = follow(&source, start, &mut printer).await?;
     let mut held = 0;
     if printer.args.snapshot {
-        let graph = match partitions {
-            None => wattle_topology::graph(&source).await,
-            Some(partitions) => wattle_topology::graph_of(&source, partitions).await,
-        };
-        let graph = graph.map_err(failure)?;
+        // All of it, of some sites too: while a site moves, its images stand where no slot map says yet.
+        let graph = wattle_topology::graph(&source).await.map_err(failure)?;
         printer.begin()?;
         for (key, entity) in graph.entities() {
             let owner = graph.node(entity.owner());
@@ -110,26 +107,21 @@ async fn from_kafka(kafka: Kafka, since: Option<Moment>, mut printer: Printer<'_
     Ok(())
 }
 
-/// Events of some sites come from the partitions that are theirs alone: which these are.
-async fn follow(
-    source: &Source,
-    start: Start,
-    printer: &mut Printer<'_>,
-) -> Outcome<(Tail, Option<BTreeSet<u32>>)> {
+/// Events of some sites come from the partitions that are theirs alone, which are told.
+async fn follow(source: &Source, start: Start, printer: &mut Printer<'_>) -> Outcome<Tail> {
     let sites = &printer.args.site;
     if sites.is_empty() {
         let tail = wattle_topology::tail(source, start).await;
-        return Ok((tail.map_err(failure)?, None));
+        return tail.map_err(failure);
     }
     let tail = wattle_topology::tail_sites(source, sites, start, WINDOW).await;
     let tail = tail.map_err(failure)?;
-    let partitions = tail.partitions();
     let names: Vec<&str> = sites.iter().map(NodeName::as_str).collect();
-    let (names, slots) = (names.join(", "), list(&partitions));
+    let (names, slots) = (names.join(", "), list(&tail.partitions()));
     printer
         .output
         .note(&format!("partitions of {names}: {slots}"));
-    Ok((tail.into_events(), Some(partitions)))
+    Ok(tail.into_events())
 }
 
 /// Partitions as people read them.

@@ -23,7 +23,7 @@ use wattle_netlab::answer::{entities, json_lines, wattle_topology};
 use wattle_netlab::kafka::{Access, Broker};
 use wattle_netlab::published;
 use wattle_store::{Change, Store};
-use wattle_topology::{Graph, Item, Moment, Source, Start, WINDOW};
+use wattle_topology::{Graph, Item, Moment, Source, Start};
 
 /// Events of the story.
 const EVENTS: u64 = 20_000;
@@ -279,7 +279,7 @@ async fn a_reader_of_one_site_sees_exactly_its_events(
     site: &NodeName,
 ) {
     let sites = std::slice::from_ref(site);
-    let tail = wattle_topology::tail_sites(source, sites, Start::Oldest, WINDOW);
+    let tail = wattle_topology::tail_sites(source, sites, Start::Oldest);
     let mut tail = tail.await.unwrap();
     assert_eq!(tail.partitions().len(), 1);
     let expected: Vec<u64> = of_site(story, site).collect();

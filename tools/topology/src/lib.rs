@@ -98,15 +98,14 @@ pub async fn tail(source: &Source, start: Start) -> Result<Tail, TopologyError> 
 }
 
 /// Follows the events of some sites in the order of their sequence numbers, reading only the partitions that are theirs,
-/// wherever they move. Little more than `window` events ([`WINDOW`] is plenty) wait for those before them.
+/// wherever they move.
 pub async fn tail_sites(
     source: &Source,
     sites: &[wattle_model::NodeName],
     start: Start,
-    window: usize,
 ) -> Result<SiteTail, TopologyError> {
     let (source, sites) = (source.clone(), sites.iter().cloned().collect());
-    blocking(move || SiteTail::open(&source, sites, start, window)).await
+    blocking(move || SiteTail::open(&source, sites, start)).await
 }
 
 /// Reads the state topic to its end: the network as it is.

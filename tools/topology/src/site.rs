@@ -34,9 +34,8 @@ impl SiteTail {
         source: &Source,
         sites: BTreeSet<NodeName>,
         start: Start,
-        window: usize,
     ) -> Result<Self, TopologyError> {
-        let follower = Follower::open(source, sites, start, window)?;
+        let follower = Follower::open(source, sites, start)?;
         let partitions = follower.partitions.subscribe();
         let (sender, receiver) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
@@ -86,7 +85,6 @@ impl Follower {
         source: &Source,
         sites: BTreeSet<NodeName>,
         start: Start,
-        window: usize,
     ) -> Result<Self, TopologyError> {
         // First, so that what a site gets later is behind the ends that are noted here.
         let events = Reader::open_some(source, &source.topics.events, start.from(), |_| false)?;
@@ -107,7 +105,7 @@ impl Follower {
             sites,
             events,
             progress,
-            order: Order::new(window),
+            order: Order::new(source.window),
             map,
             before: far.partitions.clone(),
             partitions: watch::Sender::default(),

@@ -13,6 +13,7 @@ use wattle_api::secret::Secrets;
 use wattle_api::stream::{Kafka, Topics};
 
 use crate::error::TopologyError;
+use crate::tail::WINDOW;
 
 /// How long brokers may take to answer a question.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
@@ -26,12 +27,21 @@ pub struct Source {
     pub(crate) topics: Topics,
     /// Whether there is a topic of snapshots: older mirrors write none.
     pub(crate) has_snapshots: bool,
+    pub(crate) window: usize,
 }
 
 impl Source {
     /// Finds the topics of the network: those below `kafka.topic_prefix`, else the only ones that the cluster has.
     pub async fn find(kafka: Kafka) -> Result<Self, TopologyError> {
         crate::blocking(move || Self::find_blocking(kafka)).await
+    }
+
+    /// Lets little more than so many events wait for those before them while partitions are read, [`WINDOW`] else: the rest
+    /// waits at the brokers.
+    #[must_use]
+    pub const fn holding(mut self, window: usize) -> Self {
+        self.window = window;
+        self
     }
 
     /// The topics it reads.
@@ -68,6 +78,7 @@ impl Source {
             kafka,
             topics,
             has_snapshots,
+            window: WINDOW,
         })
     }
 }

@@ -11,7 +11,7 @@ use wattle_api::topology::TopologyEvent;
 use wattle_model::{NodeId, NodeName};
 use wattle_netlab::answer::{json_lines, wattle_topology};
 use wattle_netlab::kafka::{Access, Broker};
-use wattle_topology::{Item, SiteTail, Source, Start, WINDOW};
+use wattle_topology::{Item, SiteTail, Source, Start};
 
 use crate::admin::{Admin, block_on};
 use crate::delivery::{assert_exactly_once, eventually, start, topics};
@@ -166,7 +166,7 @@ async fn wattle_s_reader_reads_these_slots_alone(
     slots: &BTreeSet<u32>,
     expected: &BTreeSet<u64>,
 ) {
-    let mut tail = tail(broker, site, Start::Oldest, WINDOW).await;
+    let mut tail = tail(&source(broker).await, site, Start::Oldest).await;
     assert_eq!(&tail.partitions(), slots);
     let seen = next_events(&mut tail, expected.len()).await;
     assert!(seen.seqs.iter().eq(expected), "{:?}", seen.seqs);
@@ -180,7 +180,8 @@ fn a_reader_with_room_for_three_sees_all_of_a_site_that_moved(
 ) {
     let expected: Vec<u64> = (1..=last).filter(|seq| is_of(*seq, site)).collect();
     let seen = block_on(async {
-        let mut tail = tail(broker, &site.parse().unwrap(), Start::Oldest, 3).await;
+        let source = source(broker).await.holding(3);
+        let mut tail = tail(&source, &site.parse().unwrap(), Start::Oldest).await;
         next_events(&mut tail, expected.len()).await
     });
     assert_eq!(seen.seqs, expected);
@@ -253,13 +254,15 @@ impl Drop for Follower {
 
 /// Follows the events of a site from here on.
 fn follow(broker: &Broker, site: &str) -> SiteTail {
-    block_on(tail(broker, &site.parse().unwrap(), Start::Next, WINDOW))
+    block_on(async {
+        let source = source(broker).await;
+        tail(&source, &site.parse().unwrap(), Start::Next).await
+    })
 }
 
-async fn tail(broker: &Broker, site: &NodeName, start: Start, window: usize) -> SiteTail {
-    let source = source(broker).await;
+async fn tail(source: &Source, site: &NodeName, start: Start) -> SiteTail {
     let sites = std::slice::from_ref(site);
-    let tail = wattle_topology::tail_sites(&source, sites, start, window);
+    let tail = wattle_topology::tail_sites(source, sites, start);
     tail.await.unwrap()
 }
 

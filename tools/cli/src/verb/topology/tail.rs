@@ -12,7 +12,7 @@ use wattle_api::rest::Page;
 use wattle_api::stream::Kafka;
 use wattle_api::topology::{Entity, EntityKey, TopologyEvent};
 use wattle_model::NodeName;
-use wattle_topology::{Item, Moment, Source, Start, Tail, WINDOW, sse};
+use wattle_topology::{Item, Moment, Source, Start, Tail, sse};
 
 use super::line::line;
 use super::past::moment;
@@ -114,7 +114,7 @@ async fn follow(source: &Source, start: Start, printer: &mut Printer<'_>) -> Out
         let tail = wattle_topology::tail(source, start).await;
         return tail.map_err(failure);
     }
-    let tail = wattle_topology::tail_sites(source, sites, start, WINDOW).await;
+    let tail = wattle_topology::tail_sites(source, sites, start).await;
     let tail = tail.map_err(failure)?;
     let names: Vec<&str> = sites.iter().map(NodeName::as_str).collect();
     let (names, slots) = (names.join(", "), list(&tail.partitions()));

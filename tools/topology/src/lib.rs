@@ -53,6 +53,7 @@
 //! ```
 
 mod audit;
+mod brake;
 mod diff;
 mod error;
 mod graph;

@@ -1,7 +1,9 @@
 //! Puts what a few partitions of the events topic hold into the one order of the sequence numbers, without reading the
 //! others: a progress record says how far the stream is, and how far each partition is then. Pure.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
+
+use crate::brake::{Brake, Steering};
 
 /// Where an item stands that every partition tells of.
 pub(crate) const EVERYWHERE: u32 = u32::MAX;
@@ -9,8 +11,7 @@ pub(crate) const EVERYWHERE: u32 = u32::MAX;
 /// Items wait here until all that is before them has come.
 #[derive(Debug)]
 pub(crate) struct Order<T> {
-    /// When more items than this wait, partitions pause.
-    window: usize,
+    brake: Brake,
     /// Every event up to this one is in its partition, as far as is known.
     promised: u64,
     /// The last one of each partition then.
@@ -18,17 +19,6 @@ pub(crate) struct Order<T> {
     partitions: BTreeMap<u32, Reach>,
     /// By number and partition.
     waiting: BTreeMap<(u64, u32), T>,
-    /// What is not read on for now.
-    paused: BTreeSet<u32>,
-}
-
-/// How reading goes on.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct Steering {
-    /// No further in these partitions.
-    pub(crate) pause: BTreeSet<u32>,
-    /// Again in these.
-    pub(crate) resume: BTreeSet<u32>,
 }
 
 /// How far a partition was read.
@@ -44,12 +34,11 @@ impl<T> Order<T> {
     /// Nothing is known yet. Little more than `window` items will wait for others.
     pub(crate) const fn new(window: usize) -> Self {
         Self {
-            window,
+            brake: Brake::new(window),
             promised: 0,
             ends: Vec::new(),
             partitions: BTreeMap::new(),
             waiting: BTreeMap::new(),
-            paused: BTreeSet::new(),
         }
     }
 
@@ -81,39 +70,16 @@ impl<T> Order<T> {
     }
 
     /// Says in which partitions to read on. Where a site has moved, all of its new partition would wait until the old one is
-    /// read: who is ahead pauses, until others have caught up or half of what waits has gone.
+    /// read: whoever the first of those that wait does not wait for pauses.
     pub(crate) fn steer(&mut self) -> Steering {
-        let waiting = self.waiting.len();
-        if waiting <= self.window && self.paused.is_empty() {
-            return Steering::default();
-        }
-        let mut ahead: BTreeSet<u32> = self.ahead().collect();
-        if waiting <= self.window {
-            ahead.retain(|partition| waiting > self.window / 2 && self.paused.contains(partition));
-        }
-        let steering = Steering {
-            pause: &ahead - &self.paused,
-            resume: &self.paused - &ahead,
-        };
-        self.paused = ahead;
-        steering
-    }
-
-    /// The partitions that the first of those that wait does not wait for: to read on in them makes more wait.
-    fn ahead(&self) -> impl Iterator<Item = u32> {
         let first = self.waiting.first_key_value().map(|((seq, _), _)| *seq);
-        let partitions = self.partitions.iter();
-        let ahead = partitions.filter(move |(partition, reach)| {
-            first.is_some_and(|seq| self.is_read(**partition, reach, seq))
-        });
-        ahead.map(|(partition, _)| *partition)
-    }
-
-    /// Whether nothing up to `seq` is still to come from a partition.
-    fn is_read(&self, partition: u32, reach: &Reach, seq: u64) -> bool {
-        let end = self.ends.get(partition as usize).copied().unwrap_or(0);
-        let read = reach.last.unwrap_or(0).max(reach.floor);
-        read >= end || read >= seq
+        let (partitions, ends) = (self.partitions.iter(), &self.ends);
+        self.brake.steer(self.waiting.len(), || {
+            let ahead = partitions.filter(|(partition, reach)| {
+                first.is_some_and(|seq| reach.has_nothing_up_to(seq, end_of(**partition, ends)))
+            });
+            ahead.map(|(partition, _)| *partition).collect()
+        })
     }
 
     /// The next item whose turn it is.
@@ -121,13 +87,30 @@ impl<T> Order<T> {
         let (seq, _) = *self.waiting.first_key_value()?.0;
         let mut partitions = self.partitions.iter();
         let is_due = seq <= self.promised
-            && partitions.all(|(partition, reach)| self.is_read(*partition, reach, seq));
+            && partitions.all(|(partition, reach)| {
+                reach.has_nothing_up_to(seq, end_of(*partition, &self.ends))
+            });
         is_due.then(|| self.waiting.pop_first().map(|(_, item)| item))?
     }
 }
 
+impl Reach {
+    /// Whether nothing up to `seq` is still to come, where `end` is the last event that was promised.
+    fn has_nothing_up_to(&self, seq: u64, end: u64) -> bool {
+        let read = self.last.unwrap_or(0).max(self.floor);
+        read >= end || read >= seq
+    }
+}
+
+/// The last event that a partition has, as far as was promised.
+fn end_of(partition: u32, ends: &[u64]) -> u64 {
+    ends.get(partition as usize).copied().unwrap_or(0)
+}
+
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use proptest::prelude::*;
 
     use super::*;

@@ -12,8 +12,9 @@ use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ, ProgressRecord, partition_
 use wattle_api::topology::TopologyEvent;
 use wattle_model::NodeName;
 
+use crate::brake::Steering;
 use crate::error::TopologyError;
-use crate::order::{EVERYWHERE, Order, Steering};
+use crate::order::{EVERYWHERE, Order};
 use crate::reader::{From, MIRROR_KEYS, Reader, Record, SLOTS_KEYS};
 use crate::source::Source;
 use crate::tail::{Item, LATE, OVERLAP, QUEUE, Start, Tail};

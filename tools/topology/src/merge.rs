@@ -10,7 +10,7 @@ pub(crate) struct Merge<T> {
 }
 
 impl<T> Merge<T> {
-    /// Begins with `next`; with the lowest number that waits when [`Merge::skip`] is called if `None`.
+    /// Begins with `next`; where [`Merge::begin`] finds a wanted one if `None`.
     pub(crate) const fn from(next: Option<u64>) -> Self {
         Self {
             next,
@@ -36,45 +36,43 @@ impl<T> Merge<T> {
     /// was left out.
     pub(crate) fn jump(&mut self, first: u64, last: u64) -> Option<(u64, u64)> {
         let next = self.next.filter(|next| (first..=last).contains(next))?;
-        self.next = Some(last + 1);
-        self.waiting = self.waiting.split_off(&(last + 1));
+        self.pass_to(last + 1);
         Some((next, last))
     }
 
-    /// Waits no longer for what is missing: goes on with the lowest number that is there. Says what was left out, as
-    /// first and last number.
-    pub(crate) fn skip(&mut self) -> Option<(u64, u64)> {
-        let missing = self.hole();
-        let (&lowest, _) = self.waiting.first_key_value()?;
-        self.next = Some(lowest);
-        missing
+    /// Goes on with this event: none of those before it will come.
+    pub(crate) fn pass_to(&mut self, seq: u64) {
+        self.next = Some(seq);
+        self.waiting = self.waiting.split_off(&seq);
     }
 
-    /// Leaves out the lowest of those that wait, as long as they are not wanted.
-    pub(crate) fn leave_out(&mut self, is_unwanted: impl Fn(&T) -> bool) {
-        while let Some(lowest) = self.waiting.first_entry() {
-            if !is_unwanted(lowest.get()) {
-                break;
-            }
+    /// Begins with the lowest of those that wait if it is wanted, else leaves it out.
+    pub(crate) fn begin(&mut self, is_wanted: impl Fn(&T) -> bool) {
+        let Some(lowest) = self.waiting.first_entry() else {
+            return;
+        };
+        if is_wanted(lowest.get()) {
+            self.next = Some(*lowest.key());
+        } else {
             lowest.remove();
         }
     }
 
     /// What is missing before the lowest number that waits.
     pub(crate) fn hole(&self) -> Option<(u64, u64)> {
-        let (&lowest, _) = self.waiting.first_key_value()?;
+        let lowest = self.lowest()?;
         let next = self.next.filter(|next| *next < lowest)?;
         Some((next, lowest - 1))
     }
 
-    /// Whether the turn of this event is over.
-    pub(crate) fn is_beyond(&self, seq: u64) -> bool {
-        self.next.is_some_and(|next| next > seq)
+    /// The event whose turn it is; `None` until it began.
+    pub(crate) const fn next(&self) -> Option<u64> {
+        self.next
     }
 
-    /// Whether nobody has said yet which number is the first.
-    pub(crate) const fn is_unset(&self) -> bool {
-        self.next.is_none()
+    /// The lowest of those that wait.
+    pub(crate) fn lowest(&self) -> Option<u64> {
+        self.waiting.first_key_value().map(|(seq, _)| *seq)
     }
 
     /// How many events wait.
@@ -94,13 +92,14 @@ mod tests {
     }
 
     #[test]
-    fn what_is_missing_is_named_before_it_is_left_out() {
+    fn what_is_passed_over_stays_out() {
         let mut merge = Merge::from(Some(1));
         for seq in [1, 2, 6, 5] {
             merge.put(seq, seq);
         }
         assert_eq!(drain(&mut merge), [1, 2]);
-        assert_eq!(merge.skip(), Some((3, 4)));
+        assert_eq!(merge.hole(), Some((3, 4)));
+        merge.pass_to(5);
         assert_eq!(drain(&mut merge), [5, 6]);
         merge.put(4, 4);
         assert_eq!(
@@ -128,8 +127,10 @@ mod tests {
         for seq in [4, 2, 7, 5] {
             merge.put(seq, seq);
         }
-        merge.leave_out(|seq| *seq < 5 || *seq == 7);
-        assert_eq!(merge.skip(), None);
+        for _ in 0..3 {
+            assert!(drain(&mut merge).is_empty());
+            merge.begin(|seq| *seq == 5);
+        }
         assert_eq!(drain(&mut merge), [5]);
         assert_eq!(merge.hole(), Some((6, 6)));
     }
@@ -140,7 +141,7 @@ mod tests {
         merge.put(9, 9);
         merge.put(8, 8);
         assert_eq!(merge.pop(), None);
-        assert_eq!(merge.skip(), None);
+        merge.begin(|_| true);
         assert_eq!(drain(&mut merge), [8, 9]);
     }
 

@@ -1,6 +1,7 @@
-//! Reads all partitions of one topic, committed records only, and knows when it has seen the end of each.
+//! Reads partitions of one topic, committed records only, and knows when it has seen the end of each.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Range;
 use std::time::{Duration, Instant};
 
 use rdkafka::consumer::{BaseConsumer, Consumer};
@@ -10,7 +11,7 @@ use rdkafka::{Offset, TopicPartitionList};
 use serde::de::DeserializeOwned;
 use wattle_api::Timestamp;
 use wattle_api::gap::{GAP_KEY, GapRecord};
-use wattle_api::stream::{FILLER_KEY, ProgressRecord};
+use wattle_api::stream::{FILLER_KEY, Kafka, ProgressRecord};
 
 use crate::error::TopologyError;
 use crate::source::{PATIENCE, Source, client};
@@ -75,12 +76,28 @@ pub(crate) const MIRROR_KEYS: &[u8] = b"wattle-mirror-";
 /// Where those of its slot maps begin.
 pub(crate) const SLOTS_KEYS: &[u8] = b"wattle-slots-";
 
+/// How long a follower waits for brokers that do not answer before it reads on.
+const GLANCE: Duration = Duration::from_secs(1);
+
+/// Whether brokers were heard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Brokers {
+    Answer,
+    Silent,
+}
+
 /// A consumer of partitions of one topic.
 pub(crate) struct Reader {
     consumer: BaseConsumer,
+    /// Asks where the partitions end; made when that is first wanted.
+    asker: Option<BaseConsumer>,
+    kafka: Kafka,
     topic: String,
     brokers: String,
+    /// The partitions whose end was not seen yet.
     open: BTreeSet<i32>,
+    /// The offset that reading each partition began at.
+    began: BTreeMap<u32, i64>,
     /// The oldest offset that is kept, by partition.
     pub(crate) oldest: Vec<i64>,
     /// The offset that reading begins at, by partition.
@@ -92,115 +109,151 @@ pub(crate) struct Reader {
 impl Reader {
     /// Reads all partitions.
     pub(crate) fn open(source: &Source, topic: &str, from: From) -> Result<Self, TopologyError> {
-        Self::open_some(source, topic, from, |_| true)
+        let mut reader = Self::idle(source, topic, from)?;
+        let begins = (0..).zip(reader.begins.iter().copied()).collect();
+        reader.assign(begins)?;
+        Ok(reader)
     }
 
-    /// Reads those partitions that are `wanted`.
-    pub(crate) fn open_some(
-        source: &Source,
-        topic: &str,
-        from: From,
-        wanted: impl Fn(i32) -> bool,
-    ) -> Result<Self, TopologyError> {
+    /// Notes where each partition begins and ends, and reads none until it joins.
+    pub(crate) fn idle(source: &Source, topic: &str, from: From) -> Result<Self, TopologyError> {
         let brokers = source.kafka.brokers.join(",");
         let explain = |error| TopologyError::from_kafka(&format!("read {topic}"), &brokers, error);
-        let consumer: BaseConsumer = client(&source.kafka)?
-            // Never joined nor committed to: the client wants a name for its bookkeeping.
-            .set("group.id", "wattle-topology")
-            .set("enable.auto.commit", "false")
-            .set("isolation.level", "read_committed")
-            .set("enable.partition.eof", "true")
-            .set("auto.offset.reset", "earliest")
-            .set("fetch.wait.max.ms", "100")
-            .create()
-            .map_err(explain)?;
-        let metadata = consumer
-            .fetch_metadata(Some(topic), PATIENCE)
-            .map_err(explain)?;
-        let count = metadata
-            .topics()
-            .first()
-            .map_or(0, |topic| topic.partitions().len()) as i32;
+        let consumer = consumer(&source.kafka, "read_committed")?;
+        let count = count(&consumer, topic, PATIENCE).map_err(explain)?;
         if count == 0 {
             return Err(TopologyError::NoTopic {
                 topic: topic.to_owned(),
                 brokers,
             });
         }
-        let mut assignment = TopicPartitionList::new();
-        let (mut oldest, mut begins, mut ends) = (Vec::new(), Vec::new(), Vec::new());
+        let (mut oldest, mut ends) = (Vec::new(), Vec::new());
+        for partition in 0..count {
+            let (low, high) = consumer
+                .fetch_watermarks(topic, partition as i32, PATIENCE)
+                .map_err(explain)?;
+            oldest.push(low);
+            ends.push(high);
+        }
+        // After the ends: what comes between the two questions is behind them.
         let dated = match from {
             From::Time(time) => offsets_at(&consumer, topic, count, time).map_err(explain)?,
             From::Oldest | From::Tail(_) => Vec::new(),
         };
-        for partition in 0..count {
-            let (low, high) = consumer
-                .fetch_watermarks(topic, partition, PATIENCE)
-                .map_err(explain)?;
-            let start = match from {
-                From::Oldest => low,
-                From::Tail(offsets) => low.max(high - offsets),
-                // Nothing of that time or later is there: what comes next is.
-                From::Time(_) => dated[partition as usize].unwrap_or(high).max(low),
-            };
-            oldest.push(low);
-            begins.push(start);
-            ends.push(high);
-            if wanted(partition) {
-                assignment
-                    .add_partition_offset(topic, partition, Offset::Offset(start))
-                    .map_err(explain)?;
-            }
-        }
-        consumer.assign(&assignment).map_err(explain)?;
+        let spans = oldest.iter().zip(&ends).enumerate();
+        let begins = spans.map(|(partition, (low, high))| match from {
+            From::Oldest => *low,
+            From::Tail(offsets) => *low.max(&(high - offsets)),
+            // Nothing of that time or later is there: what comes next is.
+            From::Time(_) => *dated[partition].as_ref().unwrap_or(high).max(low),
+        });
+        let begins = begins.collect();
         Ok(Self {
             consumer,
+            asker: None,
+            kafka: source.kafka.clone(),
             topic: topic.to_owned(),
             brokers,
-            open: (0..count).filter(|partition| wanted(*partition)).collect(),
+            open: BTreeSet::new(),
+            began: BTreeMap::new(),
             oldest,
             begins,
             ends,
         })
     }
 
-    /// Reads the partitions that were added since the reader was made or last asked, from their beginnings: which these are.
-    /// Brokers that do not answer are asked again the next time.
-    pub(crate) fn grow(&mut self) -> Result<BTreeSet<u32>, TopologyError> {
+    /// The partitions that there were when the reader was made, and those that were added since and are read.
+    pub(crate) fn partitions(&self) -> BTreeSet<u32> {
+        (0..self.ends.len())
+            .map(|partition| partition as u32)
+            .collect()
+    }
+
+    /// Reads the partitions that were added since the reader was made or last asked, from their beginnings: which these
+    /// are. `None` if no broker answers.
+    pub(crate) fn grow(&mut self) -> Result<Option<BTreeSet<u32>>, TopologyError> {
         let known = self.ends.len();
-        let count = match self.count() {
-            Ok(count) => count,
-            Err(error) if is_passing(&error) => known,
-            Err(error) => return Err(self.explain(error)),
+        let Some(count) = self.passing(count(&self.consumer, &self.topic, GLANCE))? else {
+            return Ok(None);
         };
         let added: BTreeSet<u32> = (known..count).map(|partition| partition as u32).collect();
-        for partition in &added {
-            self.join(*partition, 0)?;
-            for offsets in [&mut self.oldest, &mut self.begins, &mut self.ends] {
-                offsets.push(0);
+        if !added.is_empty() {
+            self.assign(added.iter().map(|partition| (*partition, 0)).collect())?;
+        }
+        for offsets in [&mut self.oldest, &mut self.begins, &mut self.ends] {
+            offsets.resize(count.max(known), 0);
+        }
+        Ok(Some(added))
+    }
+
+    /// Reads another partition, from `offset` on. If it is younger than the reader, brokers must tell of it: while they are
+    /// silent it is not read.
+    pub(crate) fn join(&mut self, partition: u32, offset: i64) -> Result<Brokers, TopologyError> {
+        if partition as usize >= self.ends.len() {
+            // The client is to know of it.
+            let asked = count(&self.consumer, &self.topic, GLANCE);
+            if self.passing(asked)?.is_none() {
+                return Ok(Brokers::Silent);
             }
         }
-        Ok(added)
+        self.assign([(partition, offset)].into())?;
+        Ok(Brokers::Answer)
     }
 
-    /// How many partitions the topic has; 0 if there is no topic.
-    fn count(&self) -> KafkaResult<usize> {
-        let metadata = self.consumer.fetch_metadata(Some(&self.topic), PATIENCE)?;
-        let topic = metadata.topics().first();
-        Ok(topic.map_or(0, |topic| topic.partitions().len()))
-    }
-
-    /// Reads another partition, from `offset` on. It may be younger than the reader.
-    pub(crate) fn join(&mut self, partition: u32, offset: i64) -> Result<(), TopologyError> {
-        let partition = partition.cast_signed();
-        // The client is to know of it.
-        self.count().map_err(|error| self.explain(error))?;
+    fn assign(&mut self, begins: BTreeMap<u32, i64>) -> Result<(), TopologyError> {
+        let explain = |error| TopologyError::of_reading(&self.topic, &self.brokers, error);
         let mut more = TopicPartitionList::new();
-        more.add_partition_offset(&self.topic, partition, Offset::Offset(offset))
-            .and_then(|()| self.consumer.incremental_assign(&more))
-            .map_err(|error| self.explain(error))?;
-        self.open.insert(partition);
+        for (partition, offset) in &begins {
+            let (partition, offset) = (partition.cast_signed(), Offset::Offset(*offset));
+            more.add_partition_offset(&self.topic, partition, offset)
+                .map_err(explain)?;
+        }
+        self.consumer.incremental_assign(&more).map_err(explain)?;
+        let partitions = begins.keys().map(|partition| partition.cast_signed());
+        self.open.extend(partitions);
+        self.began.extend(begins);
         Ok(())
+    }
+
+    /// The offset that is read next, by partition. Marks of transactions, which nobody sees, are behind it too.
+    pub(crate) fn positions(&self) -> Result<BTreeMap<u32, i64>, TopologyError> {
+        let found = self.consumer.position();
+        let found = found.map_err(|error| self.explain(error))?;
+        let mut positions = self.began.clone();
+        for place in found.elements() {
+            // None is known before the first record.
+            if let Offset::Offset(offset) = place.offset() {
+                positions.insert(place.partition().cast_unsigned(), offset);
+            }
+        }
+        Ok(positions)
+    }
+
+    /// The offsets that each partition that is read has by now, those of open transactions included. Partitions whose
+    /// brokers do not answer soon are left out.
+    pub(crate) fn spans_written(&mut self) -> Result<BTreeMap<u32, Range<i64>>, TopologyError> {
+        if self.asker.is_none() {
+            self.asker = Some(consumer(&self.kafka, "read_uncommitted")?);
+        }
+        let asker = self.asker.as_ref().into_iter();
+        let deadline = Instant::now() + GLANCE;
+        let partitions = asker.flat_map(|asker| self.began.keys().map(move |key| (asker, *key)));
+        let spans = partitions.filter_map(|(asker, partition)| {
+            let left = deadline.checked_duration_since(Instant::now())?;
+            let asked = asker.fetch_watermarks(&self.topic, partition.cast_signed(), left);
+            let (low, high) = asked.ok()?;
+            Some((partition, low..high))
+        });
+        Ok(spans.collect())
+    }
+
+    /// What the brokers say; `None` if they do not answer and may do so later.
+    fn passing<T>(&self, answer: KafkaResult<T>) -> Result<Option<T>, TopologyError> {
+        match answer {
+            Ok(answer) => Ok(Some(answer)),
+            Err(error) if is_passing(&error) => Ok(None),
+            Err(error) => Err(self.explain(error)),
+        }
     }
 
     /// Reads these partitions no further until they are resumed.
@@ -304,15 +357,38 @@ impl Reader {
     }
 }
 
+/// A consumer that sees records of this isolation level.
+fn consumer(kafka: &Kafka, isolation: &str) -> Result<BaseConsumer, TopologyError> {
+    let consumer = client(kafka)?
+        // Never joined nor committed to: the client wants a name for its bookkeeping.
+        .set("group.id", "wattle-topology")
+        .set("enable.auto.commit", "false")
+        .set("isolation.level", isolation)
+        .set("enable.partition.eof", "true")
+        .set("auto.offset.reset", "earliest")
+        .set("fetch.wait.max.ms", "100")
+        .create();
+    let brokers = kafka.brokers.join(",");
+    consumer.map_err(|error| TopologyError::from_kafka("make a consumer", &brokers, error))
+}
+
+/// How many partitions a topic has; 0 if there is no topic.
+fn count(consumer: &BaseConsumer, topic: &str, patience: Duration) -> KafkaResult<usize> {
+    let metadata = consumer.fetch_metadata(Some(topic), patience)?;
+    let topic = metadata.topics().first();
+    Ok(topic.map_or(0, |topic| topic.partitions().len()))
+}
+
 /// The first offset of each partition whose record is of this time or later.
 fn offsets_at(
     consumer: &BaseConsumer,
     topic: &str,
-    partitions: i32,
+    partitions: usize,
     time: Timestamp,
 ) -> Result<Vec<Option<i64>>, KafkaError> {
     let mut wanted = TopicPartitionList::new();
     let millis = i64::try_from(time.as_millis()).unwrap_or(i64::MAX);
+    let partitions = partitions as i32;
     for partition in 0..partitions {
         wanted.add_partition_offset(topic, partition, Offset::Offset(millis))?;
     }

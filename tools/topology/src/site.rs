@@ -15,12 +15,18 @@ use wattle_model::NodeName;
 use crate::brake::Steering;
 use crate::error::TopologyError;
 use crate::order::{EVERYWHERE, Order};
-use crate::reader::{From, MIRROR_KEYS, Reader, Record, SLOTS_KEYS};
+use crate::reader::{Brokers, From, MIRROR_KEYS, Reader, Record, SLOTS_KEYS};
 use crate::source::Source;
-use crate::tail::{Item, LATE, OVERLAP, QUEUE, Start, Tail};
+use crate::tail::{Item, OVERLAP, QUEUE, Start, Tail};
 
 /// How long events are waited for before the progress topic is looked at again, and in turn.
 const TURN: Duration = Duration::from_millis(20);
+
+/// How often it is looked whether what was there when following began was read.
+const LOOKS_EVERY: Duration = Duration::from_millis(500);
+
+/// How often partitions that no broker told of are asked for.
+const JOINS_EVERY: Duration = Duration::from_secs(1);
 
 /// Follows the events of sites in the order of their sequence numbers; ends when dropped. A hole in a partition is told.
 #[derive(Debug)]
@@ -77,8 +83,12 @@ struct Follower {
     /// What was added to them and is not told yet.
     joined: BTreeSet<u32>,
     wanted: Wanted,
-    /// When the end of every partition had been seen.
-    ends_seen: Option<Instant>,
+    /// Partitions of which no broker told yet, asked for at this time.
+    pending: Option<Instant>,
+    /// The partitions of which something that was there when following began may still come.
+    old: BTreeSet<u32>,
+    /// When it was last looked whether it may.
+    looked: Instant,
 }
 
 impl Follower {
@@ -88,7 +98,7 @@ impl Follower {
         start: Start,
     ) -> Result<Self, TopologyError> {
         // First, so that what a site gets later is behind the ends that are noted here.
-        let events = Reader::open_some(source, &source.topics.events, start.from(), |_| false)?;
+        let events = Reader::idle(source, &source.topics.events, start.from())?;
         let mut progress = Reader::open(source, &source.topics.progress, From::Oldest)?;
         let (mut far, mut map) = (None, None);
         progress.read_to_end(|record| {
@@ -115,7 +125,9 @@ impl Follower {
                 first: start.first(far.last_seq).unwrap_or(0),
                 since: start.since(),
             },
-            ends_seen: None,
+            pending: None,
+            old: BTreeSet::new(),
+            looked: Instant::now(),
         };
         follower.order.promise(far.last_seq, far.partitions);
         follower.begin(start)?;
@@ -133,28 +145,36 @@ impl Follower {
                 0
             };
             self.read(partition, offset, floor)?;
+            self.old.insert(partition);
         }
         Ok(())
     }
 
     /// Reads what the sites have since: all that is theirs there came after following began.
     fn follow_sites(&mut self) -> Result<(), TopologyError> {
+        self.pending = None;
         for partition in self.new_partitions() {
             let (_, end) = self.events.span_of(partition);
             let floor = self.last_before(partition);
-            self.read(partition, (end - OVERLAP).max(0), floor)?;
-            self.joined.insert(partition);
+            let offset = (end - OVERLAP).max(0);
+            if self.read(partition, offset, floor)? == Brokers::Answer {
+                self.joined.insert(partition);
+            }
         }
         Ok(())
     }
 
-    fn read(&mut self, partition: u32, offset: i64, floor: u64) -> Result<(), TopologyError> {
+    /// Reads a partition. Until brokers tell of it, what comes after its events waits.
+    fn read(&mut self, partition: u32, offset: i64, floor: u64) -> Result<Brokers, TopologyError> {
         self.order.join(partition, floor);
-        self.events.join(partition, offset)?;
-        self.partitions.send_modify(|partitions| {
-            partitions.insert(partition);
-        });
-        Ok(())
+        let brokers = self.events.join(partition, offset)?;
+        match brokers {
+            Brokers::Answer => self.partitions.send_modify(|partitions| {
+                partitions.insert(partition);
+            }),
+            Brokers::Silent => self.pending = Some(Instant::now()),
+        }
+        Ok(brokers)
     }
 
     fn new_partitions(&self) -> Vec<u32> {
@@ -205,7 +225,13 @@ impl Follower {
         while let Some(record) = self.progress.next(Duration::ZERO)? {
             self.hear(&record)?;
         }
-        self.give_up_what_is_gone();
+        if self
+            .pending
+            .is_some_and(|asked| asked.elapsed() > JOINS_EVERY)
+        {
+            self.follow_sites()?;
+        }
+        self.give_up_what_is_gone()?;
         self.bound()
     }
 
@@ -224,6 +250,9 @@ impl Follower {
         let (seq, prev) = (number(HEADER_SEQ)?, number(HEADER_PREV_SEQ)?);
         let partition = record.partition.cast_unsigned();
         let before = self.order.reach(partition, seq);
+        if seq >= self.last_before(partition) {
+            self.old.remove(&partition);
+        }
         if before.is_some_and(|before| seq <= before) {
             return Ok(());
         }
@@ -258,18 +287,26 @@ impl Follower {
         Ok(())
     }
 
-    /// What was there before following began, and has not come although all ends were seen, was deleted for its age.
-    fn give_up_what_is_gone(&mut self) {
-        if !self.events.saw_all_ends() {
-            return;
+    /// What was there before following began, and has not come although a partition was read as far as it goes, open
+    /// transactions included, was deleted for its age.
+    fn give_up_what_is_gone(&mut self) -> Result<(), TopologyError> {
+        let is_due = self.events.saw_all_ends() && self.looked.elapsed() > LOOKS_EVERY;
+        if self.old.is_empty() || !is_due {
+            return Ok(());
         }
-        let ends_seen = *self.ends_seen.get_or_insert_with(Instant::now);
-        if ends_seen.elapsed() > LATE {
-            let partitions = self.partitions.borrow();
-            for partition in partitions.iter() {
-                self.order.join(*partition, self.last_before(*partition));
-            }
+        let spans = self.events.spans_written()?;
+        let positions = self.events.positions()?;
+        let is_read = |partition: &u32| {
+            let position = positions.get(partition).copied().unwrap_or(0);
+            let span = spans.get(partition);
+            span.is_some_and(|span| position.max(span.start) >= span.end)
+        };
+        for partition in self.old.extract_if(.., is_read) {
+            let before = self.before.get(partition as usize).copied();
+            self.order.join(partition, before.unwrap_or(0));
         }
+        self.looked = Instant::now();
+        Ok(())
     }
 }
 

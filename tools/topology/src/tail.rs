@@ -8,23 +8,36 @@ use wattle_api::Timestamp;
 use wattle_api::stream::HEADER_SEQ;
 use wattle_api::topology::TopologyEvent;
 
+use crate::brake::Steering;
 use crate::error::TopologyError;
-use crate::merge::Merge;
-use crate::reader::{From, Reader, progress};
+use crate::reader::{Brokers, From, Reader, Record, progress};
+use crate::sequence::{Awaited, Sequence, Step};
 use crate::source::Source;
 
 /// Events between reader and caller; each some hundred bytes. When it is full the reader waits.
 pub(crate) const QUEUE: usize = 1_024;
 
-/// Events that may wait for one before them: a hundred megabytes at most. Then it is taken for lost, or, by a reader of sites,
-/// waited for with reading of others paused.
+/// Events that may wait for one before them: a hundred megabytes at most. Then partitions that are ahead are read no further.
 pub const WINDOW: usize = 100_000;
 
-/// How often a reader of all partitions looks for more of them: before an event that is in one is taken for late.
+/// How often more partitions are looked for where nothing is missing.
 const GROWS_EVERY: Duration = Duration::from_secs(2);
 
-/// How long an event before others is waited for. All of a batch become visible within milliseconds.
-pub(crate) const LATE: Duration = Duration::from_secs(5);
+/// How long an event before others is waited for until the brokers are asked whether it may still come. All of a
+/// transaction become visible within milliseconds, as a rule.
+const LATE: Duration = Duration::from_secs(1);
+
+/// How often brokers are asked that did not answer.
+const ASKS_EVERY: Duration = Duration::from_secs(1);
+
+/// How often brokers are asked again that did answer: what a partition had may have been deleted since for its age.
+const ASKS_AGAIN_EVERY: Duration = Duration::from_secs(10);
+
+/// How often it is looked whether everything was read that brokers told of.
+const LOOKS_EVERY: Duration = Duration::from_millis(100);
+
+/// How long a record is waited for.
+const TURN: Duration = Duration::from_millis(100);
 
 /// How far a coordinator's clock may have been set back without an event being passed over, in milliseconds.
 pub(crate) const CLOCK_SLACK_MS: u64 = 60_000;
@@ -91,7 +104,7 @@ impl Start {
 pub enum Item {
     /// An event.
     Event(Box<TopologyEvent>),
-    /// Events from the first to the second number are not in the topic.
+    /// Events from the first to the second number are not in the topic and will never be.
     Missing(u64, u64),
     /// These partitions are read, too, from here on: they were added, or a site got them.
     Joined(BTreeSet<u32>),
@@ -109,12 +122,11 @@ impl Tail {
             Start::Next => progress(source)?.map_or(0, |progress| progress.last_seq),
             Start::Oldest | Start::Seq(_) | Start::After { .. } | Start::Time(_) => 0,
         };
-        let merge = Merge::from(start.first(newest));
-        let since = start.since();
+        let follower = Follower::new(source, reader, start, newest);
         let (sender, receiver) = mpsc::channel(QUEUE);
         std::thread::Builder::new()
             .name("topology-tail".into())
-            .spawn(move || follow(reader, merge, since, &sender))
+            .spawn(move || follower.run(&sender))
             .map_err(|_| TopologyError::Interrupted)?;
         Ok(Self::of(receiver))
     }
@@ -130,112 +142,148 @@ impl Tail {
     }
 }
 
-/// Ends when nobody listens any more, or after an error.
-fn follow(
-    mut reader: Reader,
-    mut merge: Merge<Box<TopologyEvent>>,
+/// Reads the events and brings them in order.
+struct Follower {
+    reader: Reader,
+    sequence: Sequence<Box<TopologyEvent>>,
+    /// What is older is passed over, up to the first that is not.
     since: Option<Timestamp>,
-    sender: &mpsc::Sender<Result<Item, TopologyError>>,
-) {
-    let mut moved = Instant::now();
-    let mut looked = Instant::now();
-    let mut gaps = Vec::new();
-    while !sender.is_closed() {
-        let mut items = Vec::new();
-        let mut read = read_one(&mut reader, &mut merge, &mut gaps);
-        if looked.elapsed() > GROWS_EVERY && reader.saw_all_ends() {
-            looked = Instant::now();
-            read = read.and_then(|()| grow(&mut reader, &mut items));
+    /// What was added to the partitions and is not told yet.
+    joined: BTreeSet<u32>,
+    /// What is waited for, and since when.
+    awaited: Option<(Awaited, Instant)>,
+    /// When partitions were last looked for.
+    grew: Instant,
+    looked: Instant,
+    /// When brokers were last asked what may come.
+    asked: Option<Instant>,
+}
+
+impl Follower {
+    fn new(source: &Source, reader: Reader, start: Start, newest: u64) -> Self {
+        let mut sequence = Sequence::new(start.first(newest), source.window);
+        sequence.join(&reader.partitions());
+        Self {
+            reader,
+            sequence,
+            since: start.since(),
+            joined: BTreeSet::new(),
+            awaited: None,
+            grew: Instant::now(),
+            looked: Instant::now(),
+            asked: None,
         }
-        let failed = read.is_err();
-        items.extend(read.err().map(Err));
-        take_ready(&mut merge, &mut gaps, &mut items);
-        let stuck = merge.len() > 0 && reader.saw_all_ends() && moved.elapsed() > LATE;
-        if items.is_empty()
-            && (stuck || merge.len() > WINDOW || begins_with_lowest(&reader, &merge))
-        {
-            if merge.is_unset() {
-                merge.leave_out(|event| since.is_some_and(|since| event.ts < since));
+    }
+
+    /// Ends when nobody listens any more, or after an error.
+    fn run(mut self, sender: &mpsc::Sender<Result<Item, TopologyError>>) {
+        while !sender.is_closed() {
+            let failure = self.turn().err();
+            while let Some(item) = self.next() {
+                if sender.blocking_send(Ok(item)).is_err() {
+                    return;
+                }
             }
-            items.extend(
-                merge
-                    .skip()
-                    .map(|(first, last)| Ok(Item::Missing(first, last))),
-            );
-        }
-        if !items.is_empty() || merge.len() == 0 {
-            moved = Instant::now();
-        }
-        for item in items {
-            if sender.blocking_send(item).is_err() {
+            if let Some(error) = failure {
+                // Whoever listened may have gone.
+                let _ = sender.blocking_send(Err(error));
                 return;
             }
         }
-        if failed {
-            return;
+    }
+
+    /// What is to be given out next.
+    fn next(&mut self) -> Option<Item> {
+        if !self.joined.is_empty() {
+            return Some(Item::Joined(std::mem::take(&mut self.joined)));
         }
+        let since = self.since;
+        let step = self
+            .sequence
+            .next(|event| since.is_none_or(|since| event.ts >= since))?;
+        Some(match step {
+            Step::Event(event) => Item::Event(event),
+            Step::Missing(first, last) => Item::Missing(first, last),
+        })
     }
-}
 
-/// Reads partitions that were added, from their beginnings.
-fn grow(
-    reader: &mut Reader,
-    items: &mut Vec<Result<Item, TopologyError>>,
-) -> Result<(), TopologyError> {
-    let added = reader.grow()?;
-    if !added.is_empty() {
-        items.push(Ok(Item::Joined(added)));
-    }
-    Ok(())
-}
-
-/// Nobody said where to begin, and everything that is kept has been read.
-fn begins_with_lowest<T>(reader: &Reader, merge: &Merge<T>) -> bool {
-    merge.is_unset() && reader.saw_all_ends()
-}
-
-/// Everything whose turn it is, and what will never come.
-fn take_ready(
-    merge: &mut Merge<Box<TopologyEvent>>,
-    gaps: &mut Vec<(u64, u64)>,
-    items: &mut Vec<Result<Item, TopologyError>>,
-) {
-    loop {
-        let before = items.len();
-        while let Some(event) = merge.pop() {
-            items.push(Ok(Item::Event(event)));
+    fn turn(&mut self) -> Result<(), TopologyError> {
+        if let Some(record) = self.reader.next(TURN)? {
+            self.take(&record)?;
         }
-        gaps.retain(|(first, last)| match merge.jump(*first, *last) {
-            Some((first, last)) => {
-                items.push(Ok(Item::Missing(first, last)));
-                false
-            }
-            None => !merge.is_beyond(*last),
-        });
-        if items.len() == before {
-            return;
+        if self.grew.elapsed() > GROWS_EVERY {
+            self.grow()?;
         }
+        if self.is_late() && self.looked.elapsed() > LOOKS_EVERY {
+            self.look()?;
+        }
+        let Steering { pause, resume } = self.sequence.steer();
+        self.reader.resume(&resume)?;
+        self.reader.pause(&pause)
     }
-}
 
-fn read_one(
-    reader: &mut Reader,
-    merge: &mut Merge<Box<TopologyEvent>>,
-    gaps: &mut Vec<(u64, u64)>,
-) -> Result<(), TopologyError> {
-    let Some(record) = reader.next(Duration::from_millis(100))? else {
-        return Ok(());
-    };
-    if let Some(gap) = record.gap() {
-        let gap = gap.map_err(|error| reader.bad(&record, error))?;
-        gaps.push((gap.first_seq, gap.last_seq));
-        return Ok(());
+    fn take(&mut self, record: &Record) -> Result<(), TopologyError> {
+        let partition = record.partition.cast_unsigned();
+        if let Some(gap) = record.gap() {
+            let gap = gap.map_err(|error| self.reader.bad(record, error))?;
+            self.sequence.gap(partition, gap.last_seq);
+            return Ok(());
+        }
+        let seq = record.number(HEADER_SEQ);
+        let seq = seq.ok_or_else(|| self.reader.bad(record, "no wattle-seq"))?;
+        let event = self.reader.parse(record)?;
+        self.sequence.put(partition, seq, Box::new(event));
+        Ok(())
     }
-    let seq = record
-        .number(HEADER_SEQ)
-        .ok_or_else(|| reader.bad(&record, "no wattle-seq"))?;
-    let event = serde_json::from_slice(record.value.as_deref().unwrap_or_default())
-        .map_err(|error| reader.bad(&record, error))?;
-    merge.put(seq, Box::new(event));
-    Ok(())
+
+    /// Whether it is time to ask for what does not come. Who waits for the oldest event need not wait for its neighbours
+    /// once the end of each partition was seen.
+    fn is_late(&mut self) -> bool {
+        let Some(awaited) = self.sequence.awaited() else {
+            self.awaited = None;
+            return false;
+        };
+        let same = self.awaited.filter(|(before, _)| *before == awaited);
+        let (_, since) = *self
+            .awaited
+            .insert(same.unwrap_or_else(|| (awaited, Instant::now())));
+        let begins = awaited == Awaited::Oldest && self.reader.saw_all_ends();
+        begins || since.elapsed() > LATE
+    }
+
+    /// Finds out whether what is missing may still come.
+    fn look(&mut self) -> Result<(), TopologyError> {
+        let every = match self.sequence.wants_answer() {
+            true => ASKS_EVERY,
+            false => ASKS_AGAIN_EVERY,
+        };
+        if self.asked.is_none_or(|asked| asked.elapsed() > every) {
+            self.ask()?;
+        }
+        self.sequence.stand(&self.reader.positions()?);
+        self.looked = Instant::now();
+        Ok(())
+    }
+
+    /// Asks which partitions there are, and then how far they reach: both after what waits was read.
+    fn ask(&mut self) -> Result<(), TopologyError> {
+        if self.grow()? == Brokers::Answer {
+            let spans = self.reader.spans_written()?;
+            self.sequence.answer(&spans);
+        }
+        self.asked = Some(Instant::now());
+        Ok(())
+    }
+
+    /// Reads partitions that were added, from their beginnings.
+    fn grow(&mut self) -> Result<Brokers, TopologyError> {
+        let added = self.reader.grow()?;
+        self.grew = Instant::now();
+        let Some(added) = added else {
+            return Ok(Brokers::Silent);
+        };
+        self.sequence.join(&added);
+        self.joined.extend(added);
+        Ok(Brokers::Answer)
+    }
 }

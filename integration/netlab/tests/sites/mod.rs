@@ -124,6 +124,29 @@ fn partitions_that_were_added_stop_the_mirror_before_a_key_moves() {
     assert_eq!(said, "reads more partitions from here on: 6, 7\n");
 }
 
+/// Behind the last record of each partition are only the marks of transactions: they are read, too.
+#[test]
+#[ignore = "needs a Kafka broker: run by tools/test kafka"]
+fn what_a_topic_never_had_is_told_to_be_missing() {
+    let broker = Broker::start(Access::Open).unwrap();
+    let outbox = ListOutbox::with(50..=150);
+    let mirror = start(&broker, 1, &outbox);
+    wait_until(&mirror, 150);
+    block_on(async {
+        let source = source(&broker).await;
+        let mut tail = wattle_topology::tail(&source, Start::Seq(1)).await.unwrap();
+        let first = tail.next().await.unwrap().unwrap();
+        assert_eq!(first, Item::Missing(1, 49));
+        for seq in 50..=150 {
+            let item = tail.next().await.unwrap().unwrap();
+            assert!(
+                matches!(&item, Item::Event(event) if event.id.seq == seq),
+                "{item:?}"
+            );
+        }
+    });
+}
+
 /// The slots that a site has, or had, as the progress topic says.
 fn slots_of(broker: &Broker, site: &str) -> Option<BTreeSet<u32>> {
     let key = slots_key("lab");

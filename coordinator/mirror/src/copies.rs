@@ -4,6 +4,7 @@
 use std::time::Duration;
 
 use rdkafka::admin::{AdminClient, AdminOptions, ResourceSpecifier};
+use rdkafka::error::KafkaError;
 use rdkafka::metadata::MetadataTopic;
 use wattle_api::stream::{Kafka, Topics};
 
@@ -17,8 +18,8 @@ const PATIENCE: Duration = Duration::from_secs(2);
 /// How many copies must be in step for a write to count.
 const MIN_IN_STEP: &str = "min.insync.replicas";
 
-/// The first partition of those topics that a transaction writes to which lacks copies, as an error; none as well where
-/// nobody answers, or not to us.
+/// The first partition that lacks copies, of the topics without which no event is written, as an error; none as well
+/// where nobody answers, or not to us.
 pub(crate) fn lacking(
     kafka: &Kafka,
     topics: &Topics,
@@ -26,13 +27,16 @@ pub(crate) fn lacking(
 ) -> Option<MirrorError> {
     let config = base(kafka).ok()?;
     let admin: AdminClient<Complaints> = config.create_with_context(complaints.clone()).ok()?;
-    [&topics.events, &topics.state, &topics.progress]
-        .into_iter()
-        .find_map(|topic| {
-            let metadata = admin.inner().fetch_metadata(Some(topic), PATIENCE).ok()?;
-            let lacking = fewest(metadata.topics().first()?)?;
-            lacking.told(topic, min_in_step(&admin, topic)?)
-        })
+    for topic in [&topics.events, &topics.state, &topics.progress] {
+        // Who does not answer for one topic does not for the next: to ask on would keep a coordinator from stopping.
+        let copies = copies(&admin, topic).ok()?;
+        let wanted = min_in_step(&admin, topic).ok()?;
+        let lacking = wanted.and_then(|wanted| too_few(&copies, topic, wanted));
+        if lacking.is_some() {
+            return lacking;
+        }
+    }
+    None
 }
 
 /// The copies of a partition.
@@ -56,29 +60,43 @@ impl Copies {
     }
 }
 
-/// The partition with the fewest copies in step.
-fn fewest(topic: &MetadataTopic) -> Option<Copies> {
-    let copies = topic.partitions().iter().map(|partition| Copies {
+fn copies(admin: &AdminClient<Complaints>, topic: &str) -> Result<Vec<Copies>, KafkaError> {
+    let metadata = admin.inner().fetch_metadata(Some(topic), PATIENCE)?;
+    let partitions = metadata.topics().iter().flat_map(MetadataTopic::partitions);
+    let copies = partitions.map(|partition| Copies {
         partition: partition.id(),
         all: partition.replicas().len(),
         in_step: partition.isr().len(),
     });
-    copies.min_by_key(|copies| copies.in_step)
+    Ok(copies.collect())
 }
 
-fn min_in_step(admin: &AdminClient<Complaints>, topic: &str) -> Option<usize> {
+/// None if the topic is not there, or its configuration not for us.
+fn min_in_step(admin: &AdminClient<Complaints>, topic: &str) -> Result<Option<usize>, KafkaError> {
     let options = AdminOptions::new().request_timeout(Some(PATIENCE));
     let topic = [ResourceSpecifier::Topic(topic)];
-    let described = blocking(admin.describe_configs(&topic, &options)).ok()?;
-    let described = described.into_iter().next()?.ok()?;
-    described.get(MIN_IN_STEP)?.value.as_deref()?.parse().ok()
+    let described = blocking(admin.describe_configs(&topic, &options))?;
+    let described = described.into_iter().next().and_then(Result::ok);
+    let value = described.and_then(|config| config.get(MIN_IN_STEP)?.value.clone());
+    Ok(value.and_then(|value| value.parse().ok()))
+}
+
+/// The first of these that has too few.
+fn too_few(copies: &[Copies], topic: &str, wanted: usize) -> Option<MirrorError> {
+    copies.iter().find_map(|copies| copies.told(topic, wanted))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::time::Instant;
+
+    use rdkafka::mocking::MockCluster;
     use wattle_api::notice::MirrorCause;
+    use wattle_model::NetworkId;
 
     use super::*;
+    use crate::Config;
+    use crate::status::Board;
 
     #[test]
     fn copies_are_too_few_where_more_must_be_in_step() {
@@ -98,5 +116,36 @@ mod tests {
             let expected = told.then_some(MirrorCause::TooFewInSync);
             assert_eq!(cause, expected, "{copies:?} of {wanted}");
         }
+    }
+
+    /// Input: partitions with different numbers of copies. Output: not the one that has a single copy and wants no more.
+    #[test]
+    fn the_partition_that_has_too_few_is_found_among_those_with_few() {
+        let copies = [(0, 1, 1), (1, 3, 2), (2, 3, 1)].map(|(partition, all, in_step)| Copies {
+            partition,
+            all,
+            in_step,
+        });
+        let error = too_few(&copies, "t", 2);
+        let found = matches!(error, Some(MirrorError::TooFewInSync { partition: 2, .. }));
+        assert!(found, "{error:?}");
+    }
+
+    #[test]
+    fn brokers_that_are_away_are_waited_for_once() {
+        let cluster = MockCluster::new(1).unwrap();
+        let config = Config {
+            kafka: Kafka::plaintext(&cluster.bootstrap_servers()),
+            network: NetworkId(1),
+            network_name: "lab".to_owned(),
+            term: 1,
+        };
+        drop(cluster);
+        let topics = config.kafka.topics_of(&config.network_name);
+        let complaints = Complaints::new(&config.kafka, Board::new(&config));
+        let begin = Instant::now();
+        assert!(lacking(&config.kafka, &topics, &complaints).is_none());
+        let took = begin.elapsed();
+        assert!(took < 2 * PATIENCE, "{took:?}");
     }
 }

@@ -110,9 +110,10 @@ impl<O: Outbox> Worker<O> {
         }
     }
 
-    /// Time that is over and a transaction that does not end have a cause that brokers know if asked.
+    /// Time that is over and a transaction that does not end have a cause that brokers know if asked. Whoever stops the
+    /// mirror does not wait for that.
     fn look_closer(&self, error: MirrorError) -> MirrorError {
-        if !error.may_lack_copies() {
+        if !error.may_lack_copies() || self.stopped() {
             return error;
         }
         let complaints = Complaints::new(&self.config.kafka, self.board.clone());

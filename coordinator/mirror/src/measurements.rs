@@ -13,6 +13,7 @@ use rdkafka::message::{DeliveryResult, Header, OwnedHeaders};
 use rdkafka::producer::{
     BaseRecord, NoCustomPartitioner, Producer as _, ProducerContext, ThreadedProducer,
 };
+use wattle_api::Timestamp;
 use wattle_api::measurement::{LinkMetrics, METRICS_SCHEMA};
 use wattle_api::stream::{
     HEADER_CE_ID, HEADER_CE_SOURCE, HEADER_CE_SPECVERSION, HEADER_CE_SUBJECT, HEADER_CE_TIME,
@@ -31,12 +32,19 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// Writes measurements. Dropping it drops what waits.
 pub struct Publisher {
     config: ClientConfig,
-    producer: Mutex<ThreadedProducer<Count>>,
+    current: Mutex<Current>,
     topic: String,
     source: String,
     term: String,
     dropped: Arc<AtomicU64>,
     board: Board,
+}
+
+/// The producer that measurements go through.
+struct Current {
+    producer: ThreadedProducer<Count>,
+    /// The time of the measurements for which no other could be made in its place.
+    irreplaceable_at: Option<Timestamp>,
 }
 
 impl std::fmt::Debug for Publisher {
@@ -63,9 +71,13 @@ impl Publisher {
             doing: "make a producer of measurements".to_owned(),
             source,
         })?;
+        let current = Current {
+            producer,
+            irreplaceable_at: None,
+        };
         Ok(Self {
             config: client,
-            producer: Mutex::new(producer),
+            current: Mutex::new(current),
             topic: config.kafka.topics_of(&config.network_name).metrics,
             source: format!("/wattle/{}", config.network),
             term: config.term.to_string(),
@@ -102,36 +114,47 @@ impl Publisher {
             .key(&node)
             .payload(&value)
             .headers(headers);
-        let mut producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
-        self.replace_if_finished(&mut producer);
-        if let Err((error, _)) = producer.send(record) {
+        let mut current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        self.replace_if_finished(&mut current, metrics.ts);
+        if let Err((error, _)) = current.producer.send(record) {
             tracing::debug!(%error, "Measurements could not be queued");
             self.dropped.fetch_add(1, Ordering::Relaxed);
         }
-        drop(producer);
+        drop(current);
         self.board
             .measurements_dropped(self.dropped.load(Ordering::Relaxed));
     }
 
-    fn replace_if_finished(&self, producer: &mut ThreadedProducer<Count>) {
-        let Some((_, reason)) = producer.client().fatal_error() else {
+    /// What nodes measured at one time is published together, a record for each node: one of them tries, and the next time
+    /// again.
+    fn replace_if_finished(&self, current: &mut Current, ts: Timestamp) {
+        let Some((_, reason)) = current.producer.client().fatal_error() else {
             return;
         };
-        tracing::warn!(reason, "Measurements get another producer");
-        let another = self
-            .config
-            .create_with_context(Count(Arc::clone(&self.dropped)));
-        if let Ok(another) = another {
-            let finished = std::mem::replace(producer, another);
-            // It takes half a second to let go of what it holds.
-            std::thread::spawn(move || drop(finished));
+        if current.irreplaceable_at == Some(ts) {
+            return;
+        }
+        let count = Count(Arc::clone(&self.dropped));
+        match self.config.create_with_context(count) {
+            Ok(another) => {
+                tracing::warn!(reason, "Measurements get another producer");
+                current.irreplaceable_at = None;
+                let finished = std::mem::replace(&mut current.producer, another);
+                // It takes half a second to let go of what it holds.
+                std::thread::spawn(move || drop(finished));
+            }
+            Err(error) => {
+                if current.irreplaceable_at.replace(ts).is_none() {
+                    tracing::warn!(%error, reason, "Measurements are dropped: no other producer can be made");
+                }
+            }
         }
     }
 
     /// Waits until what was handed over is written, or the time is over.
     pub fn flush(&self, patience: Duration) {
-        let producer = self.producer.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = producer.flush(patience) {
+        let current = self.current.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Err(error) = current.producer.flush(patience) {
             tracing::debug!(%error, "Measurements are left behind");
         }
     }
@@ -160,16 +183,42 @@ impl ProducerContext<NoCustomPartitioner> for Count {
 #[cfg(test)]
 mod tests {
     use rdkafka::mocking::MockCluster;
+    use rdkafka::producer::DefaultProducerContext;
     use rdkafka::types::{RDKafkaApiKey, RDKafkaRespErr as Refusal};
-    use wattle_api::Timestamp;
     use wattle_api::stream::Kafka;
     use wattle_model::{NetworkId, NodeId};
 
     use super::*;
 
-    /// Input: brokers that give the first producer no id. Output: its record is lost, the next one is not.
+    type Cluster = MockCluster<'static, DefaultProducerContext>;
+
+    /// Input: brokers that give the first producer no id. Output: its record is lost, the next one is written.
     #[test]
     fn a_producer_that_will_never_send_is_replaced() {
+        let (_cluster, publisher) = publisher_without_an_id();
+        for (time, lost) in [(1, 1), (2, 1)] {
+            publish(&publisher, time);
+            assert_eq!(outcome(&publisher), (lost, 0), "at {time}");
+        }
+    }
+
+    /// Input: no other producer can be made at 2. Output: what is measured then is lost without another try, what is
+    /// measured later is written.
+    #[test]
+    fn a_producer_that_cannot_be_replaced_is_the_next_time() {
+        let (_cluster, mut publisher) = publisher_without_an_id();
+        publish(&publisher, 1);
+        publisher.config.set("no.such.setting", "1");
+        publish(&publisher, 2);
+        assert_eq!(outcome(&publisher), (2, 0));
+        publisher.config.remove("no.such.setting");
+        for (time, lost) in [(2, 3), (3, 3)] {
+            publish(&publisher, time);
+            assert_eq!(outcome(&publisher), (lost, 0), "at {time}");
+        }
+    }
+
+    fn publisher_without_an_id() -> (Cluster, Publisher) {
         let cluster = MockCluster::new(1).unwrap();
         let refusal = [Refusal::RD_KAFKA_RESP_ERR_CLUSTER_AUTHORIZATION_FAILED];
         cluster.request_errors(RDKafkaApiKey::InitProducerId, &refusal);
@@ -182,19 +231,25 @@ mod tests {
         let topics = config.kafka.topics_of(&config.network_name);
         cluster.create_topic(&topics.metrics, 1, 1).unwrap();
         let publisher = Publisher::new(&config, Board::new(&config)).unwrap();
-        let metrics = LinkMetrics {
-            network: config.network,
+        (cluster, publisher)
+    }
+
+    fn publish(publisher: &Publisher, time: u64) {
+        publisher.publish(&LinkMetrics {
+            network: NetworkId(1),
             node: NodeId(1),
             name: None,
             site: None,
             links: vec![],
-            ts: Timestamp::from_millis(1),
-        };
-        for record in 1..=2 {
-            publisher.publish(&metrics);
-            publisher.flush(Duration::from_secs(20));
-            let lost = publisher.dropped.load(Ordering::Relaxed);
-            assert_eq!(lost, 1, "after record {record}");
-        }
+            ts: Timestamp::from_millis(time),
+        });
+        publisher.flush(Duration::from_secs(20));
+    }
+
+    /// How many records are lost, and how many neither lost nor written.
+    fn outcome(publisher: &Publisher) -> (u64, i32) {
+        let current = publisher.current.lock().unwrap();
+        let waiting = current.producer.in_flight_count();
+        (publisher.dropped.load(Ordering::Relaxed), waiting)
     }
 }

@@ -67,7 +67,7 @@ fn a_reader_of_one_site_sees_that_site_alone_before_and_after_it_moves() {
         assert!(seen.joined.iter().eq(joined), "{site}: {:?}", seen.joined);
         assert!(tail.partitions().iter().eq(slots), "{site}");
     }
-    a_reader_with_room_for_three_sees_all_of_a_site_that_moved(&broker, "site1", 640);
+    a_reader_with_little_room_sees_all_of_a_site_that_moved(&broker, "site1", 640);
     a_site_s_snapshot_is_all_of_it(&broker, "site1", 640);
 
     // Where the topic that told the map is lost, the map is told again.
@@ -195,12 +195,9 @@ async fn wattle_s_reader_reads_these_slots_alone(
     assert!(seen.seqs.iter().eq(expected), "{:?}", seen.seqs);
 }
 
-/// The new partition pauses until the old ones are read.
-fn a_reader_with_room_for_three_sees_all_of_a_site_that_moved(
-    broker: &Broker,
-    site: &str,
-    last: u64,
-) {
+/// That partitions pause for want of room loses nothing. How much waits meanwhile is seen in `tools/topology/src/brake.rs`,
+/// not here.
+fn a_reader_with_little_room_sees_all_of_a_site_that_moved(broker: &Broker, site: &str, last: u64) {
     let expected: Vec<u64> = (1..=last).filter(|seq| is_of(*seq, site)).collect();
     let seen = block_on(async {
         let source = source(broker).await.holding(3);

@@ -17,10 +17,12 @@ use wattle_agent::state::Fingerprint;
 use wattle_api::agent::{Join, PROTOCOL, ToAgent, ToCoordinator};
 use wattle_api::token::JoinToken;
 use wattle_model::{
-    ApartCosts, Carrier, Cost, Micros, NetworkId, NodeId, Ppm, SeqNo, UnixTime, WgKey,
+    ApartCosts, Carrier, Cost, Micros, NetworkId, NodeId, Ppm, Prefix, SeqNo, UnixTime, WgKey,
 };
 use wattle_wire::key::SecretKey;
-use wattle_wire::record::{Body, LinkEntry, LinksBody, Record, RecordKey, RecordKind};
+use wattle_wire::record::{
+    Body, LinkEntry, LinksBody, PrefixesBody, Record, RecordKey, RecordKind,
+};
 
 /// Pause before the coordinator is tried again.
 const PAUSE: Duration = Duration::from_millis(100);
@@ -52,9 +54,20 @@ struct Options {
     /// Sites over which the nodes are spread, `site-0` and on; none by default.
     #[arg(long, default_value_t = 0)]
     sites: u8,
-    /// Makes the keys of this fleet differ from those of another.
+    /// How many of the nodes announce a prefix: 10.N.NODE.0/24, where N is 200 and the seed.
     #[arg(long, default_value_t = 0)]
+    prefixes: u8,
+    /// Makes the keys of this fleet differ from those of another.
+    #[arg(long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(..=55))]
     seed: u8,
+}
+
+impl Options {
+    /// What a node announces.
+    fn prefix(&self, index: u8) -> Option<Result<Prefix>> {
+        let prefix = format!("10.{}.{index}.0/24", 200 + self.seed);
+        (index < self.prefixes).then(|| Ok(prefix.parse()?))
+    }
 }
 
 /// One node.
@@ -76,7 +89,11 @@ async fn main() -> Result<()> {
     );
     let mut nodes = Vec::new();
     for index in 0..options.nodes {
-        nodes.push(Node::join(&options, index).await?);
+        let mut node = Node::join(&options, index).await?;
+        if let Some(prefix) = options.prefix(index) {
+            node.announce(prefix?).await;
+        }
+        nodes.push(node);
     }
     let ids: Vec<NodeId> = nodes.iter().map(Node::id).collect();
     let (mut records, mut events) = (0_u64, 0_u64);
@@ -85,7 +102,7 @@ async fn main() -> Result<()> {
         let at = usize::try_from(records)? % nodes.len();
         let others = (1..=usize::from(options.links)).map(|hop| ids[(at + hop) % ids.len()]);
         let others: Vec<NodeId> = others.collect();
-        nodes[at].report(&others, 1_000 + records).await?;
+        nodes[at].report(&others, 1_000 + records).await;
         records += 1;
         events += u64::from(options.links);
         if options.rate > 0 {
@@ -139,15 +156,28 @@ impl Node {
         self.key.public().node_id()
     }
 
-    /// Sends a links record that differs from the last one in every link; again after a reconnection, until it is taken.
-    async fn report(&mut self, to: &[NodeId], rtt: u64) -> Result<()> {
+    /// Sends a links record that differs from the last one in every link.
+    async fn report(&mut self, to: &[NodeId], rtt: u64) {
         self.seq = self.seq.next();
-        let records = vec![self.links(to, rtt).bytes().into()];
+        self.push(&self.links(to, rtt)).await;
+    }
+
+    /// Sends what it announces.
+    async fn announce(&mut self, prefix: Prefix) {
+        let body = Body::Prefixes(PrefixesBody {
+            at: UnixTime(0),
+            prefixes: vec![prefix],
+        });
+        self.push(&self.sign(RecordKind::Prefixes, &body)).await;
+    }
+
+    /// Sends a record; again after a reconnection, until it is taken.
+    async fn push(&mut self, record: &Record) {
+        let records = vec![record.bytes().into()];
         let message = ToCoordinator::Records { records };
         while self.link.send(&message).await.is_err() {
             self.reconnect().await;
         }
-        Ok(())
     }
 
     /// Waits until the coordinator has read everything that was sent.
@@ -200,13 +230,17 @@ impl Node {
             links,
             ..LinksBody::default()
         });
+        self.sign(RecordKind::Links, &body)
+    }
+
+    fn sign(&self, kind: RecordKind, body: &Body) -> Record {
         let key = RecordKey {
             origin: self.id(),
-            kind: RecordKind::Links,
+            kind,
             part: 0,
         };
         let network: NetworkId = self.at.network;
-        Record::sign(network, key, self.seq, 3_600, &body, &self.key)
+        Record::sign(network, key, self.seq, 3_600, body, &self.key)
     }
 }
 
@@ -218,6 +252,7 @@ async fn joined(at: &JoinToken, key: &SecretKey, name: &str) -> Result<Connectio
         name: Some(name.parse()?),
         wireguard_key: WgKey(*key.public().as_bytes()),
         index: None,
+        // All that the token allows.
         prefixes: vec![],
         candidates: vec![],
     };
@@ -253,6 +288,9 @@ fn token(options: &Options, index: u8) -> Result<JoinToken> {
         .arg(&options.state);
     if let Some(site) = index.checked_rem(options.sites) {
         create.args(["--site", &format!("site-{site}")]);
+    }
+    if let Some(prefix) = options.prefix(index) {
+        create.args(["--prefix", &prefix?.to_string()]);
     }
     let output = create
         .output()

@@ -6,13 +6,12 @@
     reason = "a test says what went wrong by panicking"
 )]
 
+mod stumbling;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 
-use rdkafka::ClientConfig;
-use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use serde_json::{Value, json};
-use wattle_api::gap::GAP_KEY;
 use wattle_api::stream::FILLER_KEY;
 use wattle_netlab::answer::{entities, json_lines, output, wattle_topology};
 use wattle_netlab::guide::{Block, tested_blocks};
@@ -21,11 +20,13 @@ use wattle_netlab::kafka::{Access, Broker, KcatRecord};
 use wattle_netlab::readers::{Connect, Neo4j, flink_sql};
 use wattle_netlab::{PATIENCE, eventually};
 
+use crate::stumbling::{GHOST, put_stumbling_blocks};
+
 /// As many messages as Neo4j's connector hands to the database at once.
 const BATCH: usize = 1_000;
 
-/// A name in what no reader may see.
-const GHOST: &str = "ghost";
+/// Fillers of each topic, which `kcat` as we call it passes over.
+const FILLERS: usize = 1;
 
 #[test]
 #[ignore = "needs a Kafka broker and Flink: run by tools/test readers"]
@@ -43,7 +44,7 @@ fn flink_tells_the_network_and_its_flapping_links() {
          SET 'table.display.max-column-width' = '200';\n\
          SET 'table.local-time-zone' = 'UTC';\n\
          {}\n\
-         ALTER TABLE topology SET ('scan.bounded.mode' = 'latest-offset');\n\
+         ALTER TABLE topology_images SET ('scan.bounded.mode' = 'latest-offset');\n\
          ALTER TABLE topology_events SET ('scan.bounded.mode' = 'latest-offset');\n\
          {}\n{}\n",
         blocks["flink-tables"].text, blocks["flink-sites"].text, blocks["flink-flapping"].text
@@ -65,7 +66,9 @@ fn kafka_connect_reads_every_record_with_the_converters_of_the_guide() {
     let directory = tempfile::tempdir().unwrap();
     let connect = Connect::start(directory.path(), &scene.broker.bootstrap()).unwrap();
     fs::write(directory.path().join("neo4j.properties"), "password=secret").unwrap();
-    for (name, block) in scene.blocks("json") {
+    let blocks = scene.blocks("json");
+    assert!(blocks.keys().eq(["connect-elasticsearch", "connect-neo4j"]));
+    for (name, block) in blocks {
         let secrets = directory.path().display().to_string();
         let text = block.text.replace("/etc/connect", &secrets);
         let mut configuration: Value = serde_json::from_str(&text).unwrap();
@@ -94,48 +97,87 @@ fn kafka_connect_reads_every_record_with_the_converters_of_the_guide() {
 #[ignore = "needs a Kafka broker and Neo4j: run by tools/test readers"]
 fn the_cypher_of_the_guide_makes_the_network_whichever_partition_comes_first() {
     let scene = Scene::set();
-    let (indexes, configurations) = (scene.blocks("cypher"), scene.blocks("json"));
-    let configuration: Value = serde_json::from_str(&configurations["connect-neo4j"].text).unwrap();
-    let events = format!("{}.topology.events.v1", Mirrored::PREFIX);
-    let cypher = configuration[format!("neo4j.cypher.topic.{events}")]
-        .as_str()
-        .unwrap();
-    // What the connector, which is not to be had here, makes of it.
-    let statement = format!(
-        "UNWIND $events AS message WITH message.value AS event, message.timestamp AS __timestamp, \
-         message.header AS __header, message.key AS __key, message.value AS __value CALL {{WITH * {cypher}}}"
-    );
-    let mut records = scene.broker.kcat(&events).unwrap();
-    records.push(KcatRecord {
-        key: FILLER_KEY.to_owned(),
-        value: None,
-        ..records[0].clone()
-    });
+    let expected = scene.graph();
+    let [nodes, _, prefixes] = &expected;
+    assert!(nodes.iter().any(|node| node.contains("null")), "{nodes:?}");
+    assert_eq!(prefixes.len(), 8);
+    let sink = Sink::of(&scene);
     let directory = tempfile::tempdir().unwrap();
     let neo4j = Neo4j::start(directory.path()).unwrap();
+    let indexes = scene.blocks("cypher");
+    assert!(indexes.keys().eq(["neo4j-indexes"]));
     for statement in indexes["neo4j-indexes"].text.split_terminator(';') {
         neo4j.run(statement, &json!({})).unwrap();
     }
     for direction in [1, -1] {
         empty(&neo4j);
-        records.sort_by_key(|record| (direction * record.partition, record.offset));
-        for batch in records.chunks(BATCH) {
-            let messages: Vec<Value> = batch.iter().map(message).collect();
-            neo4j
-                .run(&statement, &json!({ "events": messages }))
-                .unwrap();
-        }
-        assert_eq!(graph(&neo4j), scene.graph());
+        sink.write(&neo4j, direction, 0);
+        assert_eq!(graph(&neo4j), expected, "{direction}");
     }
 
     empty(&neo4j);
-    let mut show =
-        wattle_topology(&scene.network.options(), &["show", "--format", "cypher"]).unwrap();
-    let shown = output(&mut show).unwrap().stdout;
-    for statement in String::from_utf8(shown).unwrap().lines() {
-        neo4j.run(statement, &json!({})).unwrap();
+    scene.draw(&["show"], &neo4j);
+    assert_eq!(graph(&neo4j), expected, "a picture");
+
+    // Half of the way, and the rest of it as a difference, or from the topic.
+    let middle = scene.events.len() / 2;
+    let at = format!("#{middle}");
+    empty(&neo4j);
+    scene.draw(&["at", &at], &neo4j);
+    scene.draw(&["diff", &at, "now"], &neo4j);
+    assert_eq!(graph(&neo4j), expected, "a picture and a difference");
+    for direction in [1, -1] {
+        empty(&neo4j);
+        scene.draw(&["at", &at], &neo4j);
+        sink.write(&neo4j, direction, middle);
+        assert_eq!(graph(&neo4j), expected, "a picture, then events");
     }
-    assert_eq!(graph(&neo4j), scene.graph());
+}
+
+/// What Neo4j's connector, which is not to be had here, does with the guide's configuration.
+struct Sink {
+    statement: String,
+    records: Vec<KcatRecord>,
+}
+
+impl Sink {
+    fn of(scene: &Scene) -> Self {
+        let block = &scene.blocks("json")["connect-neo4j"];
+        let configuration: Value = serde_json::from_str(&block.text).unwrap();
+        let events = format!("{}.topology.events.v1", Mirrored::PREFIX);
+        let cypher = configuration[format!("neo4j.cypher.topic.{events}")]
+            .as_str()
+            .unwrap();
+        let statement = format!(
+            "UNWIND $events AS message WITH message.value AS event, message.timestamp AS __timestamp, \
+             message.header AS __header, message.key AS __key, message.value AS __value CALL {{WITH * {cypher}}}"
+        );
+        let mut records = scene.broker.kcat(&events).unwrap();
+        // `kcat` as we call it passes over these.
+        records.push(KcatRecord {
+            key: FILLER_KEY.to_owned(),
+            value: None,
+            ..records[0].clone()
+        });
+        Self { statement, records }
+    }
+
+    /// Writes the events after `seq`, partition after partition in this direction.
+    fn write(&self, neo4j: &Neo4j, direction: i32, seq: usize) {
+        let mut records = self.records.clone();
+        records.sort_by_key(|record| (direction * record.partition, record.offset));
+        let messages = records.iter().map(message);
+        let is_later = |message: &Value| {
+            let event = &message["value"]["source"]["seq"];
+            event.as_u64().is_none_or(|event| event > seq as u64)
+        };
+        let messages: Vec<Value> = messages.filter(is_later).collect();
+        for batch in messages.chunks(BATCH) {
+            neo4j
+                .run(&self.statement, &json!({ "events": batch }))
+                .unwrap();
+        }
+    }
 }
 
 /// A network with a history, in Kafka.
@@ -152,13 +194,16 @@ impl Scene {
     fn set() -> Self {
         let broker = Broker::start(Access::Open).unwrap();
         let network = Mirrored::start(&broker).unwrap();
-        network
-            .grow(&[
-                "--nodes", "12", "--sites", "3", "--links", "8", "--events", "6000", "--rate",
-                "600",
-            ])
-            .unwrap();
-        network.remove("fleet-0-7").unwrap();
+        // Two that know each other alone leave nothing behind when they go; one that others link to is not forgotten.
+        let pair = "--seed 1 --nodes 2 --links 1 --events 10 --sites 2 --prefixes 2";
+        let fleet = "--nodes 12 --links 8 --events 6000 --rate 600 --sites 3 --prefixes 9";
+        for fleet in [pair, fleet] {
+            let words: Vec<&str> = fleet.split(' ').collect();
+            network.grow(&words).unwrap();
+        }
+        for node in ["fleet-1-0", "fleet-1-1", "fleet-0-7"] {
+            network.remove(node).unwrap();
+        }
         network.wait_until_quiet().unwrap();
         let mut show = wattle_topology(&network.options(), &["show", "--json"]).unwrap();
         let shown = json_lines(&mut show).unwrap().remove(0);
@@ -169,7 +214,7 @@ impl Scene {
             entities: entities(&shown["data"]).unwrap(),
         };
         scene.read_events();
-        scene.put_stumbling_blocks();
+        put_stumbling_blocks(&scene.broker, &scene.events);
         scene
     }
 
@@ -184,41 +229,13 @@ impl Scene {
             .sort_by_key(|event| event["source"]["seq"].as_u64());
     }
 
-    /// What is no event: a filler, a gap, and what a transaction that was given up left behind.
-    fn put_stumbling_blocks(&self) {
-        let producer: BaseProducer = ClientConfig::new()
-            .set("bootstrap.servers", self.broker.bootstrap())
-            .set("transactional.id", "stranger")
-            .create()
-            .unwrap();
-        let mut links = self.events.iter().filter(|event| event["kind"] == "link");
-        let mut ghost = links.next().unwrap().clone();
-        let gap = json!({
-            "network": ghost["source"]["network"], "first_seq": 1, "last_seq": 2, "reason": "outbox_limit", "ts": ghost["ts"],
-        });
-        ghost["key"] = GHOST.into();
-        ghost["after"]["carrier"] = GHOST.into();
-        let [gap, image, ghost] = [&gap, &ghost["after"], &ghost].map(Value::to_string);
-        let [events, state] =
-            ["events", "state"].map(|topic| format!("{}.topology.{topic}.v1", Mirrored::PREFIX));
-        producer.init_transactions(PATIENCE).unwrap();
-        producer.begin_transaction().unwrap();
-        for record in [
-            record(&events, FILLER_KEY),
-            record(&events, GAP_KEY).payload(&gap),
-        ] {
-            producer.send(record).unwrap();
+    /// Runs the Cypher of a picture of the network.
+    fn draw(&self, verbs: &[&str], neo4j: &Neo4j) {
+        let mut draw = wattle_topology(&self.network.options(), verbs).unwrap();
+        let drawn = output(draw.args(["--format", "cypher"])).unwrap().stdout;
+        for statement in String::from_utf8(drawn).unwrap().lines() {
+            neo4j.run(statement, &json!({})).unwrap();
         }
-        producer.commit_transaction(PATIENCE).unwrap();
-        producer.begin_transaction().unwrap();
-        for record in [
-            record(&events, GHOST).payload(&ghost),
-            record(&state, GHOST).payload(&image),
-        ] {
-            producer.send(record).unwrap();
-        }
-        producer.flush(PATIENCE).unwrap();
-        producer.abort_transaction(PATIENCE).unwrap();
     }
 
     fn blocks(&self, language: &str) -> BTreeMap<String, Block> {
@@ -227,8 +244,7 @@ impl Scene {
 
     /// How many committed records a topic has, tombstones and fillers included.
     fn values(&self, topic: &str) -> usize {
-        let fillers = usize::from(topic.ends_with("events.v1"));
-        self.broker.kcat(topic).unwrap().len() + fillers
+        self.broker.kcat(topic).unwrap().len() + FILLERS
     }
 
     fn of_kind(&self, kind: &str) -> impl Iterator<Item = (&String, &Value)> {
@@ -277,8 +293,8 @@ impl Scene {
             .collect()
     }
 
-    /// Nodes and links as the guide's Cypher keeps them: what a link leads to and is no member has no name.
-    fn graph(&self) -> [BTreeSet<String>; 2] {
+    /// Nodes, links and prefixes as the guide's Cypher keeps them: what a link leads to and is no member has no name.
+    fn graph(&self) -> [BTreeSet<String>; 3] {
         let row = |values: &[&Value]| json!(values).to_string();
         let ends = self
             .of_kind("link")
@@ -299,13 +315,10 @@ impl Scene {
                 &link["loss_ppm"],
             ])
         });
-        [nodes.collect(), links.collect()]
+        let prefixes = self.of_kind("prefix");
+        let prefixes = prefixes.map(|(_, prefix)| row(&[&prefix["prefix"], &prefix["origin"]]));
+        [nodes.collect(), links.collect(), prefixes.collect()]
     }
-}
-
-/// A record of the first partition that has no value yet.
-fn record<'a>(topic: &'a str, key: &'a str) -> BaseRecord<'a, str, str> {
-    BaseRecord::to(topic).partition(0).key(key)
 }
 
 /// The tables that Flink's client printed, each as its changes leave it.
@@ -341,10 +354,11 @@ fn empty(neo4j: &Neo4j) {
 }
 
 /// What a Neo4j knows.
-fn graph(neo4j: &Neo4j) -> [BTreeSet<String>; 2] {
+fn graph(neo4j: &Neo4j) -> [BTreeSet<String>; 3] {
     let questions = [
-        "MATCH (n) RETURN n.id, n.name, n.site, n.reporting",
+        "MATCH (n) WHERE NOT n:WattlePrefix RETURN n.id, n.name, n.site, n.reporting",
         "MATCH (a)-[l:LINK]->(b) RETURN l.key, a.id, b.id, l.cost_us, l.rtt_us, l.loss_ppm",
+        "MATCH (p:WattlePrefix) OPTIONAL MATCH (n)-[:ANNOUNCES]->(p) RETURN p.prefix, n.id",
     ];
     questions.map(|question| {
         let rows = neo4j.run(question, &json!({})).unwrap();

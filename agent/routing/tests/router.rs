@@ -452,11 +452,7 @@ fn a_failure_that_may_not_be_told_yet_is_the_cause_of_what_it_changes() {
     test.link(1, LinkState::Down);
     assert!(test.own_links().contains(&node(1)), "others were told");
     assert_eq!(test.next_hops(1), [node(2)]);
-    let events = test.events();
-    let moved = events.iter().find(|event| {
-        matches!(&event.what, Happening::RouteChanged { destination, .. } if *destination == node(1))
-    });
-    let moved = moved.expect("packets go around");
+    let moved = test.moved(1);
     let lost = Cause::LinkLost {
         neighbour: node(1),
         carrier: Carrier::Udp4,
@@ -486,14 +482,7 @@ fn a_record_of_a_lost_link_tells_for_how_long_it_was_suspected() {
 
 #[test]
 fn what_follows_a_link_that_others_lost_is_timed_from_their_first_suspicion() {
-    let mut test = Test::new();
-    test.link_up(1);
-    test.link_up(2);
-    test.receive(1, &[test.links_record(1, 1, &[(0, 500), (3, 500)])]);
-    test.receive(2, &[test.links_record(2, 1, &[(0, 500), (3, 9_000)])]);
-    test.receive(2, &[test.links_record(3, 1, &[(1, 500), (2, 9_000)])]);
-    test.run(Micros::from_secs(5));
-    assert_eq!(test.next_hops(3), [node(1)]);
+    let mut test = Test::with_two_ways_to_3();
     let at = UnixTime(TIME.0 + test.now.since(START).as_millis() - 20);
     let body = LinksBody {
         at,
@@ -504,11 +493,7 @@ fn what_follows_a_link_that_others_lost_is_timed_from_their_first_suspicion() {
     let body = Body::Links(body);
     test.receive(1, &[record(node(1), RecordKind::Links, 2, &body, &key(1))]);
     assert_eq!(test.next_hops(3), [node(2)]);
-    let events = test.events();
-    let moved = events.iter().find(|event| {
-        matches!(&event.what, Happening::RouteChanged { destination, .. } if *destination == node(3))
-    });
-    let moved = moved.expect("packets go around");
+    let moved = test.moved(3);
     let since_told = Micros::from_millis(moved.time.0 - at.0);
     assert!(since_told >= Micros::from_millis(20), "{since_told:?}");
     assert_eq!(moved.latency, Some(Micros(since_told.0 + 40_000)));
@@ -518,14 +503,7 @@ fn what_follows_a_link_that_others_lost_is_timed_from_their_first_suspicion() {
 fn routes_that_wait_their_turn_are_timed_from_what_they_wait_for_whatever_its_origin_says_next() {
     // Then node 1 tells another price: of its link to node 0, or one that the other end's word hides.
     for price in [5_000, 400] {
-        let mut test = Test::new();
-        test.link_up(1);
-        test.link_up(2);
-        test.receive(1, &[test.links_record(1, 1, &[(0, 500), (3, 500)])]);
-        test.receive(2, &[test.links_record(2, 1, &[(0, 500), (3, 9_000)])]);
-        test.receive(2, &[test.links_record(3, 1, &[(1, 500), (2, 9_000)])]);
-        test.run(Micros::from_secs(5));
-        assert_eq!(test.next_hops(3), [node(1)]);
+        let mut test = Test::with_two_ways_to_3();
         let at = UnixTime(TIME.0 + test.now.since(START).as_millis());
         let body = Body::Links(LinksBody {
             at,
@@ -543,11 +521,7 @@ fn routes_that_wait_their_turn_are_timed_from_what_they_wait_for_whatever_its_or
         );
         test.run(Micros::from_millis(200));
         assert_eq!(test.next_hops(3), [node(2)]);
-        let events = test.events();
-        let moved = events.iter().find(|event| {
-            matches!(&event.what, Happening::RouteChanged { destination, .. } if *destination == node(3))
-        });
-        let moved = moved.expect("packets go around");
+        let moved = test.moved(3);
         let since_told = moved.time.0 - at.0;
         assert_eq!(moved.cause, Cause::Record((&lost).into()), "{price}");
         let latency = moved.latency.map(Micros::as_millis);
@@ -657,6 +631,19 @@ impl Test {
         }
     }
 
+    /// Node 1 is near to node 3, node 2 is far.
+    fn with_two_ways_to_3() -> Self {
+        let mut test = Test::new();
+        test.link_up(1);
+        test.link_up(2);
+        test.receive(1, &[test.links_record(1, 1, &[(0, 500), (3, 500)])]);
+        test.receive(2, &[test.links_record(2, 1, &[(0, 500), (3, 9_000)])]);
+        test.receive(2, &[test.links_record(3, 1, &[(1, 500), (2, 9_000)])]);
+        test.run(Micros::from_secs(5));
+        assert_eq!(test.next_hops(3), [node(1)]);
+        test
+    }
+
     fn handle(&mut self, input: Input) {
         self.router.handle(input, self.now);
     }
@@ -759,6 +746,15 @@ impl Test {
                 _ => None,
             });
         events.collect()
+    }
+
+    /// What was told when packets to a node first went another way.
+    fn moved(&mut self, to: u8) -> Event {
+        let mut events = self.events().into_iter();
+        let moved = events.find(|event| {
+            matches!(&event.what, Happening::RouteChanged { destination, .. } if *destination == node(to))
+        });
+        moved.expect("packets go around")
     }
 
     fn own(&self, kind: RecordKind) -> Record {

@@ -5,7 +5,7 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use wattle_api::Timestamp;
 use wattle_api::slots::SlotMapRecord;
 use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ, ProgressRecord, partition_of};
@@ -17,7 +17,7 @@ use crate::error::TopologyError;
 use crate::order::{EVERYWHERE, Order};
 use crate::reader::{Brokers, From, MIRROR_KEYS, Reader, Record, SLOTS_KEYS};
 use crate::source::Source;
-use crate::tail::{Item, OVERLAP, QUEUE, Start, Tail};
+use crate::tail::{Follow, Item, OVERLAP, Start, Tail};
 
 /// How long events are waited for before the progress topic is looked at again, and in turn.
 const TURN: Duration = Duration::from_millis(20);
@@ -44,12 +44,7 @@ impl SiteTail {
     ) -> Result<Self, TopologyError> {
         let follower = Follower::open(source, sites, start)?;
         let partitions = follower.partitions.subscribe();
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        std::thread::Builder::new()
-            .name("topology-site".into())
-            .spawn(move || follower.run(&sender))
-            .map_err(|_| TopologyError::Interrupted)?;
-        let events = Tail::of(receiver);
+        let events = Tail::of("topology-site", follower)?;
         Ok(Self { events, partitions })
     }
 
@@ -89,6 +84,37 @@ struct Follower {
     old: BTreeSet<u32>,
     /// When it was last looked whether it may.
     looked: Instant,
+}
+
+impl Follow for Follower {
+    fn next(&mut self) -> Option<Item> {
+        if !self.joined.is_empty() {
+            return Some(Item::Joined(std::mem::take(&mut self.joined)));
+        }
+        while let Some(item) = self.order.pop() {
+            if self.wanted.has(&item) {
+                return Some(item);
+            }
+        }
+        None
+    }
+
+    fn turn(&mut self) -> Result<(), TopologyError> {
+        if let Some(record) = self.events.next(TURN)? {
+            self.take(&record)?;
+        }
+        while let Some(record) = self.progress.next(Duration::ZERO)? {
+            self.hear(&record)?;
+        }
+        if self
+            .pending
+            .is_some_and(|asked| asked.elapsed() > JOINS_EVERY)
+        {
+            self.follow_sites()?;
+        }
+        self.give_up_what_is_gone()?;
+        self.bound()
+    }
 }
 
 impl Follower {
@@ -186,53 +212,6 @@ impl Follower {
 
     fn last_before(&self, partition: u32) -> u64 {
         self.before.get(partition as usize).copied().unwrap_or(0)
-    }
-
-    /// Ends when nobody listens any more, or after an error.
-    fn run(mut self, sender: &mpsc::Sender<Result<Item, TopologyError>>) {
-        while !sender.is_closed() {
-            let failure = self.turn().err();
-            while let Some(item) = self.next() {
-                if sender.blocking_send(Ok(item)).is_err() {
-                    return;
-                }
-            }
-            if let Some(error) = failure {
-                // Whoever listened may have gone.
-                let _ = sender.blocking_send(Err(error));
-                return;
-            }
-        }
-    }
-
-    /// What is to be given out next.
-    fn next(&mut self) -> Option<Item> {
-        if !self.joined.is_empty() {
-            return Some(Item::Joined(std::mem::take(&mut self.joined)));
-        }
-        while let Some(item) = self.order.pop() {
-            if self.wanted.has(&item) {
-                return Some(item);
-            }
-        }
-        None
-    }
-
-    fn turn(&mut self) -> Result<(), TopologyError> {
-        if let Some(record) = self.events.next(TURN)? {
-            self.take(&record)?;
-        }
-        while let Some(record) = self.progress.next(Duration::ZERO)? {
-            self.hear(&record)?;
-        }
-        if self
-            .pending
-            .is_some_and(|asked| asked.elapsed() > JOINS_EVERY)
-        {
-            self.follow_sites()?;
-        }
-        self.give_up_what_is_gone()?;
-        self.bound()
     }
 
     /// Reads no further where too much would wait.

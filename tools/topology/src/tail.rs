@@ -15,7 +15,7 @@ use crate::sequence::{Awaited, Sequence, Step};
 use crate::source::Source;
 
 /// Events between reader and caller; each some hundred bytes. When it is full the reader waits.
-pub(crate) const QUEUE: usize = 1_024;
+const QUEUE: usize = 1_024;
 
 /// Events that may wait for one before them: a hundred megabytes at most. Then partitions that are ahead are read no further.
 pub const WINDOW: usize = 100_000;
@@ -123,22 +123,48 @@ impl Tail {
             Start::Oldest | Start::Seq(_) | Start::After { .. } | Start::Time(_) => 0,
         };
         let follower = Follower::new(source, reader, start, newest);
-        let (sender, receiver) = mpsc::channel(QUEUE);
-        std::thread::Builder::new()
-            .name("topology-tail".into())
-            .spawn(move || follower.run(&sender))
-            .map_err(|_| TopologyError::Interrupted)?;
-        Ok(Self::of(receiver))
+        Self::of("topology-tail", follower)
     }
 
-    /// What another thread reads.
-    pub(crate) const fn of(events: mpsc::Receiver<Result<Item, TopologyError>>) -> Self {
-        Self(events)
+    /// What a follower gives out, on a thread of this name.
+    pub(crate) fn of(thread: &str, follower: impl Follow) -> Result<Self, TopologyError> {
+        let (sender, receiver) = mpsc::channel(QUEUE);
+        std::thread::Builder::new()
+            .name(thread.into())
+            .spawn(move || follower.run(&sender))
+            .map_err(|_| TopologyError::Interrupted)?;
+        Ok(Self(receiver))
     }
 
     /// The next event; `None` after an error.
     pub async fn next(&mut self) -> Option<Result<Item, TopologyError>> {
         self.0.recv().await
+    }
+}
+
+/// Reads a topic and gives out its events, on a thread of its own.
+pub(crate) trait Follow: Sized + Send + 'static {
+    /// Reads on, for a moment at most if nothing comes.
+    fn turn(&mut self) -> Result<(), TopologyError>;
+
+    /// What is to be given out next.
+    fn next(&mut self) -> Option<Item>;
+
+    /// Ends when nobody listens any more, or after an error.
+    fn run(mut self, sender: &mpsc::Sender<Result<Item, TopologyError>>) {
+        while !sender.is_closed() {
+            let failure = self.turn().err();
+            while let Some(item) = self.next() {
+                if sender.blocking_send(Ok(item)).is_err() {
+                    return;
+                }
+            }
+            if let Some(error) = failure {
+                // Whoever listened may have gone.
+                let _ = sender.blocking_send(Err(error));
+                return;
+            }
+        }
     }
 }
 
@@ -159,40 +185,7 @@ struct Follower {
     asked: Option<Instant>,
 }
 
-impl Follower {
-    fn new(source: &Source, reader: Reader, start: Start, newest: u64) -> Self {
-        let mut sequence = Sequence::new(start.first(newest), source.window);
-        sequence.join(&reader.partitions());
-        Self {
-            reader,
-            sequence,
-            since: start.since(),
-            joined: BTreeSet::new(),
-            awaited: None,
-            grew: Instant::now(),
-            looked: Instant::now(),
-            asked: None,
-        }
-    }
-
-    /// Ends when nobody listens any more, or after an error.
-    fn run(mut self, sender: &mpsc::Sender<Result<Item, TopologyError>>) {
-        while !sender.is_closed() {
-            let failure = self.turn().err();
-            while let Some(item) = self.next() {
-                if sender.blocking_send(Ok(item)).is_err() {
-                    return;
-                }
-            }
-            if let Some(error) = failure {
-                // Whoever listened may have gone.
-                let _ = sender.blocking_send(Err(error));
-                return;
-            }
-        }
-    }
-
-    /// What is to be given out next.
+impl Follow for Follower {
     fn next(&mut self) -> Option<Item> {
         if !self.joined.is_empty() {
             return Some(Item::Joined(std::mem::take(&mut self.joined)));
@@ -220,6 +213,23 @@ impl Follower {
         let Steering { pause, resume } = self.sequence.steer();
         self.reader.resume(&resume)?;
         self.reader.pause(&pause)
+    }
+}
+
+impl Follower {
+    fn new(source: &Source, reader: Reader, start: Start, newest: u64) -> Self {
+        let mut sequence = Sequence::new(start.first(newest), source.window);
+        sequence.join(&reader.partitions());
+        Self {
+            reader,
+            sequence,
+            since: start.since(),
+            joined: BTreeSet::new(),
+            awaited: None,
+            grew: Instant::now(),
+            looked: Instant::now(),
+            asked: None,
+        }
     }
 
     fn take(&mut self, record: &Record) -> Result<(), TopologyError> {

@@ -15,6 +15,17 @@ pub fn wattle_topology(source: &[String], arguments: &[&str]) -> Result<Command>
     Ok(command)
 }
 
+/// What `wattle topology verify` counts and must not find.
+pub const FINDINGS: [&str; 7] = [
+    "lost",
+    "duplicated",
+    "reordered",
+    "broken_links",
+    "broken_images",
+    "state_wrong",
+    "snapshots_wrong",
+];
+
 /// Runs a program that must do well.
 pub fn output(command: &mut Command) -> Result<Output> {
     let output = command

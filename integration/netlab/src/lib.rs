@@ -39,6 +39,15 @@ use anyhow::{Result, bail};
 /// How long a test waits for a state that is no promise: seconds on a machine of its own, more where others take processors.
 pub const PATIENCE: Duration = Duration::from_secs(60);
 
+/// What becomes of asynchronous work, which this thread waits for.
+pub fn block_on<T>(work: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .expect("a runtime")
+        .block_on(work)
+}
+
 /// Asks `question` again until it says yes; fails with `what` after `patience`.
 pub fn eventually(
     what: &str,

@@ -21,14 +21,14 @@ use serde_json::Value;
 use wattle_api::gap::{GAP_KEY, GapRecord};
 use wattle_api::notice::{Alert, AlertKind, AlertState};
 use wattle_model::NodeId;
-use wattle_netlab::answer::{json_lines, wattle_topology};
+use wattle_netlab::answer::{FINDINGS, json_lines, wattle_topology};
 use wattle_netlab::kafka::cluster::{Cluster, Shape};
 use wattle_netlab::probe::Report;
-use wattle_netlab::{Coordinator, Host, Mesh, eventually, story};
+use wattle_netlab::{Coordinator, Host, Mesh, block_on, eventually, story};
 
 use crate::disk::Disk;
 use crate::document::{Document, reach, users};
-use crate::member::{Agent, block_on};
+use crate::member::Agent;
 
 const PATIENCE: Duration = Duration::from_secs(120);
 const EVERY: Duration = Duration::from_millis(5);
@@ -342,15 +342,7 @@ impl Scene {
         let source = ["--json", "--prefix", "wattle.lab", "--kafka-config", &file];
         let mut verify = wattle_topology(&source.map(str::to_owned), &["verify"])?;
         let verified = json_lines(&mut verify)?.remove(0);
-        for fault in [
-            "lost",
-            "duplicated",
-            "reordered",
-            "broken_links",
-            "broken_images",
-            "state_wrong",
-            "snapshots_wrong",
-        ] {
+        for fault in FINDINGS {
             ensure!(verified["data"][fault] == 0, "{fault}: {verified}");
         }
         let gap = self.gap()?;

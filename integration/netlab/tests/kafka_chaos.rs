@@ -18,6 +18,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 use tempfile::TempDir;
 use wattle_api::stream::Kafka;
+use wattle_netlab::block_on;
 use wattle_netlab::kafka::cluster::{Cluster, Shape};
 use wattle_netlab::kafka::{Access, Broker};
 use wattle_netlab::mesh::binary;
@@ -297,12 +298,4 @@ fn copy_files(from: &Path, to: &Path) {
         let file = file.unwrap();
         std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
     }
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work)
 }

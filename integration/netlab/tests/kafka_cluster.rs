@@ -25,7 +25,7 @@ use wattle_api::stream::{HEADER_SEQ, partition_of};
 use wattle_mirror::{Mirror, State};
 use wattle_netlab::kafka::cluster::{Cluster, Shape};
 use wattle_netlab::mesh::binary;
-use wattle_netlab::{eventually, published};
+use wattle_netlab::{block_on, eventually, published};
 
 use crate::document::{Document, SITE, tls_table, users};
 use crate::outbox::{ListOutbox, start_with, wait_until};
@@ -600,12 +600,4 @@ fn files(directory: &Path, ending: &str) -> Vec<PathBuf> {
         }
     }
     found
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work)
 }

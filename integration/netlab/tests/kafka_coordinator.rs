@@ -23,6 +23,7 @@ use wattle_api::gap::{GAP_KEY, GapReason, GapRecord};
 use wattle_api::notice::{Alert, AlertKind, AlertState, AuditAction, AuditRecord, MirrorCause};
 use wattle_api::stream::{HEADER_SEQ, Kafka};
 use wattle_netlab::answer::{entities, json_lines, wattle_topology};
+use wattle_netlab::block_on;
 use wattle_netlab::kafka::cluster::{Cluster, Shape};
 use wattle_netlab::kafka::{Access, Broker, KcatRecord};
 use wattle_topology::{Source, verify};
@@ -30,7 +31,7 @@ use wattle_topology::{Source, verify};
 use crate::disk::Disk;
 use crate::document::{Document, reach, users};
 use crate::fleet::{Coordinator, Fleet, PATIENCE, TOPIC, kcat_agrees};
-use crate::member::{Agent, block_on};
+use crate::member::Agent;
 
 const ALERTS: &str = "wattle.lab.alerts.v1";
 const EVENTS: u64 = 10_000;

@@ -19,7 +19,8 @@ use wattle_api::topology::{Cause, Entity, EntityKey, LinkEntity, NodeEntity, Pre
 use wattle_fleet::{Difference, Evidence};
 use wattle_mirror::{Config, Mirror, StoreOutbox};
 use wattle_model::{Carrier, NetworkId, NodeId, NodeIndex, NodeName};
-use wattle_netlab::answer::{entities, json_lines, wattle_topology};
+use wattle_netlab::answer::{FINDINGS, entities, json_lines, wattle_topology};
+use wattle_netlab::block_on;
 use wattle_netlab::kafka::{Access, Broker};
 use wattle_netlab::published;
 use wattle_store::{Change, Store};
@@ -159,15 +160,7 @@ fn the_command_line_tells_the_same(broker: &Broker, story: &[Told], dice: &mut D
     );
 
     let verified = wattle(&["verify"]).remove(0);
-    for fault in [
-        "lost",
-        "duplicated",
-        "reordered",
-        "broken_links",
-        "broken_images",
-        "state_wrong",
-        "snapshots_wrong",
-    ] {
+    for fault in FINDINGS {
         assert_eq!(verified["data"][fault], 0, "{fault}: {verified}");
     }
     let checked = verified["data"]["state_checked"].as_u64();
@@ -486,12 +479,4 @@ fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
 fn now() -> Timestamp {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
     Timestamp::from_millis(since.as_millis() as u64)
-}
-
-fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work)
 }

@@ -8,6 +8,7 @@ use rdkafka::admin::{
 };
 use rdkafka::client::DefaultClientContext;
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
+use wattle_netlab::block_on;
 use wattle_netlab::kafka::Broker;
 
 /// Somebody with all rights who does what one should not.
@@ -66,12 +67,4 @@ impl Admin {
             .unwrap();
         block_on(self.client.delete_records(&ends, &self.options)).unwrap();
     }
-}
-
-pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work)
 }

@@ -15,10 +15,11 @@ use wattle_api::rest::Page;
 use wattle_api::stream::{HEADER_PREV_SEQ, HEADER_SEQ};
 use wattle_api::token::JoinToken;
 use wattle_model::NodeId;
+use wattle_netlab::block_on;
 use wattle_netlab::kafka::Broker;
 use wattle_netlab::mesh::binary;
 
-use crate::member::{Agent, block_on};
+use crate::member::Agent;
 
 const AGENTS: u8 = 8;
 pub(crate) const TOPIC: &str = "wattle.lab.topology.events.v1";

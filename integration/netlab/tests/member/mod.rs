@@ -1,6 +1,7 @@
 //! Members of a network that are nothing but their keys and the protocol that they speak with the coordinator.
 
 use std::sync::Arc;
+use wattle_netlab::block_on;
 
 use wattle_agent::coordinator::{Connection, ConnectionError};
 use wattle_agent::state::Fingerprint;
@@ -109,12 +110,4 @@ impl Agent {
             records: vec![record.bytes().into()],
         }
     }
-}
-
-pub(crate) fn block_on<T>(work: impl Future<Output = T>) -> T {
-    tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap()
-        .block_on(work)
 }

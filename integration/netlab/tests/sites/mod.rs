@@ -10,10 +10,11 @@ use wattle_api::stream::{Kafka, TopicSettings};
 use wattle_api::topology::TopologyEvent;
 use wattle_model::{NodeId, NodeName};
 use wattle_netlab::answer::{json_lines, wattle_topology};
+use wattle_netlab::block_on;
 use wattle_netlab::kafka::{Access, Broker};
 use wattle_topology::{Item, SiteTail, Source, Start};
 
-use crate::admin::{Admin, block_on};
+use crate::admin::Admin;
 use crate::delivery::{assert_exactly_once, eventually, start, topics};
 use crate::kept::{events, snapshots, state_table, told};
 use crate::outbox::{ListOutbox, event, start_with, wait_until};
